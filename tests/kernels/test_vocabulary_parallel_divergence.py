@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from cases import device_of, usable
 from divergence_cases import EXTREME_KINDS, KINDS, NEARLY_THE_TEACHER, make
-from processes import assert_as_in_one_process, run_in_processes
+from kernel_processes import assert_as_in_one_process, run_in_processes
 
 from mind_kernels import linear_divergence
 
@@ -117,6 +117,12 @@ def others_in(form: str, backend: str) -> None:
     check(biased(plain), torch.float32, (61, 0), backend=backend, **KINDS[0], **OPTIONS)
 
 
+def every_check(world: int) -> None:
+    for form in ("head", "list"):
+        for checks in (kinds_in, masked_in, half_precision_in):
+            checks(form, world)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_other_backends(backend):
@@ -125,7 +131,5 @@ def test_other_backends(backend):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
-@pytest.mark.parametrize("form", ["head", "list"])
-@pytest.mark.parametrize("checks", [kinds_in, masked_in, half_precision_in])
-def test_it_is_that_of_one_process(world, form, checks):
-    run_in_processes(world, checks, form, world)
+def test_it_is_that_of_one_process(world):
+    run_in_processes(world, every_check, world)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from cases import device_of, usable
-from processes import assert_as_in_one_process, run_in_processes
+from kernel_processes import assert_as_in_one_process, run_in_processes
 from test_linear_pairwise_jsd import as_mixture, make
 
 from mind_kernels import linear_mind_loss, linear_pairwise_jsd
@@ -133,6 +133,11 @@ def others_in(backend: str) -> None:
     check(joint, biased(make_joint(37)), torch.float32, (20, 17), backend=backend, **CONDITIONED)
 
 
+def every_check(world: int) -> None:
+    in_float64(world)
+    in_less(world)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_other_backends(backend):
@@ -141,6 +146,5 @@ def test_other_backends(backend):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
-@pytest.mark.parametrize("checks", [in_float64, in_less])
-def test_it_is_that_of_one_process(world, checks):
-    run_in_processes(world, checks, world)
+def test_it_is_that_of_one_process(world):
+    run_in_processes(world, every_check, world)
