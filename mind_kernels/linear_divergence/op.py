@@ -164,7 +164,8 @@ def linear_divergence(
             here is the sum of the V_r. teacher_weight (V_r, D') and teacher_bias (V_r,) are the same entries of the
             vocabulary; teacher_ids are of all V. All else is the same in all processes, and so are loss and statistics;
             the gradients of weight and bias are those of this process's rows, that of hidden is the whole one. None:
-            the heads are whole.
+            the heads are whole, or hidden and weight of both sides are DTensors, both weights Shard(0) over the same
+            mesh dimension: the loss is a plain tensor then, the same in all processes of that dimension.
         backend: "auto" or a name that `mind_kernels.backends` lists.
 
     Returns:

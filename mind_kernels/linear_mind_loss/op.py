@@ -128,7 +128,8 @@ def linear_mind_loss(
             is (V_r, D) and bias (V_r,) then, this process's rows, of which there may be none, and V in all that is said
             here is the sum of the V_r. All else is the same in all processes, and so are loss and statistics; the
             gradients of weight and bias are those of this process's rows, that of hidden is the whole one. None: the
-            head is whole.
+            head is whole, or weight and hidden are DTensors, the weight Shard(0) over one mesh dimension: the loss is
+            a plain tensor then, the same in all processes of that dimension.
         backend: "auto" or a name that `mind_kernels.backends` lists.
 
     Returns:

@@ -106,7 +106,9 @@ def linear_pairwise_jsd(
         process_group: the processes among which the head's rows are split, in rank order (tensor parallelism): weight
             is (V_r, D) and bias (V_r,) then, this process's rows, of which there may be none. All else is the same in
             all processes, and so are loss and statistics; the gradients of weight and bias are those of this process's
-            rows, that of hidden is the whole one. None: the head is whole.
+            rows, that of hidden is the whole one. None: the head is whole, or weight and hidden are DTensors, the
+            weight Shard(0) over one mesh dimension: the loss is a plain tensor then, the same in all processes of that
+            dimension.
         backend: "auto" or a name that `mind_kernels.backends` lists.
 
     Returns:

@@ -44,7 +44,7 @@ def _candidates(logits: Tensor, k: int, start: int) -> Tensor:
     count = min(k, logits.shape[1])
     out = logits.new_full((len(logits), 1 + 2 * k), -torch.inf, dtype=torch.float64)
     if count:
-        out[:, 0] = torch.logsumexp(logits.double(), -1)
+        out[:, 0] = torch.logsumexp(logits, -1)  # a float64 copy would be twice the chunk
         largest, ids = logits.topk(count)
         # A token that is ruled out is still one; where a shard has fewer than k, minus infinity stands for none.
         out[:, 1 : 1 + count] = largest.clamp(min=torch.finfo(logits.dtype).min)

@@ -46,7 +46,9 @@ def linear_top_k(
         temperature: T > 0: what the logits are divided by.
         process_group: the processes among which the head's rows are split, in rank order (tensor parallelism): weight
             is (V_r, D) and bias (V_r,) then, this process's rows, of which there may be none, and V here the sum of the
-            V_r. All else is the same in all processes, and so is the result. None: the head is whole.
+            V_r. All else is the same in all processes, and so is the result. None: the head is whole,
+            or weight and hidden are DTensors, the weight Shard(0) over one mesh dimension: the result is of plain
+            tensors then, the same in all processes of that dimension.
         backend: "auto" or a name that `mind_kernels.backends` lists.
 
     Returns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,14 +15,23 @@ import torch
 from torch import distributed, multiprocessing
 
 PROCESSES = 2
+TIMEOUT_S = 600
 
 
 def start(work: Callable[..., None], *arguments: Any, processes: int = PROCESSES) -> None:
-    """Runs `work(rank, port, *arguments)` in each process, which calls `join` or `joined` first."""
+    """Runs `work(rank, port, *arguments)` in each process, which calls `join` or `joined` first. Raises TimeoutError
+    if they do not end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(work, (port, *arguments), processes)
+    context = multiprocessing.spawn(work, (port, *arguments), processes, join=False)
+    assert context is not None
+    end = time.monotonic() + TIMEOUT_S
+    while not context.join(end - time.monotonic()):  # also False when one of them has ended
+        if time.monotonic() >= end:
+            for process in context.processes:
+                process.kill()
+            raise TimeoutError(f"{work.__name__}: the processes did not end within {TIMEOUT_S} s")
 
 
 def join(rank: int, port: int, processes: int = PROCESSES) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 from cases import device_of, interpreted, usable
+from kernel_processes import results
 from shard_argument_checks import CHECKS
-from shard_processes import results
 
 BACKENDS = ("reference", *(name for name in usable("linear_cross_entropy, shards") if device_of(name) == "cpu"))
 QUICK = ("entries_that_are_ruled_out", "all_processes_have_the_same_bits", "one_collective_per_chunk")

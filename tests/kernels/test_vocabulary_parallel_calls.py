@@ -10,14 +10,18 @@ import pytest
 import torch
 import torch.distributed as dist
 from divergence_cases import make
-from processes import run_in_processes
+from kernel_processes import run_in_processes
 from test_linear_pairwise_jsd import make as make_groups
 from test_vocabulary_parallel_groups import make_joint
+from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import Partial, Replicate, Shard, distribute_tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mind_kernels import (
     BackendUnavailableError,
+    Head,
     linear_divergence,
     linear_mind_loss,
     linear_pairwise_jsd,
@@ -25,7 +29,7 @@ from mind_kernels import (
     row_chunks,
     shards,
 )
-from mind_kernels.backend import backends_of
+from mind_kernels.linear_top_k import backend_torch
 
 SIZES = (40, 0, 61)
 HEADS = ("weight", "bias", "teacher_weight")
@@ -120,7 +124,8 @@ def dtensors() -> None:
                 k: distribute_tensor(inputs[k], mesh, [placement]) for k in ("hidden", "teacher_hidden") if k in inputs
             }
             found = backward(call, inputs | split | hidden | options, backend="torch")
-            assert found["d_hidden"].placements == (placement,)
+            # Of whole hidden states each process has its part, as of torch.nn.functional.linear.
+            assert found["d_hidden"].placements == (Partial() if placement == Replicate() else placement,)
             found |= {name: found[name].full_tensor() for name in ("d_hidden", "d_weight")}
             torch.testing.assert_close(found, whole, rtol=1e-13, atol=1e-14)
 
@@ -160,6 +165,34 @@ def top_k() -> None:
     refuses(linear_top_k, of_this_process(inputs) | {"k": 3 + dist.get_rank()}, "k differs")
 
 
+class Wide(TorchDispatchMode):
+    """The sizes of the float64 tensors that are made inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = [0]
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.sizes += [
+            each.numel() for each in tree_leaves(out) if isinstance(each, Tensor) and each.dtype == torch.float64
+        ]
+        return out
+
+
+def top_k_stays_in_float32() -> None:
+    """A float64 copy of a chunk's logits would be twice the chunk."""
+    inputs = {name: value.float() for name, value in make(20, 8, sum(SIZES)).items() if name in ("hidden", "weight")}
+    hidden, head, k = inputs["hidden"], Head(of_this_process(inputs)["weight"]), 2
+    shard = shards.agree(shards.group_of(dist.group.WORLD), "linear_top_k", head.vocabulary, hidden)
+    with Wide() as wide:
+        found = backend_torch.shard_top_k(hidden, head, k, shard)
+    assert max(wide.sizes) <= len(SIZES) * len(hidden) * (1 + 2 * k)
+    whole = linear_top_k(k=k, **{name: value.double() for name, value in inputs.items()}, backend="reference")
+    assert torch.equal(found.ids, whole.ids)
+    torch.testing.assert_close(found[1:], tuple(value.float() for value in whole[1:]), rtol=1e-6, atol=1e-6)
+
+
 def refuses(call, inputs, message, error=ValueError):
     """In all processes."""
     with pytest.raises(error, match=re.escape(message)):
@@ -191,13 +224,19 @@ def refusals() -> None:
     refuses(linear_mind_loss, joint | {"answer_rows": joint["answer_rows"].roll(rank, 0)}, "answer_rows differs")
     refuses(linear_mind_loss, joint | {"target": joint["target"].roll(rank, 0)}, "target differs")
     for call, arguments in ((linear_divergence, inputs), (linear_pairwise_jsd, groups), (linear_mind_loss, joint)):
-        operation = f"{call.__name__}, shards"
-        (without,) = {"cuda"} - set(backends_of(operation))
-        with pytest.raises(BackendUnavailableError, match="not available"):
-            call(**arguments, backend=without)
+        refuses(
+            call,
+            arguments | {"backend": "cpp"},
+            "it has no kernels for this operation with process_group; torch, triton",
+            BackendUnavailableError,
+        )
+
+
+def every_check() -> None:
+    for check in (number_of_collectives, top_k, top_k_stays_in_float32, dtensors, in_a_graph, refusals):
+        check()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("checks", [number_of_collectives, top_k, dtensors, in_a_graph, refusals])
-def test_a_head_of_three_shards(checks):
-    run_in_processes(len(SIZES), checks)
+def test_a_head_of_three_shards():
+    run_in_processes(len(SIZES), every_check)

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from cases import interpreted, usable
-from processes import of_all, run_in_processes
+from kernel_processes import of_all, run_in_processes
 
 from mind_kernels import (
     linear_cross_entropy,
