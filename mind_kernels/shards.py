@@ -289,9 +289,10 @@ def agree(
     if error is not None:
         raise error
     _compare(operation, answers, list(named))
-    sizes = [row[1] for row in answers]
-    stops = torch.tensor(sizes).cumsum(0).to(like.device)
-    return Shard(found, found.rank(), tuple(sizes), stops.roll(1).index_fill(0, stops.new_zeros(1), 0), stops)
+    sizes = torch.tensor([row[1] for row in answers])
+    stops = sizes.cumsum(0)
+    bounds = torch.stack([stops - sizes, stops]).to(like.device)
+    return Shard(found, found.rank(), tuple(sizes.tolist()), *bounds)
 
 
 def _error(check: Callable[[], None]) -> Exception | None:
