@@ -279,6 +279,11 @@ def row_values(target: Tensor, ignore_index: int, vocabulary: int, segment: Tens
     """Checks that targets lie in [0, V) or equal ignore_index, and segments in [0, S)."""
     inside = ((target >= 0) & (target < vocabulary)) | (target == ignore_index)
     values(inside, f"target: expected values in [0, {vocabulary}) or ignore_index {ignore_index}", target)
+    segment_values(segment, num_segments)
+
+
+def segment_values(segment: Tensor | None, num_segments: int) -> None:
+    """Checks that segments, which may be absent, lie in [0, S)."""
     if segment is not None:
         inside = (segment >= 0) & (segment < num_segments)
         values(inside, f"segment: expected values in [0, {num_segments})", segment)

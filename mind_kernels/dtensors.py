@@ -8,9 +8,13 @@ reduce-scatter.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from mind_kernels import shards
@@ -21,6 +25,40 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.distributed.tensor import DTensor
     from typing_extensions import TypeIs
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def errors_reach_all(operation: Callable[P, R]) -> Callable[P, R]:
+    """An operation on (hidden, weight, ..., process_group=) that leaves no process waiting if one refuses an argument:
+    the others of the group among which the head is split raise an error too."""
+
+    @functools.wraps(operation)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_compiling():
+            return operation(*args, **kwargs)
+        named = dict(zip(("hidden", "weight"), args, strict=False)) | kwargs
+        weight = named.get("weight")
+        weight = weight.weight if isinstance(weight, Head) else weight
+        group = _waiting(weight, named.get("process_group"))
+        if group is None:
+            return operation(*args, **kwargs)
+        with shards.reporting_errors(group, named.get("hidden"), weight):
+            return operation(*args, **kwargs)
+
+    return call
+
+
+def _waiting(weight: object, process_group: object) -> ProcessGroup | None:
+    """The group whose processes wait for this one in a call with these arguments, which may be wrong; None if none."""
+    if is_dtensor(weight):
+        split = [place for place, placement in enumerate(weight.placements) if not placement.is_replicate()]
+        return weight.device_mesh.get_group(split[0]) if len(split) == 1 else None
+    if isinstance(process_group, Group):
+        return shards.process_group_of(process_group)
+    return process_group if isinstance(process_group, dist.ProcessGroup) else None
 
 
 def local(hidden: Tensor, head: Head, process_group: ProcessGroup | None) -> tuple[Tensor, Head, Group | None]:
@@ -35,7 +73,7 @@ def local(hidden: Tensor, head: Head, process_group: ProcessGroup | None) -> tup
             raise ValueError(
                 "hidden is a DTensor and weight a plain tensor: expected both to be DTensors, or pass hidden.to_local()"
             )
-        return hidden, head, group
+        return hidden, head, None if group is None else group.with_gradients(hidden, head)
     if group is not None:
         raise ValueError("process_group: expected none beside a DTensor as weight, which has its own")
     mesh = weight.device_mesh
@@ -56,7 +94,7 @@ def local(hidden: Tensor, head: Head, process_group: ProcessGroup | None) -> tup
         found = mesh.get_group(split)
         if found.rank() != mesh.get_local_rank(split):
             raise ValueError(f"weight: expected ranks in increasing order along mesh dimension {_name(weight, split)}")
-        group = Group(found.group_name, sum_hidden=False)
+        group = Group(found.group_name, sum_hidden=False).with_gradients(hidden, head)
     if hidden.placements != tuple(replicated):  # the backward pass of one that changes nothing would sum the parts
         hidden = hidden.redistribute(placements=replicated)
     whole = hidden.to_local(grad_placements=of_gradient)

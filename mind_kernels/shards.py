@@ -12,14 +12,13 @@ the largest shard.
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 import zlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -33,6 +32,9 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
+Started = TypeVar("Started")
+
+
 class Group(NamedTuple):
     """The group of an operator's call: a process group cannot be an argument of an operator, its name can."""
 
@@ -40,6 +42,16 @@ class Group(NamedTuple):
     sum_hidden: bool
     """Whether the gradient of the hidden states is summed over the group. False: each process has its shard's part,
     for a caller who sums it, such as the backward pass of a DTensor."""
+    takes_hidden: bool = False
+    """Whether hidden takes a gradient, now or in a backward pass that calls the operator again."""
+    takes_any: bool = False
+    """Whether hidden, weight or bias does."""
+
+    def with_gradients(self, hidden: Tensor, head: Head) -> Group:
+        """The same, of a call with these arguments, which may be unchecked yet."""
+        inputs = (hidden, head.weight, head.bias)
+        takes = [torch.is_grad_enabled() and isinstance(each, Tensor) and each.requires_grad for each in inputs]
+        return Group(self.name, self.sum_hidden, takes[0], any(takes))
 
 
 def group_of(process_group: ProcessGroup | Group | None) -> Group | None:
@@ -56,35 +68,30 @@ def group_of(process_group: ProcessGroup | Group | None) -> Group | None:
     return Group(process_group.group_name, True)
 
 
-P = ParamSpec("P")
-R = TypeVar("R")
+def process_group_of(group: Group) -> ProcessGroup:
+    """The process group of that name."""
+    return dist.distributed_c10d._resolve_process_group(group.name)  # pyright: ignore
+
+
 _SHORTLY = timedelta(seconds=30)
 _agreed = threading.local()
 
 
-def told(function: Callable[P, R]) -> Callable[P, R]:
-    """An operation that tells the other processes of its process_group if an argument is refused in this one: they
-    would wait for it in `agree`."""
+@contextlib.contextmanager
+def reporting_errors(group: ProcessGroup, *near: object) -> Iterator[None]:
+    """An error that is raised inside, in this process alone, reaches the others, which would wait for it in `agree`.
 
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        group: Any = kwargs.get("process_group")
-        if group is None or torch.compiler.is_compiling() or not isinstance(group, dist.ProcessGroup):
-            return function(*args, **kwargs)
-        _agreed.yet = False
-        try:
-            return function(*args, **kwargs)
-        except Exception:
-            if not _agreed.yet:
-                device = next((each.device for each in args if isinstance(each, Tensor)), torch.device("cpu"))
-                with contextlib.suppress(Exception):  # the error of this process is the one to be seen
-                    _gather(_message(_FAILED, 0, [], device), group.size(), group).wait(_SHORTLY)
-            raise
-
-    return call
-
-
-S = TypeVar("S")
+    `near`: what may be tensors of the call; see `_message_device`.
+    """
+    _agreed.yet = False
+    try:
+        yield
+    except Exception:
+        if not _agreed.yet:
+            with contextlib.suppress(Exception):  # the error of this process is the one to be seen
+                device = _message_device(group, *near)
+                _gather(_message(_FAILED, 0, [], device), group.size(), group).wait(_SHORTLY)
+        raise
 
 
 def chunks_ahead(hidden: Tensor) -> int:
@@ -96,15 +103,15 @@ def run_ahead(
     rows: Tensor | int,
     size: int,
     hidden: Tensor,  # (N, D)
-    start: Callable[[Rows, Tensor], S],
-    finish: Callable[[Rows, Tensor, S], None],
+    start: Callable[[Rows, Tensor], Started],
+    finish: Callable[[Rows, Tensor, Started], None],
 ) -> None:
     """start(rows, hidden (n, D)) of each chunk in turn, and finish(rows, hidden, what that gave) of each.
 
     On a GPU the next chunk is started before: its product runs while the numbers of this one travel between the
     processes. Gloo's travel no sooner, and a second chunk of logits would cost a CPU its caches.
     """
-    waiting: deque[tuple[Rows, Tensor, S]] = deque()
+    waiting: deque[tuple[Rows, Tensor, Started]] = deque()
     for chunk in chunks(rows, size):
         part = hidden[chunk]
         waiting.append((chunk, part, start(chunk, part)))
@@ -185,7 +192,7 @@ class Shard:
         return part
 
 
-def whole(shard: Shard, group: Group, hidden: Tensor, head: Head) -> tuple[Tensor, Head]:
+def with_whole_head(shard: Shard, group: Group, hidden: Tensor, head: Head) -> tuple[Tensor, Head]:
     """Hidden states and the whole head, for a definition that each process computes by itself: the gradient reaches
     this process's rows of the head, and through the hidden states `Group.sum_hidden` holds."""
     if not group.sum_hidden and shard.rank != 0:
@@ -231,49 +238,91 @@ def sum_hidden(shard: Shard | None, group: Group | None, gradients: HeadGradient
         shard.sum_(gradients.hidden)
 
 
-def facts(hidden: Tensor, head: Head, needs: Sequence[bool]) -> dict[str, object]:
-    """What `agree` is told of the hidden states and the head."""
+def common_facts(hidden: Tensor, head: Head, group: Group, needs: Sequence[bool]) -> dict[str, object]:
+    """What every operation tells `agree` of the hidden states and the head, and of their gradients."""
     return {
         "the number of rows of hidden": hidden.shape[0],
         "the hidden size": hidden.shape[1],
         "the dtype of hidden": hidden.dtype,
         "bias, softcap or temperature": (head.bias is None, head.softcap, head.temperature),
-        "whether hidden requires a gradient": needs[0],
+        "whether hidden requires a gradient": (group.takes_hidden, needs[0]),
+        "whether hidden, weight or bias requires a gradient": group.takes_any,
     }
 
 
-_FACTS = 16
+_FACTS = 24
 """Numbers that each process tells the others at the start of a call."""
 _OK, _FAILED = 1, 2
 
 
-def agree(group: Group, operation: str, rows_of_head: int, like: Tensor, **facts: object) -> Shard:
+def agree(
+    group: Group, operation: str, rows_of_head: int, like: Tensor, check: Callable[[], None], **facts: object
+) -> Shard:
     """The shard of this process, and that all processes of the group were called alike; one collective.
 
-    The host reads the answer: a GPU waits for some 50 us per call.
+    The host reads the answer: a GPU waits for some 50 us per call by NCCL.
 
     Args:
         group: the group.
         operation: what was called.
         rows_of_head: V_r, the only number that may differ.
         like: a tensor on the device of the hidden states.
+        check: raises for values of this process's arguments that are wrong whatever the others have. The others hear
+            of it, also in a compiled graph, where the operator is all that runs.
         facts: what has to be the same, by the name for the message: integers, and as a checksum integer tensors and
-            whatever else has a repr.
+            whatever else has a repr. What is checked later, with V, has to depend on nothing else.
 
     Raises:
         ValueError: in all processes, naming the first thing that differs.
+        Exception: what `check` raises, in this process; a ValueError in the others.
         RuntimeError: while a CUDA graph is captured, which cannot read.
     """
     if like.is_cuda and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(f"{operation}: with process_group it cannot be captured in a CUDA graph")
-    found = dist.distributed_c10d._resolve_process_group(group.name)  # pyright: ignore
+    found = process_group_of(group)
     named = {"the operation": operation, **facts}
-    told = _gather(_message(_OK, rows_of_head, list(named.values()), like.device), found.size(), found).wait()
+    error = _error(check) or _error(lambda: _check_device(found, like))
+    state = _OK if error is None else _FAILED
+    message = _message(state, rows_of_head, list(named.values()), like.device).to(_message_device(found, like))
+    answers = _gather(message, found.size(), found).wait().tolist()
     _agreed.yet = True
-    answers = told.tolist()
+    if error is not None:
+        raise error
     _compare(operation, answers, list(named))
-    sizes = told[:, 1]
-    return Shard(found, found.rank(), tuple(row[1] for row in answers), sizes.cumsum(0) - sizes, sizes.cumsum(0))
+    sizes = torch.tensor([row[1] for row in answers])
+    stops = sizes.cumsum(0)
+    bounds = torch.stack([stops - sizes, stops]).to(like.device)
+    return Shard(found, found.rank(), tuple(sizes.tolist()), *bounds)
+
+
+def _error(check: Callable[[], None]) -> Exception | None:
+    try:
+        check()
+    except Exception as error:
+        return error
+    return None
+
+
+def _device_kinds(group: ProcessGroup) -> list[str]:
+    """The kinds of devices, such as "cuda", whose tensors the group exchanges; empty if it does not say."""
+    return [device.type for device in group._device_types]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _check_device(group: ProcessGroup, hidden: Tensor) -> None:
+    kinds = _device_kinds(group)
+    if kinds and hidden.device.type not in kinds:
+        raise ValueError(f"hidden is on {hidden.device}: process_group exchanges tensors on {' and '.join(kinds)} only")
+
+
+def _message_device(group: ProcessGroup, *near: object) -> torch.device:
+    """Where messages of a call travel. All processes have to choose the same, also one whose tensors are where they
+    should not be: so it is for the group to say, the CPU if it can, else its GPU; of more than one, that of `near`."""
+    kinds, devices = _device_kinds(group), [each.device for each in near if isinstance(each, Tensor)]
+    if "cpu" in kinds:
+        return torch.device("cpu")
+    if fitting := [device for device in devices if device.type in kinds or not kinds]:
+        return fitting[0]
+    return group.bound_device_id or torch.device(kinds[0], torch.accelerator.current_device_index())
 
 
 def _message(state: int, rows_of_head: int, facts: Sequence[object], device: torch.device) -> Tensor:
@@ -295,18 +344,18 @@ def _number(fact: object) -> int | Tensor:
     return int(fact) if isinstance(fact, int) else zlib.crc32(repr(fact).encode())
 
 
-def _compare(operation: str, told: list[list[int]], names: list[str]) -> None:
+def _compare(operation: str, answers: list[list[int]], names: list[str]) -> None:
     """Raises ValueError unless all processes said the same."""
-    for rank, row in enumerate(told):
+    for rank, row in enumerate(answers):
         if row[0] != _OK:
             raise ValueError(f"{operation}: process {rank} of process_group raised an error, and takes no part")
     for place, name in enumerate(names, 2):
-        for rank, row in enumerate(told):
-            if row[place] != told[0][place]:
+        for rank, row in enumerate(answers):
+            if row[place] != answers[0][place]:
                 raise ValueError(
                     f"{operation}: {name} differs between process 0 and process {rank} of process_group. Expected "
                     "everything but the head's rows to be the same in all of its processes (tensor parallelism); if "
                     "each has rows of its own (data parallelism, FSDP), it needs the whole head, and no process_group"
                 )
-    if sum(row[1] for row in told) == 0:
+    if sum(row[1] for row in answers) == 0:
         raise ValueError(f"{operation}: weight has no rows in any process of process_group")

@@ -75,6 +75,8 @@ def _powers(z: Tensor, largest: Tensor, predicted: Tensor) -> list[Tensor]:
 
 def sums_of_shard(logits: Tensor, head: Head, names: str) -> list[Tensor]:
     """What `join` needs for those that are named, (n,) each, of a shard's projected logits (n, V_r), V_r >= 0."""
+    if not {"mean_logit", "log_sum_sq"} & set(names.split(",")):
+        return []
     found: list[list[Tensor]] = []
     for block in chunks(logits.shape[0], rows_per_block(max(1, logits.shape[1]), logits.device)):
         z = head.to_logits_(logits[block].to(accumulation_dtype(logits.dtype), copy=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, overload
 
 import torch
@@ -78,7 +77,7 @@ def linear_cross_entropy(
     process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, RowStats]: ...
-@shards.told
+@dtensors.errors_reach_all
 def linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor | Head,
@@ -147,7 +146,7 @@ def linear_cross_entropy(
             here is the sum of the V_r. All else is the same in all processes, and so are loss and statistics; the
             gradients of weight and bias are those of this process's rows, that of hidden is the whole one. None: the
             head is whole, or weight and hidden are DTensors, the weight Shard(0) over one mesh dimension: the loss is
-            a plain tensor then, the same in all processes of that dimension. The exact gradient only.
+            a plain tensor then, the same in all processes of that dimension. Without gradient_error.
         backend: "auto" or a name that `mind_kernels.backends` lists.
 
     Returns:
@@ -239,15 +238,24 @@ def _shard(a: RowArguments, gradients: Sequence[bool]) -> Shard | None:
     """The shard of this process, if the head is split; checks that all processes were called alike."""
     if a.group is None:
         return None
-    head = a.spec.head
+    head, spec = a.spec.head, a.spec
     return shards.agree(
         a.group,
         "linear_cross_entropy",
         head.vocabulary,
         a.hidden,
-        **shards.facts(a.hidden, head, gradients),
-        options=(replace(a.spec, head=None), a.reduction, a.ignore_index, a.extra_stats, a.backend == "reference"),
+        lambda: checks.segment_values(a.segment, a.num_segments),
+        **shards.common_facts(a.hidden, head, a.group, gradients),
+        label_smoothing=spec.label_smoothing,
+        z_loss=spec.z_loss,
+        gradient_threshold=spec.gradient_threshold,
+        reduction=a.reduction,
+        ignore_index=a.ignore_index,
+        extra_stats=a.extra_stats,
+        backend=a.backend,
         target=a.target,
+        segment=a.segment,
+        num_segments=a.num_segments,
         **{"row_weight (which of it is 0)": None if a.row_weight is None else a.row_weight != 0},
     )
 
@@ -257,7 +265,7 @@ def _define(a: RowArguments) -> RowOutputs:
     shard = _shard(a, [False, False, False])
     if shard is not None:
         assert a.group is not None
-        hidden, head = shards.whole(shard, a.group, a.hidden, a.spec.head)
+        hidden, head = shards.with_whole_head(shard, a.group, a.hidden, a.spec.head)
         a = a._replace(hidden=hidden, spec=a.spec.with_head(head), group=None)
     checks.row_values(a.target, a.ignore_index, a.spec.head.vocabulary, a.segment, a.num_segments)
     target = a.target.to(a.hidden.device)

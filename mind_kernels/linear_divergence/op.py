@@ -82,7 +82,7 @@ def linear_divergence(
     process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, DivergenceStats]: ...
-@shards.told
+@dtensors.errors_reach_all
 def linear_divergence(
     hidden: Tensor,
     weight: Tensor | Head,
@@ -200,7 +200,7 @@ def linear_divergence(
         teacher_head = _teacher_head(teacher_weight, teacher_bias, teacher_softcap, teacher_temperature, head)
         of_weight = None if dtensors.is_dtensor(teacher_head.weight) else process_group
         teacher_hidden, teacher_head, teacher_group = dtensors.local(teacher_hidden, teacher_head, of_weight)
-        if teacher_group != group:
+        if (teacher_group and teacher_group.name) != (group and group.name):
             raise ValueError("teacher_weight: expected it to be split over the same processes as weight, or neither")
         teacher = _head_teacher(hidden, head, teacher_hidden, teacher_head, is_shard=group is not None)
     elif teacher_ids is not None and teacher_log_prob is not None and teacher_hidden is None and teacher_weight is None:
@@ -295,24 +295,29 @@ def _shard(a: DivergenceArguments, needs: Sequence[bool]) -> Shard | None:
     """The shard of this process, if the head is split; checks that all processes were called alike."""
     if a.group is None:
         return None
-    teacher, fits = a.teacher, True
+    teacher = a.teacher
     if isinstance(teacher, HeadTeacher):
-        fits = teacher.head.vocabulary == a.head.vocabulary
         bias, softcap, temperature = teacher.head.bias is None, teacher.head.softcap, teacher.head.temperature
-        known: object = (teacher.hidden.shape[1], teacher.hidden.dtype, bias, softcap, temperature)
+        known: dict[str, object] = {
+            "what is known of the teacher": "a head",
+            "teacher_hidden's size or dtype": (teacher.hidden.shape[1], teacher.hidden.dtype),
+            "teacher_bias, teacher_softcap or teacher_temperature": (bias, softcap, temperature),
+            "whether teacher_weight has as many rows as weight": teacher.head.vocabulary == a.head.vocabulary,
+        }
     else:
-        known = torch.where(teacher.log_prob == -torch.inf, -1, teacher.ids)
+        known = {"what is known of the teacher": "a list", "tail": teacher.tail, **teacher.facts()}
     shard = shards.agree(
         a.group,
         "linear_divergence",
         a.head.vocabulary,
         a.hidden,
-        **shards.facts(a.hidden, a.head, needs),
-        options=(a.divergence, a.reduction, a.backend),
+        teacher.check_log_prob if isinstance(teacher, ListTeacher) else lambda: None,
+        **shards.common_facts(a.hidden, a.head, a.group, needs),
+        reduction=a.reduction,
+        backend=a.backend,
+        **known,
         **{
-            "what is known of the teacher": "a head" if isinstance(teacher, HeadTeacher) else f"a list, {teacher.tail}",
-            "the teacher": known,
-            "whether teacher_weight has as many rows as weight": fits,
+            "kind, beta, skew or interpolation": a.divergence,
             "row_weight (which of it is 0)": None if a.row_weight is None else a.row_weight != 0,
         },
     )
@@ -330,8 +335,8 @@ def _define(a: DivergenceArguments) -> DivergenceOutputs:
     if shard is not None:
         assert a.group is not None
         if isinstance(teacher, HeadTeacher):
-            teacher = HeadTeacher(*shards.whole(shard, a.group, teacher.hidden, teacher.head))
-        hidden, head = shards.whole(shard, a.group, a.hidden, a.head)
+            teacher = HeadTeacher(*shards.with_whole_head(shard, a.group, teacher.hidden, teacher.head))
+        hidden, head = shards.with_whole_head(shard, a.group, a.hidden, a.head)
         a = a._replace(hidden=hidden, head=head, teacher=teacher, group=None)
     if isinstance(teacher, ListTeacher):
         teacher.check_values(a.head.vocabulary)

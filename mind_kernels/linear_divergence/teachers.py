@@ -81,21 +81,42 @@ class ListTeacher:
             "teacher_ids: expected distinct ids in each row, save for padding (log-probability -inf, or teacher_mask)",
             in_order[:, 1:],
         )
+        self.check_log_prob()
+        if self.tail == "bucket":
+            checks.values(
+                self._is_all() | (listed.sum(1) < vocabulary),
+                f"teacher_log_prob: expected probabilities of all tokens to sum to 1 (to {_TOLERANCE})",
+                self._total(),
+            )
+
+    def check_log_prob(self) -> None:
+        """The part of `check_values` that concerns log_prob alone, whatever the vocabulary."""
         if self.tail == "renormalize":
             message = "teacher_log_prob: expected numbers, or -inf for padding"
             checks.values(self.log_prob < torch.inf, message, self.log_prob)
             return
-        total = self.log_prob.exp().sum(1)
+        total = self._total()
         checks.values(
             total <= 1 + _TOLERANCE,
             f"teacher_log_prob: expected probabilities that sum to at most 1 in each row (to {_TOLERANCE})",
             total,
         )
-        checks.values(
-            (total >= 1 - _TOLERANCE) | (listed.sum(1) < vocabulary),
-            f"teacher_log_prob: expected probabilities of all tokens to sum to 1 (to {_TOLERANCE})",
-            total,
-        )
+
+    def facts(self) -> dict[str, object]:
+        """All on which `check_values` depends beside `check_log_prob`: see shards.agree."""
+        padding = self.log_prob == -torch.inf
+        return {
+            "teacher_ids": self.ids.masked_fill(padding, 0),
+            "teacher_log_prob (which of it is -inf)": padding,
+            "teacher_log_prob (which rows sum to 1)": self._is_all(),
+        }
+
+    def _total(self) -> Tensor:
+        """(N,) the probability of the listed tokens."""
+        return self.log_prob.exp().sum(1)
+
+    def _is_all(self) -> Tensor:
+        return self._total() >= 1 - _TOLERANCE
 
 
 Teacher = HeadTeacher | ListTeacher

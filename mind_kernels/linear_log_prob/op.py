@@ -65,7 +65,7 @@ def linear_log_prob(
     process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> tuple[RowLogProbs, RowStats]: ...
-@shards.told
+@dtensors.errors_reach_all
 def linear_log_prob(
     hidden: Tensor,
     weight: Tensor | Head,
@@ -116,7 +116,7 @@ def linear_log_prob(
             here is the sum of the V_r. All else is the same in all processes, and so are the results; the gradients of
             weight and bias are those of this process's rows, that of hidden is the whole one. None: the head is whole,
             or weight and hidden are DTensors, the weight Shard(0) over one mesh dimension: the results are plain
-            tensors then, the same in all processes of that dimension. The exact gradient only.
+            tensors then, the same in all processes of that dimension.
         backend: "auto" or a name that `mind_kernels.backends` lists.
 
     Returns:
@@ -170,15 +170,21 @@ def linear_log_prob(
     return found, RowStats.of(outputs.rows, None, shape, sparse=gradient_threshold is not None, extra=extra)
 
 
-def _check_values(a: LogProbArguments, vocabulary: int) -> Tensor:
-    """Which rows are valid (N,), where target is."""
-    checks.row_values(a.target, a.ignore_index, vocabulary, None, 0)
-    valid = (a.target != a.ignore_index).any(1)
+def _valid(a: LogProbArguments) -> Tensor:
+    """Which rows have an id that is not ignored (N,), where target is."""
+    return (a.target != a.ignore_index).any(1)
+
+
+def _check_temperature(a: LogProbArguments) -> None:
     if a.temperature is not None:
         good = (a.temperature > 0) & (a.temperature < math.inf)
         message = "temperature: expected positive finite numbers in rows that are not ignored"
-        checks.values(good | ~valid.to(good.device), message, a.temperature)
-    return valid
+        checks.values(good | ~_valid(a).to(good.device), message, a.temperature)
+
+
+def _check_values(a: LogProbArguments, vocabulary: int) -> None:
+    checks.row_values(a.target, a.ignore_index, vocabulary, None, 0)
+    _check_temperature(a)
 
 
 def _shard(a: LogProbArguments, needs: Sequence[bool]) -> Shard | None:
@@ -191,15 +197,14 @@ def _shard(a: LogProbArguments, needs: Sequence[bool]) -> Shard | None:
         "linear_log_prob",
         a.spec.head.vocabulary,
         a.hidden,
-        **shards.facts(a.hidden, a.spec.head, needs),
-        options=(
-            a.spec.gradient_threshold,
-            a.ignore_index,
-            a.extra_stats,
-            a.temperature is None,
-            a.backend == "reference",
-        ),
+        lambda: _check_temperature(a),
+        **shards.common_facts(a.hidden, a.spec.head, a.group, needs),
+        gradient_threshold=a.spec.gradient_threshold,
+        ignore_index=a.ignore_index,
+        extra_stats=a.extra_stats,
+        backend=a.backend,
         target=a.target,
+        **{"whether temperature is one per row": a.temperature is not None},
         **{f"the gradient of {name} (which rows have one)": None if g is None else g != 0 for name, g in upstream},
     )
 
@@ -208,7 +213,7 @@ def _define(a: LogProbArguments) -> LogProbOutputs:
     """By the definition, differentiable."""
     shard = _shard(a, [False])
     if shard is not None and a.group is not None:
-        hidden, head = shards.whole(shard, a.group, a.hidden, a.spec.head)
+        hidden, head = shards.with_whole_head(shard, a.group, a.hidden, a.spec.head)
         a = a._replace(hidden=hidden, spec=a.spec.with_head(head))
     _check_values(a, a.spec.head.vocabulary)
     target = a.target.to(a.hidden.device)
@@ -217,7 +222,8 @@ def _define(a: LogProbArguments) -> LogProbOutputs:
 
 def _run(a: LogProbArguments, needs: list[bool]) -> tuple[LogProbOutputs, HeadGradients]:
     shard = _shard(a, needs)
-    valid = _check_values(a, a.spec.head.vocabulary if shard is None else shard.vocabulary)
+    _check_values(a, a.spec.head.vocabulary if shard is None else shard.vocabulary)
+    valid = _valid(a)
     hidden, spec = row_major(a.hidden), a.spec.with_head(backends.head_on(a.backend, a.spec.head))
     kernels, extra = backends.kernels(ROW_KERNELS[shard is not None], a.backend), a.extra_stats
     terms = RowTerms.zeros(hidden.shape[0], hidden, sparse=spec.gradient_threshold is not None, extra=extra)

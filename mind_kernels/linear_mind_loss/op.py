@@ -65,7 +65,7 @@ def linear_mind_loss(
     process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, MindStats]: ...
-@shards.told
+@dtensors.errors_reach_all
 def linear_mind_loss(
     hidden: Tensor,
     weight: Tensor | Head,
@@ -198,9 +198,14 @@ def _shard(a: MindArguments, needs: Sequence[bool]) -> Shard | None:
         "linear_mind_loss",
         head.vocabulary,
         a.hidden,
-        **shards.facts(a.hidden, head, needs),
-        options=(a.spec.gradient_threshold, a.ignore_index, a.num_segments, a.backend),
+        lambda: _check_own_values(a),
+        **shards.common_facts(a.hidden, head, a.group, needs),
+        gradient_threshold=a.spec.gradient_threshold,
+        ignore_index=a.ignore_index,
+        backend=a.backend,
         target=a.target,
+        segment=a.segment,
+        num_segments=a.num_segments,
         answer_rows=a.answer_rows,
         **{
             "row_weight (which of it is 0)": a.row_weight != 0,
@@ -211,8 +216,14 @@ def _shard(a: MindArguments, needs: Sequence[bool]) -> Shard | None:
 
 
 def _check_values(a: MindArguments, vocabulary: int) -> None:
+    checks.row_values(a.target, a.ignore_index, vocabulary, None, 0)
+    _check_own_values(a)
+
+
+def _check_own_values(a: MindArguments) -> None:
+    """Checks all but the targets, whose range depends on the head."""
     rows = a.hidden.shape[0]
-    checks.row_values(a.target, a.ignore_index, vocabulary, a.segment, a.num_segments)
+    checks.segment_values(a.segment, a.num_segments)
     form_of(a.group_weight).check_values(a.group_weight)
     checks.values(
         (a.answer_rows >= -1) & (a.answer_rows < rows), f"answer_rows: expected rows in [0, {rows}), or -1 where absent"
@@ -228,7 +239,7 @@ def _define(a: MindArguments) -> MindOutputs:
     shard = _shard(a, [False, False, False])
     if shard is not None:
         assert a.group is not None
-        hidden, head = shards.whole(shard, a.group, a.hidden, a.spec.head)
+        hidden, head = shards.with_whole_head(shard, a.group, a.hidden, a.spec.head)
         a = a._replace(hidden=hidden, spec=a.spec.with_head(head))
     _check_values(a, a.spec.head.vocabulary)
     target, answer_rows = a.target.to(a.hidden.device), a.answer_rows.to(a.hidden.device)

@@ -61,7 +61,7 @@ def linear_pairwise_jsd(
     process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, PairStats | JeffreysStats | MixtureStats]: ...
-@shards.told
+@dtensors.errors_reach_all
 def linear_pairwise_jsd(
     hidden: Tensor,
     weight: Tensor | Head,
@@ -171,11 +171,13 @@ def _shard(a: GroupArguments, needs: Sequence[bool]) -> Shard | None:
         "linear_pairwise_jsd",
         a.head.vocabulary,
         a.hidden,
-        **shards.facts(flat, a.head, needs),
-        options=(a.kind, a.with_stats, a.backend),
+        lambda: form_of(weight).check_values(weight),
+        **shards.common_facts(flat, a.head, a.group, needs),
+        kind=a.kind,
+        backend=a.backend,
+        mask=a.mask,
         **{
             "the shape of pair_weight or mixture_weight": tuple(weight.shape),
-            "mask": a.mask,
             "pair_weight or mixture_weight (which of it is 0)": weight != 0,
         },
     )
@@ -186,7 +188,7 @@ def _define(a: GroupArguments) -> GroupOutputs:
     shard = _shard(a, [False, False, False])
     if shard is not None:
         assert a.group is not None
-        hidden, head = shards.whole(shard, a.group, a.hidden, a.head)
+        hidden, head = shards.with_whole_head(shard, a.group, a.hidden, a.head)
         a = a._replace(hidden=hidden, head=head)
     form_of(a.group_weight).check_values(a.group_weight)
     logits = a.head.logits(torch.where(a.mask[..., None], a.hidden, 0))
@@ -205,7 +207,7 @@ def _run(a: GroupArguments, needs: list[bool]) -> tuple[GroupOutputs, HeadGradie
         weight,
         a.mask,
         needs,
-        with_stats=a.with_stats,
+        with_stats=a.with_stats or shard is not None,  # one process alone may ask for them
         shard=shard,
     )
     shards.sum_hidden(shard, a.group, gradients)

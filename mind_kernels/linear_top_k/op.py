@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
-@shards.told
+@dtensors.errors_reach_all
 def linear_top_k(
     hidden: Tensor,
     weight: Tensor | Head,
@@ -59,7 +59,8 @@ def linear_top_k(
         BackendUnavailableError: the backend that was named cannot run here; the message says why.
     """
     head = head_of(weight, bias, softcap, temperature)
-    hidden, head, group = dtensors.local(hidden, head, process_group)
+    with torch.no_grad():  # whatever requires a gradient, in whichever process
+        hidden, head, group = dtensors.local(hidden, head, process_group)
     hidden, head = checks.head_arguments(hidden, head, "(..., D)", or_empty=group is not None)
     checks.integer("k", k)
     if group is None:  # else `_shard` knows the vocabulary
@@ -85,8 +86,16 @@ def _shard(a: TopKArguments) -> Shard | None:
     """The shard of this process, if the head is split; checks that all processes were called alike."""
     if a.group is None:
         return None
-    facts = shards.facts(a.hidden, a.head, [False])
-    shard = shards.agree(a.group, "linear_top_k", a.head.vocabulary, a.hidden, **facts, k=a.k, backend=a.backend)
+    shard = shards.agree(
+        a.group,
+        "linear_top_k",
+        a.head.vocabulary,
+        a.hidden,
+        lambda: None,
+        **shards.common_facts(a.hidden, a.head, a.group, [False]),
+        k=a.k,
+        backend=a.backend,
+    )
     _check_count(a.k, shard.vocabulary)
     return shard
 
@@ -95,7 +104,7 @@ def _define(a: TopKArguments) -> TopK:
     shard, hidden, head = _shard(a), a.hidden, a.head
     if shard is not None:
         assert a.group is not None
-        hidden, head = shards.whole(shard, a.group, hidden, head)
+        hidden, head = shards.with_whole_head(shard, a.group, hidden, head)
     return reference.top_k(hidden, head, a.k)
 
 

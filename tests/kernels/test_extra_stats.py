@@ -7,8 +7,10 @@ import math
 import pytest
 import torch
 from cases import BACKENDS, COMPILED_BACKENDS, device_of, fit, interpreted, on, with_dtypes
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mind_kernels import Head, RowStats, linear_cross_entropy, linear_log_prob, row_chunks
+from mind_kernels.linear_cross_entropy.extra_stats import sums_of_shard
 from mind_kernels.testing import assert_within_budget, make_inputs
 
 NAMES = ("mean_logit", "log_sum_sq", "predicted")
@@ -149,3 +151,15 @@ def test_bad_input_is_named(operation):
         operation(**inputs, return_stats=True, extra_stats="predicted")
     _, stats = operation(**inputs, return_stats=True, extra_stats=[])
     assert isinstance(stats, RowStats) and stats.predicted is None
+
+
+class NoOperation(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        raise AssertionError(f"{func} ran")
+
+
+def test_a_shard_does_not_read_its_logits_for_nothing():
+    head, logits = Head(torch.ones(5, 3)), torch.ones(4, 5)
+    with NoOperation():
+        assert sums_of_shard(logits, head, "") == sums_of_shard(logits, head, "predicted") == []
+    assert len(sums_of_shard(logits, head, "mean_logit,log_sum_sq")) == 3

@@ -209,8 +209,12 @@ def refusals() -> None:
     refuses(
         linear_divergence, inputs | {"hidden": hidden[: 20 - rank]}, "row_weight has shape" if rank else "process 1"
     )
-    refuses(linear_divergence, inputs | {"kind": ("jsd", "reverse_kl", "jsd")[rank]}, "options differs")
-    refuses(linear_divergence, inputs | {"teacher_softcap": 3.0 + rank}, "the teacher differs")
+    refuses(
+        linear_divergence,
+        inputs | {"kind": ("jsd", "reverse_kl", "jsd")[rank]},
+        "kind, beta, skew or interpolation differs",
+    )
+    refuses(linear_divergence, inputs | {"teacher_softcap": 3.0 + rank}, "teacher_temperature differs")
     fewer = inputs["teacher_weight"][rank == 2 :]
     refuses(linear_divergence, inputs | {"teacher_weight": fewer}, "whether teacher_weight has as many rows as weight")
     more = torch.cat([inputs["teacher_weight"], hidden.new_ones(1, 13)])
@@ -218,8 +222,8 @@ def refusals() -> None:
     listed = of_this_process(divergence("list"))
     refuses(linear_divergence, listed | {"teacher_ids": listed["teacher_ids"] + 101}, "expected values in [0, 101)")
     unlike = listed["teacher_ids"].roll(rank, 1)
-    refuses(linear_divergence, listed | {"teacher_ids": unlike}, "the teacher differs")
-    refuses(linear_pairwise_jsd, groups | {"kind": "jeffreys" if rank else "jsd"}, "options differs")
+    refuses(linear_divergence, listed | {"teacher_ids": unlike}, "teacher_ids differs")
+    refuses(linear_pairwise_jsd, groups | {"kind": "jeffreys" if rank else "jsd"}, "kind differs")
     refuses(linear_pairwise_jsd, groups | {"mask": groups["mask"].roll(rank, 1)}, "mask differs")
     refuses(linear_mind_loss, joint | {"answer_rows": joint["answer_rows"].roll(rank, 0)}, "answer_rows differs")
     refuses(linear_mind_loss, joint | {"target": joint["target"].roll(rank, 0)}, "target differs")
