@@ -49,6 +49,11 @@ def main() -> bool:
     return index() == 0
 
 
+def of_machine() -> int:
+    """How many processes of the launch share this process's machine: all, if the launcher does not say."""
+    return max(1, _number("LOCAL_WORLD_SIZE", count())) if count() > 1 else 1
+
+
 def device() -> torch.device:
     """Where this process computes: on a CPU, or on the GPU that the launcher means for it.
 
@@ -80,7 +85,7 @@ def begin() -> None:
     require(distributed.is_available(), "this build of torch has no torch.distributed, which several processes need")
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     require(not missing, f"WORLD_SIZE is {count()} and {' and '.join(missing)} is not set: torchrun sets all of them")
-    timeout = timedelta(seconds=_timeout_s())
+    timeout = timedelta(seconds=timeout_s())
     own = device()
     if own.type == "cuda":
         torch.cuda.set_device(own)
@@ -232,7 +237,8 @@ def first_to_fail() -> bool:
     return index() == 1
 
 
-def _timeout_s() -> float:
+def timeout_s() -> float:
+    """Seconds that a process waits for another one."""
     text = os.environ.get(TIMEOUT, "") or str(TIMEOUT_S)
     try:
         seconds = float(text)
