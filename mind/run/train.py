@@ -129,6 +129,7 @@ def _check_free(folder: RunFolder, config: MindConfig, overwrite: bool) -> None:
 def _resumed(config: MindConfig, folder: RunFolder, clock: _Clock, data: RunData | None) -> RunFolder:
     saved = processes.agreed(lambda: saved_config(config, folder))
     stages = stages_of(config)
+    # The main process says so for all: another machine may be slow to see it on a shared file system.
     finished, *to_come = processes.agreed(lambda: [folder.finished, *(not one.folder.finished for one in stages)])
     stages = [*compress(stages[:-1], to_come), stages[-1]]
     finished = finished and saved == config
