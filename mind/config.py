@@ -277,7 +277,7 @@ class TrainConfig:
     """How the student lies on the processes of a launch: whole in each, or divided among them by PyTorch's FSDP2 with
     its gradient and the optimizer's state, which takes less memory and more communication. The results are the same.
     Before and after the steps, and while the student samples answers, each process has the whole weights all the same.
-    """
+    Either way each process draws its own dropout, so with dropout the results depend on the number of processes."""
     save_steps: int = 20
     """Optimizer steps between checkpoints; the last two are kept."""
     log_steps: int = 1

@@ -55,6 +55,11 @@ def speaks() -> bool:
     return main() if joined() else count() == 1 or _number("LOCAL_RANK", 0) == 0
 
 
+def of_machine() -> int:
+    """How many processes of the launch share this process's machine: all, if the launcher does not say."""
+    return max(1, _number("LOCAL_WORLD_SIZE", count())) if count() > 1 else 1
+
+
 def device() -> torch.device:
     """Where this process computes: on a CPU, or on the GPU that the launcher means for it.
 
@@ -97,7 +102,7 @@ def begin() -> None:
     require(
         index() < count(), f"RANK is {index()} and WORLD_SIZE {count()}: expected a number below that, from 0; {REMEDY}"
     )
-    timeout = timedelta(seconds=_timeout_s())
+    timeout = timedelta(seconds=timeout_s())
     own = device()
     if own.type == "cuda":
         torch.cuda.set_device(own)
@@ -261,7 +266,8 @@ def _launchers_store() -> Any:
     return TCPStore(*place, timeout=timeout, wait_for_workers=False)
 
 
-def _timeout_s() -> float:
+def timeout_s() -> float:
+    """Seconds that a process waits for another one."""
     text = os.environ.get(TIMEOUT, "") or str(TIMEOUT_S)
     try:
         seconds = float(text)

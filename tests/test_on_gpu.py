@@ -18,7 +18,8 @@ from tests import cuda_emulator
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "bench" / "on_gpu.sh"
 KERNELS = ROOT / "tests" / "kernels"
-# Files that name devices and have nothing to run on a GPU: commands, the launches' settings, the emulator, CPU kernels.
+# Files that name devices and have nothing to run on a GPU: commands, the launches' settings, the emulator, CPU kernels,
+# processes that exchange by gloo.
 ELSEWHERE = {
     "benchmark",
     "check_command",
@@ -29,6 +30,9 @@ ELSEWHERE = {
     "info_command",
     "streamed_rows",
     "tuning",
+    "vocabulary_parallel",
+    "vocabulary_parallel_divergence",
+    "vocabulary_parallel_groups",
 }
 # Stands for Python: notes how it is called, and fails where it is told to.
 STUB = """#!/bin/sh

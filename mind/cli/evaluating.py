@@ -187,8 +187,11 @@ def _evaluated(
     nll, tokenized, names = None, [], ()
     if heldout is not None:
         nll, tokenized, names = _heldout_nll(options, model, tokenizer, heldout)
-    digests = evaluation_digests(model, files, prompts, asked, tokenized, names)
-    processes.check_same("what is evaluated", digests)
+    known_again = options.output is not None and not loaded and options.sampling.samples is None
+    digests = {}
+    if known_again or processes.count() > 1:  # else all weights would be read for nothing
+        digests = evaluation_digests(model, files, prompts, asked, tokenized, names)
+        processes.check_same("what is evaluated", digests)
     processes.by_main(lambda: _remove(former))
     if loaded:
         from mind.evaluation.interaction import Students, interaction_accuracy
@@ -197,9 +200,7 @@ def _evaluated(
         return {"heldout": nll, "files": interaction_accuracy(students, files, asked, options.lorid, responses)}
     engine = TransformersEngine(model, tokenizer, asked.batch_size)
     accuracies = engine_accuracy(engine, files, asked, responses, before, options.sampling)
-    if options.sampling.samples is not None:
-        return {"heldout": nll, "files": accuracies}
-    return {"heldout": nll, "files": accuracies, "digests": digests}
+    return {"heldout": nll, "files": accuracies} | ({"digests": digests} if known_again else {})
 
 
 def _loaded(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

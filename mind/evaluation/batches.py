@@ -11,6 +11,7 @@ import psutil
 import torch
 from transformers import PreTrainedModel
 
+from mind import processes
 from mind.batches.isolation import fault
 from mind.student.model import causal_lm
 from mind.student.tokenization import embedding_rows
@@ -95,11 +96,12 @@ def row_memory(model: PreTrainedModel, width: int, max_new_tokens: int) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can be had: of the GPU, or of this machine and of the control group that the process is in."""
+    """Bytes that this process can have: of its GPU, or of its machine and the control group that it is in, which it
+    shares with the other processes of a launch."""
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
     free = psutil.virtual_memory().available
     if _LIMIT.exists() and (limit := _LIMIT.read_text().strip()) != "max":
         free = min(free, max(int(limit) - int(_USED.read_text()), 0))
-    return free
+    return free // processes.of_machine()

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import Any, cast
 
@@ -127,10 +128,11 @@ def _check_free(folder: RunFolder, config: MindConfig, overwrite: bool) -> None:
 
 def _resumed(config: MindConfig, folder: RunFolder, clock: _Clock, data: RunData | None) -> RunFolder:
     saved = processes.agreed(lambda: saved_config(config, folder))
-    finished = saved == config and folder.finished
     stages = stages_of(config)
-    stages = [stage for stage in stages if stage.folder == folder or not stage.folder.finished]
-    processes.wait()  # all have seen what is there
+    # The main process says so for all: another machine may be slow to see it on a shared file system.
+    finished, *to_come = processes.agreed(lambda: [folder.finished, *(not one.folder.finished for one in stages)])
+    stages = [*compress(stages[:-1], to_come), stages[-1]]
+    finished = finished and saved == config
     processes.by_main(lambda: _write_missing_reports(folder))
     if finished:
         return folder
@@ -203,11 +205,12 @@ def _prepared(stage: StageRun, data: RunData, loaded: dict[StudentConfig, Any] |
     `loaded` keeps a student, unchanged, for the next stage that is checked.
     """
     config, loaded = stage.config, {} if loaded is None else loaded
+    student = processes.agreed(lambda: stage.student)
     set_seed(config.train.seed)
-    if stage.student not in loaded:
+    if student not in loaded:
         loaded.clear()  # there may be room for one
-        loaded[stage.student] = load_student(stage.student)
-    model, tokenizer = loaded[stage.student]
+        loaded[student] = load_student(student)
+    model, tokenizer = loaded[student]
     check_student(model, config)
     names, rows = config.data.perspectives, embedding_rows(model)
     heldout = tokenize(data.heldout, tokenizer, names, config.student.max_length, rows)
@@ -216,7 +219,7 @@ def _prepared(stage: StageRun, data: RunData, loaded: dict[StudentConfig, Any] |
     check_evaluation(stage, context, data.evaluation, heldout)  # before anything is written
     cast(nn.Module, model).to(processes.device())
     method = chosen(context)
-    inputs = inputs_of(data, heldout, method, stage.student.model)
+    inputs = inputs_of(data, heldout, method, student.model)
     processes.check_same("what the run reads", inputs)
     return _Run(stage, method, data, heldout, inputs)
 
@@ -326,7 +329,7 @@ def _budget(run: _Run, until: float) -> Budget | None:
     if run.method.context.config.train.budget is None or run.method.takes_all_steps:
         return None
     tokens = run.method.context.config.train.trained_tokens is not None
-    before = [stage.read_status() for stage in run.stage.earlier]
+    before = processes.agreed(lambda: [stage.read_status() for stage in run.stage.earlier])
     spent = sum(status["work"]["trained"] if tokens else status["flops"] for status in before)
     if spent >= until:
         raise BudgetError(
@@ -349,10 +352,10 @@ def _reserve(run: _Run) -> float:
 def _count_spent(budget: Budget, folder: RunFolder, checkpoint: Path | None) -> None:
     """Up to the checkpoint, or before the first step."""
     if checkpoint is not None:
-        budget.spent = folder.read_progress(checkpoint)["spent"]
+        budget.spent = processes.agreed(lambda: folder.read_progress(checkpoint)["spent"])
     else:
-        for _, row in metric_rows(folder.metrics):
-            budget.add((row or {}).get("work", {}))
+        for work in processes.agreed(lambda: [(row or {}).get("work", {}) for _, row in metric_rows(folder.metrics)]):
+            budget.add(work)
 
 
 def _versions() -> dict[str, str]:

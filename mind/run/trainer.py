@@ -31,7 +31,7 @@ from mind.config import flat
 from mind.errors import MindError, NotFiniteError, PausedError, StoppedError
 from mind.finite import named_questions
 from mind.methods.method import Method, MethodContext
-from mind.methods.step import LossTerms, Measure, Step, StepMetrics, StepPlan
+from mind.methods.step import LossTerms, Measure, Step, StepMetrics, StepPlan, random_of
 from mind.records import MicroBatch, TokenizedQuestion
 from mind.run.arguments import training_arguments
 from mind.run.checkpoints import CheckpointedTrainer
@@ -196,6 +196,7 @@ class MethodTrainer(CheckpointedTrainer):
     ) -> Tensor:
         """Forward and backward of one optimizer step, in as many micro-batches as it takes."""
         started = time.perf_counter()
+        self._draw_apart()
         self._step, self._questions = self.state.global_step + 1, [question.id for question in inputs["questions"]]
         model.train()
         student = self.context.model
@@ -220,6 +221,13 @@ class MethodTrainer(CheckpointedTrainer):
             self.budget.add(counted)
             cast(BudgetRates, self.lr_scheduler).follow(self.budget.middle)
         return torch.tensor(loss, device=self.args.device)
+
+    def _draw_apart(self) -> None:
+        """Dropout drops something else in each process: they have other rows, and were all seeded alike. The main one
+        draws as one process alone does."""
+        if number := self.args.process_index:
+            seed = random_of(self.args.seed, self.state.global_step, f"process {number}").initial_seed()
+            torch.manual_seed(seed)
 
     def _prepare(self, student: nn.Module, questions: Sequence[TokenizedQuestion]) -> tuple[StepPlan, Counter[str]]:
         """The method's plan of a step, and the tokens that were computed to make it, by kind."""

@@ -7,7 +7,7 @@ import multiprocessing.connection
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,10 +72,11 @@ def launch(
     absent: Sequence[int] = (),
     others: Mapping[int, Sequence[str]] | None = None,
     folders: Mapping[int, Path] | None = None,
+    first: Mapping[int, Callable[[], object]] | None = None,
 ) -> Launch:
     """Starts `mind` with these words in so many processes, which work in `place`.
 
-    Some may be `absent`, have `others`, words of their own, or begin in other `folders`.
+    Some may be `absent`, have `others`, words of their own, begin in other `folders`, or call something `first`.
     """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # which the launcher holds
     common = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **(environment or {})}
@@ -87,13 +88,21 @@ def launch(
         own = {name: str(value) for name, value in own.items()} if processes > 1 else {}
         outputs.append(place / f"output-{store.port}-{rank}")
         folder = (folders or {}).get(rank, place)
-        arguments = (list((others or {}).get(rank, words)), common | own, str(folder), str(outputs[-1]))
+        arguments = (
+            list((others or {}).get(rank, words)),
+            common | own,
+            str(folder),
+            str(outputs[-1]),
+            (first or {}).get(rank),
+        )
         started.append(_context.Process(target=_run, args=arguments))
         started[-1].start()
     return Launch(started, outputs, store)
 
 
-def _run(words: list[str], environment: dict[str, str], folder: str, output: str) -> None:
+def _run(
+    words: list[str], environment: dict[str, str], folder: str, output: str, first: Callable[[], object] | None
+) -> None:
     os.environ.update(environment)
     os.chdir(folder)
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -105,6 +114,8 @@ def _run(words: list[str], environment: dict[str, str], folder: str, output: str
     from mind.cli import main
 
     torch.set_num_threads(1)
+    if first is not None:
+        first()
     status = main(words)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

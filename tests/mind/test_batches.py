@@ -63,5 +63,12 @@ def test_what_a_control_group_allows_is_a_limit(tmp_path, monkeypatch):
         monkeypatch.setattr(batches, name, tmp_path / name)
     cpu = torch.device("cpu")
     assert free_memory(cpu) == 3000
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")  # left over: there is no launch
+    assert free_memory(cpu) == 3000
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    assert free_memory(cpu) == 1000
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    assert free_memory(cpu) == 500
+    monkeypatch.delenv("WORLD_SIZE")
     (tmp_path / "_LIMIT").write_text("max\n")
     assert free_memory(cpu) > 3000

@@ -143,3 +143,13 @@ def test_several_students_in_one_command(words, tmp_path, model_folder, capsys):
     ):
         assert main([words[0], *words[3:], "--students", *names, "--overwrite"]) == 2
         assert message in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_weights_are_digested_only_for_a_file_of_results(words, tmp_path, monkeypatch):
+    """Which reads all of them; without a file, or with samples, nobody could look the digests up."""
+    calls = []
+    monkeypatch.setattr("mind.evaluation.former.evaluation_digests", lambda *_: calls.append(1) or {"student": "known"})
+    assert main(words[:-2]) == 0 and main([*words, "--samples", "1"]) == 0
+    assert not calls and "digests" not in results(tmp_path)[0]
+    assert main([*words, "--overwrite"]) == 0
+    assert calls == [1] and results(tmp_path)[0]["digests"] == {"student": "known"}

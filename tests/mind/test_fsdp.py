@@ -211,3 +211,38 @@ def test_what_cannot_be_divided_is_told_first(tmp_path, arguments, capsys):
     options = [*arguments, "--train.shard", "fsdp2", "--train.compile"]
     expect_error(options, capsys, "train.shard fsdp2: train.compile compiles a trunk that is whole")
     assert not (tmp_path / "run").exists()
+
+
+def dropped(place, shard):
+    """What dropout drops of the first numbers that it is given, in each forward pass of two steps."""
+    from peft import LoraConfig, get_peft_model
+
+    options = {"target_modules": ["q_proj"], "lora_dropout": 0.5, "task_type": "CAUSAL_LM"}
+    model, masks = get_peft_model(build_model(), LoraConfig(r=2, **options)), []
+
+    def see(module, given, output):
+        if module.training:
+            masks.append(tuple((output.detach().flatten()[:64] == 0).tolist()))
+
+    next(one for one in model.modules() if isinstance(one, torch.nn.Dropout)).register_forward_hook(see)
+    steps = {"questions_per_step": 2, "max_steps": 2, "pack_length": 600, "report_to": "none"}
+    build_trainer(place, model=model, method="sft", shard=shard, **steps).train()
+    return masks
+
+
+def drop(rank, count, port, place):
+    launch = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1"}
+    os.environ |= {name: str(value) for name, value in (launch | {"MASTER_PORT": port}).items()}
+    torch.set_num_threads(1)
+    torch.save([dropped(place / shard, shard) for shard in ("none", "fsdp2")], place / f"{rank}.pt")
+    torch.distributed.barrier()
+
+
+def test_each_process_drops_something_else(tmp_path):
+    pytest.importorskip("peft")
+    alone = dropped(tmp_path / "alone", "none")
+    spawn(drop, 2, tmp_path)
+    for first, second in zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)), strict=True):
+        assert len(first) == len(second) == len(alone) == 2
+        assert first[0] == alone[0]
+        assert len({*first, *second}) == 4

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import threading
 import time
 
 import pytest
@@ -24,6 +25,8 @@ from mind.cli.launch import LaunchEnded, _by_option, _said_after, leaving_togeth
 from mind.config import flat
 from mind.data.questions import save_questions
 from mind.errors import MindError
+from mind.run import owner
+from mind.run_folder import RunFolder
 
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="this build of torch has no torch.distributed"
@@ -138,6 +141,15 @@ def test_stages_adapters_and_what_another_number_of_processes_goes_on_with(place
     for row, its in zip(rows(place / "redi-one"), rows(place / "redi-two"), strict=True):
         assert_same_values(row, its, 1e-5)
     assert largest_difference(place / "redi-one", place / "redi-two", "adapter/adapter_model.safetensors") <= 1e-6
+    # What is finished the main process alone says: another one may be slow to see it on a shared file system.
+    (place / "redi-two" / "status.json").unlink()
+    for finished in (False, True):
+        again = launch(place, ["train", "--output", "redi-two", "--resume"], 2, first={1: see_nothing_finished})
+        assert again.wait() == [0, 0] and ("the run is finished" in again.said()[0]) == finished, again.said()
+
+
+def see_nothing_finished():
+    RunFolder.finished = property(lambda self: False)
 
 
 def test_a_killed_process_ends_the_others_and_the_run_goes_on(place, alone):
@@ -151,7 +163,9 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(place, alone):
     (error,) = started.errors()
     assert "another process of this launch has ended" in error and "to go on: torchrun --nproc-per-node 3" in error
     assert not any("Traceback" in said for said in started.said()), started.said()
-    resumed = launch(place, ["train", "--output", "killed", "--resume"], 2)
+    refused = launch(place, words_of("killed"), 2)
+    expect_error(refused, "killed: already holds a run")
+    resumed = launch(place, [*words_of("killed"), "--resume"], 2)  # as the script in docs/several-devices.md
     assert resumed.wait() == [0, 0], resumed.said()
     assert_same_run(alone, place / "killed", ["metanet.safetensors"])
 
@@ -175,7 +189,9 @@ def test_bad_input_is_told_once(place, alone, tmp_path):
     )
     for name in ("model", "train.jsonl", "test.jsonl"):
         (tmp_path / name).symlink_to(place / name)
-    expect_error(launch(place, words_of("new"), 2, folders={1: tmp_path}), "new: process 1, on", "does not see")
+    soon = {"MIND_PROCESS_TIMEOUT": "20"}
+    apart = launch(place, words_of("new"), 2, folders={1: tmp_path}, environment=soon)
+    expect_error(apart, "new: process 1, on", "does not see")
     (tmp_path / "train.jsonl").unlink()
     expect_error(launch(place, words_of("new"), 3, folders={1: tmp_path}), "train.jsonl: no such file")
     (tmp_path / "train.jsonl").write_text((place / "train.jsonl").read_text().replace("count", "Count"))
@@ -229,6 +245,18 @@ def test_one_process_computes_all_and_waits_for_none():
     assert launched.spread([3, 1], lambda some: [2 * one for one in some], [1, 5]) == [6, 2]
     assert launched.spread([], lambda some: some) == []
     assert (launched.together(5), launched.agreed(lambda: 6), launched.joined()) == ([5], 6, False)
+
+
+def test_what_comes_into_sight_late_is_waited_for(tmp_path, monkeypatch):
+    """As on NFS, where a process goes on missing a file, or has an older one, for a while."""
+    mark = tmp_path / "mark"
+    for delay, limit, word in ((0.5, 60, "first"), (0.5, 60, "second"), (0.0, 0.3, "third")):
+        monkeypatch.setattr(owner, "LOOK_S", limit)
+        written = threading.Timer(delay, mark.write_text, [word])
+        if word != "third":
+            written.start()
+        assert owner._comes(mark, word) == (word != "third")
+        written.cancel()
 
 
 def test_options_are_told_apart_by_name():
