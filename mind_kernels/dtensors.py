@@ -109,7 +109,7 @@ def whole(value: Any) -> Any:
 
 def is_dtensor(value: object) -> TypeIs[DTensor]:
     """Whether it is a DTensor, without an import of torch.distributed.tensor where there can be none."""
-    if not hasattr(value, "full_tensor"):
+    if not (isinstance(value, Tensor) and hasattr(value, "full_tensor")):
         return False
     from torch.distributed.tensor import DTensor
 
