@@ -85,7 +85,8 @@ def _linear(module: Any) -> tuple[Tensor, Tensor | None]:
             f"the LM head is a {type(module).__name__} with a weight of {weight.dtype} {tuple(weight.shape)} "
             f"({type(weight).__name__}): expected a floating weight that is not quantized"
         )
-    if not is_dtensor(weight) and weight.shape[0] != module.out_features and not fake:
+    # PEFT's copy of embeddings that are the head, too, has the hidden size as out_features.
+    if not is_dtensor(weight) and weight.shape[0] < module.out_features and not fake:
         raise ValueError(
             f"the LM head holds {weight.shape[0]} of {module.out_features} vocabulary entries here: expected "
             "all, or a DTensor of all, as transformers' tp_plan and PyTorch's parallelize_module make one"

@@ -27,8 +27,8 @@ from mind.run.data import load_data
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "DATA.md", "CONTRIBUTING.md", "Makefile")
 OTHER_TOOLS = {"--help", "--no-deps", "--max-length", "--benchmark-enable", "--benchmark-only", "--inplace"}
-OTHER_TOOLS |= {"--providers", "--overwrite", "--dry"}
-"""Flags of pip, setup.py, pytest and the benchmarks."""
+OTHER_TOOLS |= {"--providers", "--overwrite", "--dry", "--nproc-per-node"}
+"""Flags of pip, setup.py, pytest, torchrun and the benchmarks."""
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
 MAKE = {"$(BIN)/mind": "mind", "$(DEMO_RUN)": "FOLDER", "$(DEMO)": "", "$(ARGS)": ""}
 
