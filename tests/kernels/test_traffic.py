@@ -49,7 +49,7 @@ def loss_of(name: str, kernels, device: str, rows: int, vocabulary: int):
 
 
 def test_the_table_has_every_operation_that_auto_chooses_triton_for():
-    # linear_mind_loss has the rows and groups of others; a shard is counted by test_extra_stats.py and no further.
+    # linear_mind_loss has the rows and groups of others; shards have the passes of whole rows.
     served = {name for name in backend.BACKENDS["triton"].kernels if not name.endswith(", shards")} - {
         "linear_mind_loss"
     }
