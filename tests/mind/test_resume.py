@@ -274,7 +274,7 @@ def test_the_time_of_all_starts_counts(tmp_path, unfinished):
 def test_the_student_is_saved_before_what_says_that_the_run_is_finished(tmp_path, short, monkeypatch, last):
     """Whatever fails at the end, the student of a finished run is there, and an unfinished one gets it."""
     run, writes = RunFolder(tmp_path / "run"), []
-    place = "mind.run.train.write_run_report" if last == "write_report" else f"mind.run_folder.RunFolder.{last}"
+    place = "mind.run.finish.write_run_report" if last == "write_report" else f"mind.run_folder.RunFolder.{last}"
     real = pkgutil.resolve_name(place)
 
     def fail(*given):
