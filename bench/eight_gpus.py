@@ -24,7 +24,7 @@ LATENCY_US = 20.0
 here as long as there are few collectives."""
 KEPT = 67
 """Entries a row that a threshold of 2^-12 keeps, target included: mind_kernels/linear_cross_entropy/README.md."""
-CALL_BYTES = 128
+CALL_BYTES = 192
 """That a process gives at the start of a call, by which all know the shards: `shards.agree`."""
 ROW_BYTES = 24
 """That a process gives of a row: `shard_rows.gather`, six numbers."""
@@ -98,7 +98,7 @@ def all_ways() -> list[Way]:
     rows, start = ROWS * ROW_BYTES, all_gather(CALL_BYTES)
     gathered, of_hidden = all_gather(head / GPUS), all_reduce(hidden)
     passes = (
-        6  # bytes a logit: read for statistics, and read and written for a gradient, or read for counts and entries
+        6  # bytes per logit: read for statistics, and read and written for a gradient, or read for counts and entries
     )
     return [
         Way("unsharded, exact", 1, [whole.products(3)], whole.passes(passes), []),
