@@ -260,7 +260,7 @@ def agree(
 ) -> Shard:
     """The shard of this process, and that all processes of the group were called alike; one collective.
 
-    The host reads the answer: a GPU waits for some 50 us per call by NCCL.
+    The host reads the answer, for which a GPU waits if it comes by NCCL.
 
     Args:
         group: the group.

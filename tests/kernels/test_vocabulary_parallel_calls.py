@@ -184,7 +184,7 @@ def top_k_stays_in_float32() -> None:
     """A float64 copy of a chunk's logits would be twice the chunk."""
     inputs = {name: value.float() for name, value in make(20, 8, sum(SIZES)).items() if name in ("hidden", "weight")}
     hidden, head, k = inputs["hidden"], Head(of_this_process(inputs)["weight"]), 2
-    shard = shards.agree(shards.group_of(dist.group.WORLD), "linear_top_k", head.vocabulary, hidden)
+    shard = shards.agree(shards.group_of(dist.group.WORLD), "linear_top_k", head.vocabulary, hidden, lambda: None)
     with Wide() as wide:
         found = backend_torch.shard_top_k(hidden, head, k, shard)
     assert max(wide.sizes) <= len(SIZES) * len(hidden) * (1 + 2 * k)
