@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.roofline import DEVICES, Logits, Step, milliseconds
+from mind_kernels.linear_cross_entropy.shard_contract import RowSums
 from mind_kernels.row_chunks import rows_per_chunk
+from mind_kernels.shards import FACTS
 
 GPUS, ROWS, VOCABULARY, SIZE = 8, 8192, 151936, 8192
 DEVICE = "NVIDIA H200"
@@ -24,10 +26,10 @@ LATENCY_US = 20.0
 here as long as there are few collectives."""
 KEPT = 67
 """Entries a row that a threshold of 2^-12 keeps, target included: mind_kernels/linear_cross_entropy/README.md."""
-CALL_BYTES = 192
+CALL_BYTES = 8 * FACTS
 """That a process gives at the start of a call, by which all know the shards: `shards.agree`."""
-ROW_BYTES = 24
-"""That a process gives of a row: `shard_rows.gather`, six numbers."""
+ROW_BYTES = 4 * len(RowSums._fields)
+"""That a process gives of a row: `shard_rows.gather`, in float32."""
 SPARSE_ROW_BYTES = 8
 """And beside them for the sparse gradient: kept entries and dropped mass."""
 LOSS_PARALLEL_BYTES = 60
@@ -97,9 +99,8 @@ def all_ways() -> list[Way]:
     hidden, head = 2.0 * ROWS * SIZE, 2.0 * VOCABULARY * SIZE
     rows, start = ROWS * ROW_BYTES, all_gather(CALL_BYTES)
     gathered, of_hidden = all_gather(head / GPUS), all_reduce(hidden)
-    passes = (
-        6  # bytes per logit: read for statistics, and read and written for a gradient, or read for counts and entries
-    )
+    # Bytes per logit: read for statistics, and read and written for a gradient, or read for counts and entries.
+    passes = 6
     return [
         Way("unsharded, exact", 1, [whole.products(3)], whole.passes(passes), []),
         Way("unsharded, sparse", 1, [whole.products(1), whole.gathers(KEPT)], whole.passes(passes), []),

@@ -250,7 +250,7 @@ def common_facts(hidden: Tensor, head: Head, group: Group, needs: Sequence[bool]
     }
 
 
-_FACTS = 24
+FACTS = 24
 """Numbers that each process tells the others at the start of a call."""
 _OK, _FAILED = 1, 2
 
@@ -326,9 +326,9 @@ def _message_device(group: ProcessGroup, *near: object) -> torch.device:
 
 
 def _message(state: int, rows_of_head: int, facts: Sequence[object], device: torch.device) -> Tensor:
-    """(_FACTS,) int64 on the device."""
-    assert len(facts) <= _FACTS - 2
-    numbers = [state, rows_of_head, *map(_number, facts), *[0] * (_FACTS - 2 - len(facts))]
+    """(FACTS,) int64 on the device."""
+    assert len(facts) <= FACTS - 2
+    numbers = [state, rows_of_head, *map(_number, facts), *[0] * (FACTS - 2 - len(facts))]
     out = torch.tensor([0 if isinstance(number, Tensor) else number for number in numbers]).to(device)
     for place, number in enumerate(numbers):
         if isinstance(number, Tensor):

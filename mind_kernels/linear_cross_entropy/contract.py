@@ -40,6 +40,12 @@ class RowSpec:
         return self.gradient_threshold is not None or self.batch_threshold is not None
 
     @property
+    def suits_entries(self) -> bool:
+        """Whether kept entries and a rest of rank one make up the gradient: under a softcap the uniform part of label
+        smoothing is not of rank one."""
+        return not (self.label_smoothing and self.head.softcap)
+
+    @property
     def log_threshold(self) -> float:
         """log(gradient_threshold), where there is one."""
         assert self.gradient_threshold is not None
@@ -250,9 +256,10 @@ class RowWeights:
             return a, None, at_target
         return a - self.entropy * values.entropy, -self.entropy, at_target - self.entropy * _of_entropy(values)
 
-    def uniform(self, spec: RowSpec) -> Tensor | None:
-        """u, (N,); None without label smoothing."""
-        return self.loss * (spec.label_smoothing / spec.head.vocabulary) if spec.label_smoothing else None
+    def uniform(self, spec: RowSpec, vocabulary: int | None = None) -> Tensor | None:
+        """u, (N,); None without label smoothing. `vocabulary` is V if the head in `spec` is only a part of it."""
+        vocabulary = spec.head.vocabulary if vocabulary is None else vocabulary
+        return self.loss * (spec.label_smoothing / vocabulary) if spec.label_smoothing else None
 
 
 def _of_entropy(values: RowValues) -> Tensor:

@@ -232,9 +232,7 @@ class _SparsePass:
         """Of a chunk, sparse or exact; `sample` are the positions of its rows for the background distribution."""
         spec, vocabulary, device = self._spec, self._spec.head.vocabulary, self._hidden.device
         kept, share = found.means()
-        # Under a softcap the uniform part of label smoothing is not of rank one.
-        fits = not (spec.label_smoothing and spec.head.softcap)
-        use_entries = fits and worth_it(kept, share, vocabulary, device)
+        use_entries = spec.suits_entries and worth_it(kept, share, vocabulary, device)
         self._needs_logits = bool(self._extra) or not use_entries
         self._terms.kept_entries[chunk] = found.kept if use_entries else vocabulary
         self._terms.dropped_mass[chunk] = found.dropped_mass if use_entries else 0

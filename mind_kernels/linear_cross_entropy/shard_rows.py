@@ -47,7 +47,7 @@ class JoinedRows(NamedTuple):
         a, b, at_target = weights.of_kernel.coefficients(self.values, self.others, spec)
         if weights.lse is not None:
             at_target = weights.at_target(self.values)
-        uniform = weights.loss * (spec.label_smoothing / vocabulary) if spec.label_smoothing else None
+        uniform = weights.uniform(spec, vocabulary)
         return GradientTerms(self.maximum, self.log_total, a, b, at_target, uniform)
 
 

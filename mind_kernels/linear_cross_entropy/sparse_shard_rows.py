@@ -166,9 +166,7 @@ class _Pass:
         """Of a chunk, sparse or exact."""
         spec, vocabulary, device = self._spec, self._shard.vocabulary, self._hidden.device
         kept, share = chunk.sums.means()
-        # Under a softcap the uniform part of label smoothing is not of rank one.
-        fits = not (spec.label_smoothing and spec.head.softcap)
-        use_entries = fits and worth_it(kept, share, vocabulary, device)
+        use_entries = spec.suits_entries and worth_it(kept, share, vocabulary, device)
         self._terms.kept_entries[chunk.rows] = chunk.kept.long() if use_entries else vocabulary
         self._terms.dropped_mass[chunk.rows] = chunk.dropped_mass if use_entries else 0
         if self._weights is None:
