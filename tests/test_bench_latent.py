@@ -34,7 +34,7 @@ def test_from_training_to_the_rows(words, tmp_path, monkeypatch, capsys):
     analyzed = functools.cache(latent.analyze)
     monkeypatch.setattr(latent, "analyze", analyzed)
     monkeypatch.setattr("mind.latent.clusters.WIDTHS", (16,))
-    monkeypatch.setattr("mind.run.train.write_run_report", lambda folder: folder.report.touch())
+    monkeypatch.setattr("mind.run.finish.write_run_report", lambda folder: folder.report.touch())
     latent.main(words)
     shown, rows = capsys.readouterr().out, read_results(tmp_path / "out" / "latent.jsonl")
     analysis = json.loads((tmp_path / "work" / "analysis" / "latent.json").read_text())

@@ -42,7 +42,7 @@ def place(tmp_path_factory):
 def without_reports():
     """`test_a_run_is_counted_and_shown` writes them: one per method is enough."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mind.run.train.write_run_report", lambda folder: None)
+        patch.setattr("mind.run.finish.write_run_report", lambda folder: None)
         yield
 
 
