@@ -21,7 +21,7 @@ BENCHES := $(filter-out __init__ command measure real_rows sparse_training datas
 CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/*/*.h tests/*/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test coverage lint format bench install-matrix kills integrations hub asan tsan debug fuzz clean
+.PHONY: help train test nightly coverage lint format bench install-matrix kills integrations hub asan tsan debug fuzz clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -33,6 +33,9 @@ train: $(VENV)/.run-ready $(VENV)/.student-ready  ## distil the small student, r
 # takes whole files, in the order of tests/conftest.py.
 test: lint $(VENV)/.student-ready  ## style, import and type checks, then every test (ARGS goes to pytest)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+
+nightly: $(VENV)/.test-ready $(VENV)/.student-ready  ## what takes too long for each commit, hours (ARGS="--only fuzz --seed 3": this)
+	$(BIN)/python tests/nightly.py $(ARGS)
 
 # Not in `make test`: tracing Triton's interpreter takes a third more time.
 coverage:  ## the same with coverage

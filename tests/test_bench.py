@@ -210,8 +210,9 @@ def test_measuring_without_a_gate_counts_the_callers_call_as_the_first():
 
 
 def test_peak_memory_sees_what_a_call_allocates():
-    peak = peak_extra_mib_here(lambda: torch.ones(16 << 18), device="cpu")
-    assert 12 < peak < 24
+    """64 MiB: what is larger than 32 MiB malloc always maps anew, and never takes from what the process once freed."""
+    peak = peak_extra_mib_here(lambda: torch.ones(64 << 18), device="cpu")
+    assert 60 < peak < 72
 
 
 def test_row_confidence(tmp_path, monkeypatch, capsys):

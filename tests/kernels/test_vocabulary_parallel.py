@@ -3,6 +3,8 @@ shard_argument_checks.py."""
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from cases import device_of, interpreted, usable
 from kernel_processes import results
@@ -17,14 +19,13 @@ def cases():
     for backend in BACKENDS:
         quick = backend != "reference" and interpreted(backend)
         names = QUICK if quick else tuple(CHECKS)
-        yield from ((backend, processes, names, name) for processes in ([2] if quick else [2, 3]) for name in names)
+        for processes, name in itertools.product([2] if quick else [2, 3], names):
+            often = processes == 2 and not quick and backend != "reference"
+            marks = pytest.mark.slow if often else pytest.mark.nightly
+            yield pytest.param(backend, processes, names, name, id=f"{backend}-{processes}-{name}", marks=marks)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "backend, processes, names, name",
-    [pytest.param(*case, id="-".join(map(str, (*case[:2], case[3])))) for case in cases()],
-)
+@pytest.mark.parametrize("backend, processes, names, name", cases())
 def test_shards(backend, processes, names, name):
     found = results(processes, backend, names)
     assert name in found, "the processes ended before it"

@@ -123,13 +123,13 @@ def every_check(world: int) -> None:
             checks(form, world)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_other_backends(backend):
     run_in_processes(2, others_in_all, backend)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.nightly)])
 def test_it_is_that_of_one_process(world):
     run_in_processes(world, every_check, world)

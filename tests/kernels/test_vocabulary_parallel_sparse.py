@@ -304,6 +304,7 @@ def every_check():
     check_refusals()
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.nightly)])
 def test_the_processes_give_what_one_gives(world):
     run_in_processes(world, every_check)

@@ -112,7 +112,7 @@ def alone(place):
     return run(place, "one", 1)[0]
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.nightly)])
 def test_several_processes_train_as_one(place, alone, processes):
     """A step has 2 questions, and so has the evaluation: of three processes one has no share."""
     folder, said = run(place, f"run-{processes}", processes)

@@ -1,0 +1,92 @@
+"""Runs the checks that take too long for each commit, one after the other, and writes a report of them.
+
+    python tests/nightly.py [--only NAME ...] [--seed N] [--output build/nightly]
+
+A job that fails does not end the others. The output of each is in a file of its own. report.json and report.md say how
+each ended, and the last lines repeat the commands of those that failed, with their seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+JOBS = {
+    "tests": "{python} -m pytest -n auto --dist loadfile --no-loadscope-reorder -m nightly",
+    "fuzz": "{python} -m tests.fuzz --minutes 30 --seed {seed}",
+    "fuzz-address": "env CAPABILITIES=best tests/sanitize/address.sh tests.fuzz --minutes 20 --seed {seed}",
+    "address": "tests/sanitize/address.sh",
+    "threads": "tests/sanitize/threads.sh --minutes 3 --operators public_functions --seed {seed}",
+    "kills": "{python} tests/mind/experiment_kills.py 20 {seed}",
+    "install-matrix": "{python} tests/install_matrix.py",
+    "integrations": "{python} tests/integrations/clients/run.py",
+}
+"""By name, in this order: what a shell is told in the root of the repository."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    job: str
+    command: str
+    seed: int
+    status: int
+    seconds: float
+    log: str
+
+
+def command_of(job: str, seed: int) -> str:
+    return JOBS[job].format(python=shlex.quote(sys.executable), seed=seed)
+
+
+def run(job: str, seed: int, folder: Path) -> Ended:
+    command, log = command_of(job, seed), folder / f"{job}.log"
+    environment = {"OMP_NUM_THREADS": "1", "PYTHON": sys.executable} | os.environ
+    begin = time.monotonic()
+    with log.open("wb") as output:
+        process = subprocess.run(
+            command, shell=True, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    return Ended(job, command, seed, process.returncode, round(time.monotonic() - begin, 1), log.name)
+
+
+def page(found: Sequence[Ended]) -> str:
+    """The report as Markdown."""
+    rows = [
+        f"| {one.job} | {'passed' if one.status == 0 else f'status {one.status}'} | {one.seconds / 60:.1f} |"
+        for one in found
+    ]
+    return "\n".join(["| job | result | minutes |", "|---|---|---|", *rows, "", *repeats(found)]) + "\n"
+
+
+def repeats(found: Iterable[Ended]) -> list[str]:
+    return [f"{one.job} failed, see {one.log}; again: `{one.command}`" for one in found if one.status]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=JOBS, default=list(JOBS))
+    parser.add_argument("--seed", type=int, default=int(time.time()) // 86400, help="default: the day")
+    parser.add_argument("--output", type=Path, default=ROOT / "build" / "nightly")
+    options = parser.parse_args(arguments)
+    options.output.mkdir(parents=True, exist_ok=True)
+    found: list[Ended] = []
+    for job in options.only:
+        print(f"{job}: {command_of(job, options.seed)}", flush=True)
+        found.append(run(job, options.seed, options.output))
+        (options.output / "report.json").write_text(json.dumps([asdict(one) for one in found], indent=2) + "\n")
+        (options.output / "report.md").write_text(page(found))
+    print(page(found), end="")
+    sys.exit(any(one.status for one in found))
+
+
+if __name__ == "__main__":
+    main()
