@@ -49,6 +49,14 @@ def test_the_interval_of_a_difference_covers_it_in_95_of_100_draws(gained, lost)
     assert 0.94 < covered <= 1
 
 
+def test_the_difference_by_hand():
+    """3 gained and 1 lost of 10: shares 4/12 and 2/12, variance (6/12 - (2/12)^2) / 12."""
+    pairs = [(False, True)] * 3 + [(True, False)] + [(True, True)] * 6
+    half = Z * math.sqrt((6 / 12 - (2 / 12) ** 2) / 12)
+    assert paired_difference(pairs) == pytest.approx((2 / 12 - half, 2 / 12 + half), abs=1e-12)
+    assert paired_difference([(False, True)] * 10)[1] == 1 and paired_difference([(True, False)] * 10)[0] == -1
+
+
 def test_the_difference_counts_only_questions_that_change():
     changed = [(True, False)] * 3 + [(False, True)] * 3
     low, high = paired_difference(changed + [(True, True)] * 9)

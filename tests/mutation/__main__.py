@@ -1,0 +1,143 @@
+"""Changes modules at one place at a time and sees whether their tests notice.
+
+    python -m tests.mutation [--modules NAME ...] [--sample 60] [--seed 0] [--output build/mutation.jsonl]
+
+A change that no test notices survives. Either a test is missing, or the changed code computes the same: equivalent.json
+lists those with the reason, and they do not count. Each change is tried in a child of a process that has imported and
+collected the module's tests, so that trying one takes as long as running them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.mutation.changes import Mutant, mutants
+from tests.mutation.modules import MODULES
+from tests.mutation.swap import swap
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+EQUIVALENT = Path(__file__).with_name("equivalent.json")
+OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-m", "not nightly and not slow"]
+
+
+def run_tests(tests: Sequence[str], mutant: Mutant | None, name: str, path: Path, limit_s: float) -> str:
+    """ "noticed", "too slow" or "survived", in a child process."""
+    child = os.fork()
+    if child == 0:
+        status = 70  # of a child that ends before pytest does
+        try:
+            _be_silent()
+            os.setsid()
+            if mutant is not None:
+                swap(name, str(path), mutant.tree, mutant.where)
+            import pytest
+
+            status = int(pytest.main([*OPTIONS, *tests]))
+        finally:
+            os._exit(status)
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return "survived" if status == 0 else "noticed"
+        time.sleep(0.01)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "too slow"
+
+
+def _be_silent() -> None:
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(nothing, stream)
+
+
+def source_of(name: str) -> tuple[Path, str]:
+    path = Path(importlib.import_module(name).__file__ or "")
+    return path, path.read_text()
+
+
+def try_module(name: str, sample: int, seed: int) -> dict:
+    """What became of the changes, of which `sample` are drawn if there are more."""
+    import pytest
+
+    tests = [str(ROOT / test) for test in MODULES[name]]
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+        collected = pytest.main([*OPTIONS, "--collect-only", *tests])
+    if collected != 0:
+        sys.exit(f"{name}: its tests cannot be collected")
+    path, source = source_of(name)
+    begin = time.monotonic()
+    if run_tests(tests, None, name, path, 600) != "survived":
+        sys.exit(f"{name}: its tests fail without any change")
+    limit = 10 + 4 * (time.monotonic() - begin)
+    known = {(one["module"], one["code"], one["change"]) for one in json.loads(EQUIVALENT.read_text())}
+    drawn = list(mutants(source))
+    total, lines = len(drawn), source.splitlines()
+    if len(drawn) > sample:
+        drawn = sorted(random.Random(f"{name} {seed}").sample(drawn, sample), key=lambda one: one.line)
+    counts = {"noticed": 0, "too slow": 0, "survived": 0, "equivalent": 0}
+    survivors = []
+    for mutant in drawn:
+        code = lines[mutant.line - 1].strip()
+        same = (name, code, mutant.change) in known
+        result = "equivalent" if same else run_tests(tests, mutant, name, path, limit)
+        counts[result] += 1
+        if result == "survived":
+            survivors.append({"line": mutant.line, "code": code, "change": mutant.change})
+            print(f"  {path.relative_to(ROOT)}:{mutant.line}: {mutant.change}: {code}", flush=True)
+    return {"module": name, "changes": total, "tried": len(drawn), "seed": seed, **counts, "survivors": survivors}
+
+
+def score(found: dict) -> float:
+    """The share of the changes that compute something else and were noticed, in percent."""
+    caught = found["noticed"] + found["too slow"]
+    return 100 * caught / max(1, caught + found["survived"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--modules", nargs="+", choices=MODULES, default=list(MODULES))
+    parser.add_argument("--sample", type=int, default=60, help="changes per module, drawn at random")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=ROOT / "build" / "mutation.jsonl")
+    options = parser.parse_args()
+    os.environ |= {
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "TRITON_INTERPRET": "1",
+        "MIND_KERNELS_TUNING": "none",
+    }
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    with options.output.open("a") as output:
+        for name in options.modules:
+            # In a child of its own: what one module's tests import does not stay for the next one's.
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    found = try_module(name, options.sample, options.seed)
+                    output.write(json.dumps(found) + "\n")
+                    output.flush()
+                    print(f"{name}: {score(found):.0f} % of {found['tried'] - found['equivalent']} noticed", flush=True)
+                    status = 0
+                finally:
+                    sys.stdout.flush()
+                    os._exit(status)
+            if os.waitpid(child, 0)[1] != 0:
+                sys.exit(f"{name}: not tried to the end")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""The modules in which an error is silent (nothing fails, a number is wrong or a file is lost), and the tests of each."""
+
+from __future__ import annotations
+
+_ROWS = ("tests/kernels/test_row_kernels.py", "tests/kernels/test_linear_cross_entropy.py")
+
+MODULES: dict[str, tuple[str, ...]] = {
+    "mind_kernels.linear_cross_entropy.backend_torch": _ROWS,
+    "mind_kernels.linear_cross_entropy.rows": (*_ROWS, "tests/kernels/test_sparse_gradient.py"),
+    "mind_kernels.linear_cross_entropy.shard_rows": (
+        "tests/kernels/test_shard_kernels.py",
+        "tests/kernels/test_exact_shards.py",
+    ),
+    "mind_kernels.sparse_gradient": ("tests/kernels/test_sparse_gradient.py",),
+    "mind_kernels.row_chunks": (
+        "tests/kernels/test_linear_cross_entropy.py",
+        "tests/kernels/test_linear_pairwise_jsd.py",
+    ),
+    "mind_kernels.linear_divergence.backend_torch": (
+        "tests/kernels/test_divergence_kernels.py",
+        "tests/kernels/test_linear_divergence.py",
+    ),
+    "mind_kernels.linear_pairwise_jsd.backend_torch": (
+        "tests/kernels/test_group_kernels.py",
+        "tests/kernels/test_linear_pairwise_jsd.py",
+    ),
+    "mind.methods.mind.objective": ("tests/mind/test_objective.py",),
+    "mind.methods.mind.calibration": ("tests/mind/test_metanet.py", "tests/mind/test_mind_ablations.py"),
+    "mind.methods.mind.scorers": ("tests/mind/test_mind_ablations.py", "tests/mind/test_metanet.py"),
+    "mind.batches.packing": ("tests/mind/test_packing.py", "tests/mind/test_batches.py"),
+    "mind.batches.bin_packing": ("tests/mind/test_bin_packing.py",),
+    "mind.batches.prompt_sharing": ("tests/mind/test_prompt_sharing.py", "tests/mind/test_batches.py"),
+    "mind.batches.cross_entropy": ("tests/mind/test_batches.py", "tests/mind/test_objective.py"),
+    "mind.grading.number": ("tests/mind/test_answers.py", "tests/mind/test_answer_comparison.py"),
+    "mind.grading.quantity": ("tests/mind/test_answers.py", "tests/mind/test_units.py", "tests/mind/test_by_hand.py"),
+    "mind.grading.choice": ("tests/mind/test_answers.py", "tests/mind/test_answer_comparison.py"),
+    "mind.grading.marks": ("tests/mind/test_answers.py", "tests/mind/test_answer_line.py"),
+    "mind.comparison.difference": ("tests/mind/test_comparison_statistics.py",),
+    "mind.comparison.bootstrap": ("tests/mind/test_comparison_statistics.py",),
+    "mind.comparison.decisions": ("tests/mind/test_comparison_statistics.py",),
+    "mind.intervals": ("tests/mind/test_intervals.py",),
+    "mind.teacher.journal": ("tests/mind/test_teacher.py",),
+    "mind.files": ("tests/mind/test_files.py",),
+}
+"""By name; the tests by file, the quickest first: the first one that fails ends a try."""
