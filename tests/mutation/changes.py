@@ -18,7 +18,8 @@ ARITHMETIC = {
 NAMES = {
     "min": "max", "max": "min", "any": "all", "all": "any", "ceil": "floor", "floor": "ceil", "amax": "amin",
     "amin": "amax", "mean": "sum", "argmax": "argmin", "argmin": "argmax", "argsort": "sort", "extend": "append",
-    "rstrip": "lstrip", "startswith": "endswith", "endswith": "startswith", "searchsorted": "bucketize", "cumsum": "cumprod",
+    "rstrip": "lstrip", "startswith": "endswith", "endswith": "startswith", "searchsorted": "bucketize",
+    "cumsum": "cumprod",
 }  # fmt: skip
 
 
