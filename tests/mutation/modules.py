@@ -1,4 +1,4 @@
-"""The modules in which an error is silent, since nothing fails and a number is wrong or a file lost; the tests of each."""
+"""The modules in which an error is silent (no failure, a wrong number, a lost file), and the tests of each of them."""
 
 from __future__ import annotations
 
