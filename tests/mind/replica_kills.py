@@ -1,10 +1,11 @@
 """Kills one process of `mind train` in several, at random moments, and goes on with the run, in as many or another
 number of processes, until it is whole; then compares it with one that nothing interrupted.
 
-    python tests/mind/replica_kills.py [KILLS] [SEED] [FILE]
+    python tests/mind/replica_kills.py [KILLS] [SEED] [FILE] [SHARD]
 
 After a kill the others must end by themselves or when a launcher tells them to, as torchrun does, and one of them must
-say why. FILE gets a line for each kill, such as bench/results/replica_kills.jsonl.
+say why. FILE gets a line for each kill, such as bench/results/replica_kills.jsonl. SHARD is that of
+`--train.shard`: none (replicas) or fsdp2.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ MOST_S = 60
 """Seconds from a kill to the end of the others, on a machine that is busy."""
 
 
-def words(output: str, kills: int) -> list[str]:
+def words(output: str, kills: int, shard: str) -> list[str]:
     """The command that begins the run, or goes on with it."""
     from test_replicas import words_of
 
     if kills:
         return ["train", "--output", output, "--resume"]
-    return words_of(output, "--train.max-steps", str(STEPS), "--train.save-steps", "1")
+    return words_of(output, "--train.max-steps", str(STEPS), "--train.save-steps", "1", "--train.shard", shard)
 
 
-def kills_of(place: Path, output: str, kills: int, draw: random.Random) -> Iterator[dict[str, Any]]:
+def kills_of(place: Path, output: str, kills: int, shard: str, draw: random.Random) -> Iterator[dict[str, Any]]:
     """Starts the run until it is whole; kills a process of it so many times, if it lasts so long."""
     from launches import launch
 
@@ -46,7 +47,7 @@ def kills_of(place: Path, output: str, kills: int, draw: random.Random) -> Itera
     while True:
         begun = (folder / "config.json").exists()
         processes, launcher = draw.choice((2, 3)), draw.random() < 0.5
-        started = launch(place, words(output, int(begun)), processes)
+        started = launch(place, words(output, int(begun), shard), processes)
         if made < kills:
             lines = count(metrics) if begun else 0
             until, more = draw.randrange(STEPS // 2), draw.uniform(0, 1)
@@ -95,7 +96,7 @@ def count(metrics: Path) -> int:
     return metrics.read_text().count("\n") if metrics.exists() else 0
 
 
-def main(kills: int, seed: int, file: str | None) -> None:
+def main(kills: int, seed: int, file: str | None, shard: str = "none") -> None:
     from launches import launch
     from test_replicas import assert_same_run, write_questions
 
@@ -105,13 +106,13 @@ def main(kills: int, seed: int, file: str | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         write_questions(place)
-        whole = launch(place, words("whole", 0), 1)
+        whole = launch(place, words("whole", 0, "none"), 1)
         assert whole.wait() == [0], whole.said()
         print("the undisturbed one is there", flush=True)
         while len(found) < kills:
             output = f"killed-{len(found)}"
-            for killed in kills_of(place, output, min(PER_RUN, kills - len(found)), draw):
-                found.append({"seed": seed, "run": output, **killed})
+            for killed in kills_of(place, output, min(PER_RUN, kills - len(found)), shard, draw):
+                found.append({"seed": seed, "shard": shard, "run": output, **killed})
                 print(len(found), found[-1], flush=True)
             assert_same_run(place / "whole", place / output, ["metanet.safetensors"])
             print(f"{output}: the losses of the undisturbed one", flush=True)
@@ -123,5 +124,5 @@ def main(kills: int, seed: int, file: str | None) -> None:
 if __name__ == "__main__":
     os.chdir(ROOT)
     given = sys.argv[1:]
-    kills, seed, *file = [*given, *("10", "0")[len(given) :]]
-    main(int(kills), int(seed), file[0] if file else None)
+    kills, seed, *rest = [*given, *("10", "0")[len(given) :]]
+    main(int(kills), int(seed), *rest) if rest else main(int(kills), int(seed), None)
