@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import sys
 
 # No test may reach a model hub; set before transformers is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,6 +18,28 @@ import torch
 # Triton's interpreter runs the kernels where there is no GPU; set before any kernel is imported.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def only_this_machine(event: str, arguments: tuple) -> None:
+    """An audit hook: raises if a test connects to another machine, or asks for the address of one."""
+    if event == "socket.connect" and isinstance(arguments[1], tuple):
+        host = arguments[1][0]
+    elif event == "socket.getaddrinfo":
+        host = arguments[0]
+    else:
+        return
+    host = host.decode() if isinstance(host, bytes) else host
+    if host in (None, "", "localhost") or "/" in host:
+        return
+    try:
+        if ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+            return
+    except ValueError:
+        pass
+    raise AssertionError(f"a test reaches for another machine: {event} {host}")
+
+
+sys.addaudithook(only_this_machine)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,6 +26,8 @@ JOBS = {
     "fuzz-address": "env CAPABILITIES=best tests/sanitize/address.sh tests.fuzz --minutes 20 --seed {seed}",
     "address": "tests/sanitize/address.sh",
     "threads": "tests/sanitize/threads.sh --minutes 3 --operators public_functions --seed {seed}",
+    "long-runs": "{python} -m tests.long_runs --output {output}",
+    "mutation": "{python} -m tests.mutation --seed {seed} --output {output}/mutation.jsonl",
     "kills": "{python} tests/mind/experiment_kills.py 20 {seed}",
     "install-matrix": "{python} tests/install_matrix.py",
     "integrations": "{python} tests/integrations/clients/run.py",
@@ -43,12 +45,12 @@ class Ended:
     log: str
 
 
-def command_of(job: str, seed: int) -> str:
-    return JOBS[job].format(python=shlex.quote(sys.executable), seed=seed)
+def command_of(job: str, seed: int, folder: Path) -> str:
+    return JOBS[job].format(python=shlex.quote(sys.executable), seed=seed, output=shlex.quote(str(folder)))
 
 
 def run(job: str, seed: int, folder: Path) -> Ended:
-    command, log = command_of(job, seed), folder / f"{job}.log"
+    command, log = command_of(job, seed, folder), folder / f"{job}.log"
     environment = {"OMP_NUM_THREADS": "1", "PYTHON": sys.executable} | os.environ
     begin = time.monotonic()
     with log.open("wb") as output:
@@ -80,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     found: list[Ended] = []
     for job in options.only:
-        print(f"{job}: {command_of(job, options.seed)}", flush=True)
+        print(f"{job}: {command_of(job, options.seed, options.output)}", flush=True)
         found.append(run(job, options.seed, options.output))
         (options.output / "report.json").write_text(json.dumps([asdict(one) for one in found], indent=2) + "\n")
         (options.output / "report.md").write_text(page(found))

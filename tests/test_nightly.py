@@ -29,8 +29,8 @@ def test_all_is_well(tmp_path, monkeypatch):
     assert ended.value.code == 0
 
 
-def test_what_the_jobs_run_is_there():
+def test_what_the_jobs_run_is_there(tmp_path):
     for job in nightly.JOBS:
-        command = nightly.command_of(job, 0)
+        command = nightly.command_of(job, 0, tmp_path)
         paths = [word for word in command.split() if word.startswith("tests/")]
         assert all((nightly.ROOT / path).exists() for path in paths), command
