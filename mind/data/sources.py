@@ -32,7 +32,9 @@ class SourceConfig:
     id_column: str | None = None
     """By default "id" if there is such a column; without one, an id is the last part of the path and the row."""
     question_column: str = "question"
+    """The column of the question's text."""
     answer_column: str = "answer"
+    """The column of the gold answer."""
     choices_column: str | None = None
     """By default "choices" if there is such a column; a row without it is a question without choices. {"label": [...],
     "text": [...]}, label -> text, pairs of label and text, or texts alone, which are labeled A, B, ..."""

@@ -143,6 +143,7 @@ class Plan:
     """By name."""
     budget: BudgetPlan
     title: str = "Experiment"
+    """Of its pages."""
     data_seed: int = 0
     """Of the generator and of the split into training and validation questions, which all runs share."""
     config: dict = field(default_factory=dict, hash=False)

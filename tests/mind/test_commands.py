@@ -25,7 +25,7 @@ from mind.records import Question
 from mind.run.data import load_data
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "DATA.md", "CONTRIBUTING.md", "Makefile")
+DOCUMENTS = ("README.md", "docs/data.md", "CONTRIBUTING.md", "Makefile")
 OTHER_TOOLS = {"--help", "--no-deps", "--max-length", "--benchmark-enable", "--benchmark-only", "--inplace"}
 OTHER_TOOLS |= {"--providers", "--overwrite", "--dry", "--nproc-per-node"}
 """Flags of pip, setup.py, pytest, torchrun and the benchmarks."""
