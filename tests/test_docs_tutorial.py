@@ -13,11 +13,11 @@ from tests.guide import ROOT, block
 
 sys.path.insert(0, str(ROOT / "tests" / "mind"))
 
-from fault_proxy import FaultProxy, chat_answer  # noqa: E402
-from tiny import build_model, build_tokenizer  # noqa: E402
+from fault_proxy import FaultProxy, chat_answer
+from tiny import build_model, build_tokenizer
 
-from mind.cli import main  # noqa: E402
-from mind.perspectives import PERSPECTIVES  # noqa: E402
+from mind.cli import main
+from mind.perspectives import PERSPECTIVES
 
 PAGE = DOCS / "tutorials" / "distil-from-a-teacher.md"
 SMALL = {

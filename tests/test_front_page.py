@@ -1,7 +1,9 @@
-"""README.md: its tables are those of the results, its figures too, its links lead somewhere, and it stays short."""
+"""README.md: its tables and figures are those of the results, its example runs, its links lead somewhere."""
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import os
 import re
@@ -10,13 +12,16 @@ import sys
 
 import pytest
 import torch
+from trainers import Rows, arguments, distance, make, padded, train, weights
+from transformers import Trainer
 
 from bench import make_train
 from mind.errors import MindError
 from mind.run_folder import RunFolder
 from mind_kernels.backend import BACKENDS
 from tests import front_page, ran
-from tests.guide import ROOT
+from tests.docs_pages import commands, parse
+from tests.guide import ROOT, block
 
 PAGE = front_page.README.read_text()
 
@@ -95,6 +100,30 @@ def test_a_finished_run_becomes_a_line_of_results(tmp_path):
     expected = {"seed": 4, "questions": 3, "correct_before": 1, "correct_after": 2, "gained": 2, "lost": 1}
     expected |= {"nll_before": 2.0, "nll_after": 1.5, "steps": 8, "minutes": 1.5}
     assert make_train.outcome(run.path).items() >= expected.items()
+
+
+def test_the_two_lines_in_the_trainer_take_the_steps_of_its_own_loss(tmp_path):
+    model = make()
+    plain, before = copy.deepcopy(model), weights(model)
+    names = {"model": model, "arguments": arguments(tmp_path), "dataset": Rows()}
+    names["Trainer"] = functools.partial(Trainer, data_collator=padded)
+    exec(block(front_page.README, "tests/test_front_page.py"), names)
+    names["trainer"].train()
+    found = [line["loss"] for line in names["trainer"].state.log_history if "loss" in line]
+    assert found and model.last_row_stats is not None  # it was the fused loss
+    _, expected = train(plain, tmp_path)
+    assert distance(weights(model), expected) <= 1e-6 < 1e-3 < distance(before, expected)
+
+
+def test_the_four_commands_can_be_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    section = PAGE.partition("## Distil in four commands\n")[2].partition("\n## ")[0]
+    (lines,) = re.findall(r"^```\n(.*?)```", section, re.DOTALL | re.MULTILINE)
+    shown = [words[1] for words in commands(lines)]
+    assert shown == ["generate", "judge", "filter", "train"]
+    asked = dict(zip(shown, (parse(words, monkeypatch) for words in commands(lines)), strict=True))
+    assert (asked["generate"].job.output, asked["generate"].job.questions.path) == ("data/mine", "questions.jsonl")
+    assert asked["filter"].output == asked["train"].job.data.train == "mine.jsonl"
 
 
 def test_the_page_is_short():
