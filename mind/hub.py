@@ -14,6 +14,20 @@ from mind.errors import MindError
 
 TIMEOUT_S = 10
 CONFIG = "config.json"
+_UNASKED = {
+    "DISABLE_SAFETENSORS_CONVERSION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+def send_nothing_unasked() -> None:
+    """Keeps transformers from asking a service to convert a model's weights, and Ray and vLLM from reporting their use.
+
+    Whoever has set one of these environment variables is not overruled. Called before what reads them is imported.
+    """
+    for name, value in _UNASKED.items():
+        os.environ.setdefault(name, value)
 
 
 def find_model(option: str, name: str) -> str:
@@ -23,6 +37,7 @@ def find_model(option: str, name: str) -> str:
     """
     from huggingface_hub import try_to_load_from_cache
 
+    send_nothing_unasked()
     if is_local(option, name):
         name = os.path.expanduser(name)
         if not any((Path(name) / file).is_file() for file in (CONFIG, "adapter_config.json", "modules.json")):

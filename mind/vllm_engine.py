@@ -8,10 +8,12 @@ from types import ModuleType
 from typing import Any
 
 from mind.errors import MindError
+from mind.hub import send_nothing_unasked
 
 
 def engine_package(name: str, extra: str) -> ModuleType:
     """The package, or a module of it; raises MindError, with the extra that brings it, if it cannot be imported."""
+    send_nothing_unasked()
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -19,6 +19,7 @@ from mind.display import one_line
 from mind.errors import MindError
 from mind.experiment.folder import ExperimentFolder, Job
 from mind.experiment.runner import Ending
+from mind.hub import send_nothing_unasked
 
 WATCHED = "MIND_EXPERIMENT_WATCHED"
 """In the environment of a job whose standard input is that pipe."""
@@ -109,6 +110,7 @@ class RayTasks:
 
     def __init__(self, folder: ExperimentFolder, address: str, threads: int, stop_at: float | None) -> None:
         """Raises MindError if Ray is not installed or the cluster cannot be reached."""
+        send_nothing_unasked()
         try:
             import ray  # pyright: ignore[reportMissingImports]
         except ImportError:
