@@ -75,7 +75,7 @@ def test_an_experiment_is_compared_as_the_page_says(tmp_path, monkeypatch, capsy
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     every = list(blocks(page))
     (plan,) = [json.loads(one.text) for one in every if one.language == "json"]
-    plan["budget"]["amount"], plan["seeds"] = 1e10, [0]
+    plan["budget"]["amount"], plan["seeds"] = 8e10, [0]
     plan["methods"] = {name: plan["methods"][name] for name in ("mind", "sft")}
     for one in plan["evaluation"].values():
         one |= {"questions": 4, "max_new_tokens": 8}
