@@ -208,7 +208,7 @@ def test_what_is_wrong_with_the_input_is_told_before_torch_is_loaded(tmp_path):
 
 def test_the_help_of_train_names_its_own_options_and_the_methods(capsys):
     with pytest.raises(SystemExit):
-        main(["train", "--help"])
+        main(["train", "--help-all"])
     shown = capsys.readouterr().out
     assert "--resume" in shown and "--config FILE" in shown and "--no-resume" not in shown
     assert all(f'"{name}"' in shown for name in METHODS)
