@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 import warnings
@@ -11,6 +10,7 @@ from typing import Literal
 
 from mind.display import one_line
 from mind.errors import MindError
+from mind.files import path_meant
 
 TIMEOUT_S = 10
 CONFIG = "config.json"
@@ -55,7 +55,7 @@ def find_model(option: str, name: str) -> str:
 
 def out_of_reach(option: str, name: str, error: Exception) -> MindError:
     """The error for a name that is no folder, where the Hub does not answer because of `error` and no cache has it."""
-    return MindError(f"{option} {name}: no such folder here, and {_silence(error)}{_meant(Path(name))}")
+    return MindError(f"{option} {name}: no such folder here, and {_silence(error)}{path_meant(Path(name))}")
 
 
 def warn_of_copy(option: str, name: str, error: Exception) -> None:
@@ -84,7 +84,7 @@ def is_local(option: str, name: str) -> bool:
     try:
         validate_repo_id(name)
     except HFValidationError:
-        raise MindError(f"{option} {name}: no such folder{_meant(path)}") from None
+        raise MindError(f"{option} {name}: no such folder{path_meant(path)}") from None
     return False
 
 
@@ -101,7 +101,7 @@ def require_on_hub(option: str, name: str, kind: Literal["model", "dataset"]) ->
     if isinstance(error, RepositoryNotFoundError):
         raise MindError(
             f"{option} {name}: neither a folder here nor a {what} on the Hub (or a private one: `hf auth login`)"
-            f"{_meant(Path(name))}"
+            f"{path_meant(Path(name))}"
         )
     return error
 
@@ -116,17 +116,3 @@ def _refusal(name: str, kind: str) -> Exception | None:
     except (huggingface_hub.errors.HTTPError, OSError) as error:
         return error
     return None
-
-
-def _meant(path: Path) -> str:
-    """The existing path that is most like this one, as the end of a message; empty if none is."""
-    found = Path(path.anchor)
-    for part in path.parts[bool(path.anchor) :]:
-        if not (found / part).exists():
-            names = [file.name for file in found.iterdir()] if found.is_dir() else []
-            near = difflib.get_close_matches(part, names, n=1)
-            if not near:
-                return ""
-            part = near[0]
-        found /= part
-    return f"; perhaps you meant {found}"

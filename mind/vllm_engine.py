@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from mind.errors import MindError
+from mind.errors import MindError, MissingError
 from mind.hub import send_nothing_unasked
 
 
@@ -17,7 +17,7 @@ def engine_package(name: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MindError(f"engine {extra} needs {name} ({error}): pip install 'mind-kernels[{extra}]'") from error
+        raise MissingError(f"engine {extra} needs {name} ({error}): pip install 'mind-kernels[{extra}]'") from error
 
 
 def load_engine(vllm: ModuleType, model: str, options: Mapping[str, Any]) -> Any:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mind.display import one_line
-from mind.errors import MindError
+from mind.errors import MindError, MissingError
 from mind.experiment.folder import ExperimentFolder, Job
 from mind.experiment.runner import Ending
 from mind.hub import send_nothing_unasked
@@ -114,7 +114,7 @@ class RayTasks:
         try:
             import ray  # pyright: ignore[reportMissingImports]
         except ImportError:
-            raise MindError("--ray needs the package ray: pip install 'mind-kernels[ray]'") from None
+            raise MissingError("--ray needs the package ray: pip install 'mind-kernels[ray]'") from None
         try:
             # A cluster that begins here has nobody to look at its dashboard.
             more = {"include_dashboard": False} if address == "local" else {}
