@@ -26,7 +26,7 @@ MINE = [page for page in PAGES if str(page.relative_to(DOCS)).startswith(OWN)]
 TOOLS = {"python", "make", "git", "cd", "export", "torchrun"}
 """What begins a command line that is no command of `mind` and needs a note or a test of its own."""
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
-OTHER_FLAGS = {"--no-deps", "--nproc-per-node", "--help"}
+OTHER_FLAGS = {"--no-deps", "--nproc-per-node", "--help", "--help-all", "--quiet"}
 """Of pip, torchrun and every command."""
 
 
@@ -75,6 +75,8 @@ def flags() -> set[str]:
 
     found = set()
     for command in COMMANDS.values():
+        if command.options is None:
+            continue
         default = tyro.MISSING_NONPROP if command.defaults is None else resolved(command.defaults)(["--help"])
         parser = tyro.extras.get_parser(resolved(command.options), default=default)
         found |= {option for action in parser._actions for option in action.option_strings}
@@ -178,7 +180,21 @@ def test_the_page_of_the_environment_has_every_variable_that_is_read():
     assert told - read == {"OPENAI_", "PATH"}, "nothing reads these"
 
 
-NO_VARIABLES = {"CPU", "CUDA", "GPU", "EXT_SUFFIX", "ADDRESS", "MINUTES", "NAME", "PLAN", "MIND_KERNELS_", "OPENAI_"}
+NO_VARIABLES = {
+    "CPU",
+    "CUDA",
+    "GPU",
+    "EXT_SUFFIX",
+    "ADDRESS",
+    "MINUTES",
+    "NAME",
+    "PLAN",
+    "ON",
+    "TRUE",
+    "YES",
+    "MIND_KERNELS_",
+    "OPENAI_",
+}
 """Words in capitals in the files that read variables."""
 
 

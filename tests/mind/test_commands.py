@@ -101,7 +101,7 @@ def test_every_command_and_flag_in_a_document_exists(help_of, document):
     flags = {name: set(FLAG.findall(help_of(name))) for name in NAMES}
     text = (ROOT / document).read_text()
     lines = command_lines(text)
-    assert lines
+    assert lines or document == "CONTRIBUTING.md"  # whose guides are pages of docs
     for words in lines:
         name = command_of(words)
         # "mind generate | judge | filter" and "mind data ..." speak of several.
