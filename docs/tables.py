@@ -100,9 +100,7 @@ def divergences() -> str:
     ways = ("eager", "torch", "cpp")
     times = {(row["case"], row["way"]): row["median_ms"] / 1000 for row in rows_of("linear_divergence")}
     cases = dict.fromkeys(case for case, _ in times)
-    body = [
-        [case, *(f"{times[case, way]:.2f} s" if (case, way) in times else "" for way in ways)] for case in cases
-    ]
+    body = [[case, *(f"{times[case, way]:.2f} s" if (case, way) in times else "" for way in ways)] for case in cases]
     return table(["divergence, teacher", "eager PyTorch", "backend `torch`", "backend `cpp`"], body)
 
 

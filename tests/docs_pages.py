@@ -14,11 +14,8 @@ import pytest
 from tests.guide import ROOT
 
 DOCS = ROOT / "docs"
-PAGES = sorted(
-    [*DOCS.glob("*.md"), *DOCS.glob("tutorials/*.md"), *DOCS.glob("how-to/*.md"), *DOCS.glob("methods/*.md")]
-    + [*DOCS.glob("reference/*.md")]
-)
-_BLOCK = re.compile(r"(?:<!-- ([^\n]*) -->\n)?^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PAGES = sorted(DOCS.rglob("*.md"))
+_BLOCK = re.compile(r"(?:<!-- ([^\n]*) -->\n)?^```([\w{}-]*)(?: \S+)?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NOT_RUN, RUN = "not run: ", re.compile(r"(tests/\S+) runs this")
 
 
@@ -28,6 +25,7 @@ class Block(NamedTuple):
     note: str
     """The comment in the line before it, or nothing."""
     language: str
+    """In braces the site's directive, which is no code."""
     text: str
     line: int
 

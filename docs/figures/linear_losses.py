@@ -21,8 +21,17 @@ def draw(folder: Path = FOLDER) -> Path:
     block(left, 2.4, 0.4, 7.2, 4.6, AMBER, f"logits and their gradient\nN x V, {N * V / MIB:.0f} MiB each")
     block(right, 2.4, 0.4, 7.2, 4.6, PALE)
     block(right, 2.4, 3.3, 7.2, 0.5, AMBER)
-    right.text(6, 3.0, f"one chunk of {CHUNK} rows: {CHUNK * V / MIB:.0f} MiB, becomes dZ", ha="center", va="top", fontsize=9)
-    right.text(6, 1.9, "dH of these rows and a share of dW\nare taken from it; the next chunk reuses it", ha="center", va="top", fontsize=9)
+    right.text(
+        6, 3.0, f"one chunk of {CHUNK} rows: {CHUNK * V / MIB:.0f} MiB, becomes dZ", ha="center", va="top", fontsize=9
+    )
+    right.text(
+        6,
+        1.9,
+        "dH of these rows and a share of dW\nare taken from it; the next chunk reuses it",
+        ha="center",
+        va="top",
+        fontsize=9,
+    )
     block(right, 0.2, 3.3, 1.0, 0.5, AMBER)
     return save(figure, "linear_losses", folder)
 

@@ -1,4 +1,4 @@
-"""One question's rationales as a padded batch, as a packed row and with a shared prompt, and what the shared row sees."""
+"""A question's rationales as a padded batch, as a packed row and with a shared prompt, and what the shared row sees."""
 
 from __future__ import annotations
 
@@ -30,7 +30,16 @@ def draw(folder: Path = FOLDER) -> Path:
         y = 9.2 - 1.15 * k
         block(left, 0, y, PROMPT, 1, AMBER, "prompt", fontsize=8)
         block(left, PROMPT, y, length, 1, COLORS[k], f"rationale {k + 1}", fontsize=8 if length > 5 else 6.5)
-        block(left, PROMPT + length, y, longest - PROMPT - length, 1, PALE, "pad" if length < max(RATIONALES) else "", fontsize=8)
+        block(
+            left,
+            PROMPT + length,
+            y,
+            longest - PROMPT - length,
+            1,
+            PALE,
+            "pad" if length < max(RATIONALES) else "",
+            fontsize=8,
+        )
     _title(left, 5.5, f"packed: {packed} tokens, no padding")
     x = 0
     for k, length in enumerate(RATIONALES):

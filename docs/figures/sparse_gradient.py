@@ -31,7 +31,14 @@ def draw(folder: Path = FOLDER) -> Path:
     left.axhline(limit, color=AMBER, lw=1.4)
     left.text(V, limit * 1.4, "t (1 - p_y)", color=AMBER, ha="right", va="bottom")
     left.text(2, 3e-7, f"kept:\n{kept} entries", color="white", va="center")
-    left.text(V, 1.2e-5, f"replaced by D q:\n{100 * p[kept:].sum() / (1 - p[0]):.1f} % of 1 - p_y", ha="right", va="center", fontsize=9)
+    left.text(
+        V,
+        1.2e-5,
+        f"replaced by D q:\n{100 * p[kept:].sum() / (1 - p[0]):.1f} % of 1 - p_y",
+        ha="right",
+        va="center",
+        fontsize=9,
+    )
     left.set(title="one row, probabilities by rank (drawn example)", xlabel="rank in the vocabulary", ylim=(1e-8, 1))
     left.title.set_fontsize(10)
 

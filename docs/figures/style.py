@@ -1,4 +1,4 @@
-"""What the figures of the concept pages share: one look, legible on light and dark pages, and files that do not vary."""
+"""What the figures of the concept pages share: one look, legible on light and dark pages, the same file each time."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("svg")
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.patches import FancyBboxPatch, Rectangle  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, Rectangle
 
 FOLDER = Path(__file__).resolve().parent
 INK, BLUE, AMBER, GREEN, GRAY, PALE = "#20242c", "#2f6fb5", "#d08a1e", "#3a8a5c", "#8a909a", "#e3e6eb"
@@ -49,9 +49,7 @@ def block(axes: Axes, x: float, y: float, width: float, height: float, color: st
     axes.add_patch(Rectangle((x, y), width, height, facecolor=color, edgecolor="white", linewidth=0.8))
     if text:
         dark = color not in (PALE, "white")
-        axes.text(
-            x + width / 2, y + height / 2, text, ha="center", va="center", color="white" if dark else INK, **kind
-        )
+        axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", color="white" if dark else INK, **kind)
 
 
 def box(axes: Axes, x: float, y: float, width: float, height: float, text: str, color: str = INK) -> None:
