@@ -55,7 +55,7 @@ def parse(words: list[str], patch: pytest.MonkeyPatch) -> Any:
     wanted = {command.run for command in module.COMMANDS.values()}
     plain = module.resolved
 
-    def stopping(options: Any) -> None:
+    def stopping(options: Any = None) -> None:
         raise Parsed(options)
 
     with patch.context() as inside:

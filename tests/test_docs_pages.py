@@ -14,7 +14,7 @@ import pytest
 
 from mind.run_folder import METHOD_STATE, RunFolder
 from tests.docs_pages import DOCS, NOT_RUN, PAGES, RUN, blocks, commands, parse, prepare
-from tests.guide import ROOT
+from tests.guide import ROOT, block
 
 OWN = (
     "data.md", "security.md", "paper-to-code.md", "tutorials/distil-from-a-teacher.md", "tutorials/add-a-method.md",
@@ -26,7 +26,7 @@ MINE = [page for page in PAGES if str(page.relative_to(DOCS)).startswith(OWN)]
 TOOLS = {"python", "make", "git", "cd", "export", "torchrun"}
 """What begins a command line that is no command of `mind` and needs a note or a test of its own."""
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
-OTHER_FLAGS = {"--no-deps", "--nproc-per-node", "--help"}
+OTHER_FLAGS = {"--no-deps", "--nproc-per-node", "--help", "--help-all", "--quiet"}
 """Of pip, torchrun and every command."""
 
 
@@ -75,23 +75,18 @@ def flags() -> set[str]:
 
     found = set()
     for command in COMMANDS.values():
+        if command.options is None:
+            continue
         default = tyro.MISSING_NONPROP if command.defaults is None else resolved(command.defaults)(["--help"])
         parser = tyro.extras.get_parser(resolved(command.options), default=default)
         found |= {option for action in parser._actions for option in action.option_strings}
-    return found | {"--options", "--stages"}
+    return found | {flag.partition(".")[0] for flag in found} | {"--options", "--stages"}
 
 
 @pytest.mark.parametrize("page", MINE, ids=name_of)
 def test_every_link_leads_somewhere(page):
-    own = {
-        "install.md",
-        "index.md",
-        "performance.md",
-        "experiments.md",
-        "contributing.md",
-        "several-devices.md",
-        "api.md",
-    }
+    own = {"install.md", "index.md", "performance.md", "experiments.md", "contributing.md", "several-devices.md"}
+    own |= {"api.md", "SECURITY.md"}
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
         if "://" not in target and Path(target).name not in own and "concepts/" not in target:
             assert (page.parent / target).exists(), target
@@ -117,6 +112,18 @@ def test_a_page_begins_with_a_sentence(page):
 def test_every_file_of_the_code_that_is_named_exists(page):
     for file in re.findall(r"`((?:mind|mind_kernels|tests|bench|docs)/[\w/.-]+)`", page.read_text()):
         assert (ROOT / file).exists(), file
+
+
+def test_every_test_that_is_named_exists():
+    for file, name in re.findall(r"`(tests/[\w/.]+)::(\w+)`", (DOCS / "paper-to-code.md").read_text()):
+        assert f"\ndef {name}(" in (ROOT / file).read_text(), f"{file}::{name}"
+
+
+def test_the_sparse_gradient_of_the_guide_keeps_few_entries():
+    names = {}
+    exec(block(DOCS / "how-to" / "threshold.md", "tests/test_docs_pages.py"), names)
+    assert 2**-17 < names["threshold"] < 2**-16 and 0 < names["kept"] < 20 and 0 <= names["dropped"] < 0.01
+    assert names["hidden"].grad is not None and names["head"].grad is not None
 
 
 def test_what_is_written_from_the_configuration_is_up_to_date():
@@ -173,7 +180,21 @@ def test_the_page_of_the_environment_has_every_variable_that_is_read():
     assert told - read == {"OPENAI_", "PATH"}, "nothing reads these"
 
 
-NO_VARIABLES = {"CPU", "CUDA", "GPU", "EXT_SUFFIX", "ADDRESS", "MINUTES", "NAME", "PLAN", "MIND_KERNELS_", "OPENAI_"}
+NO_VARIABLES = {
+    "CPU",
+    "CUDA",
+    "GPU",
+    "EXT_SUFFIX",
+    "ADDRESS",
+    "MINUTES",
+    "NAME",
+    "PLAN",
+    "ON",
+    "TRUE",
+    "YES",
+    "MIND_KERNELS_",
+    "OPENAI_",
+}
 """Words in capitals in the files that read variables."""
 
 

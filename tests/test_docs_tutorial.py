@@ -1,4 +1,4 @@
-"""docs/tutorials/distil-from-a-teacher.md, from its first command to its last, against a server on loopback."""
+"""Tutorials of docs/, from the first command to the last: one against a server on loopback, one on the testbed."""
 
 from __future__ import annotations
 
@@ -62,3 +62,28 @@ def test_every_command_of_the_tutorial_does_what_the_page_says(tmp_path, monkeyp
         assert (tmp_path / file).is_file(), file
     assert len((tmp_path / "after.responses" / "test.jsonl").read_text().splitlines()) == 6
     assert json.loads((tmp_path / "after.json").read_text())["files"]["test"]["interval"]
+
+
+@pytest.mark.slow
+def test_an_experiment_is_compared_as_the_page_says(tmp_path, monkeypatch, capsys):
+    """With a budget of a few steps, one seed and four questions of each set."""
+    page = DOCS / "tutorials" / "compare-methods.md"
+    (tmp_path / "bench").symlink_to(ROOT / "bench")
+    (tmp_path / "testbed").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    every = list(blocks(page))
+    (plan,) = [json.loads(one.text) for one in every if one.language == "json"]
+    plan["budget"]["amount"], plan["seeds"] = 8e10, [0]
+    plan["methods"] = {name: plan["methods"][name] for name in ("mind", "sft")}
+    for one in plan["evaluation"].values():
+        one |= {"questions": 4, "max_new_tokens": 8}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    problems, experiment, compare, whole = (commands(one.text)[0][1:] for one in every if not one.language)
+    for words in (problems, experiment, compare):
+        assert main(words) == 0, (words, capsys.readouterr())
+    assert whole[:2] == ["experiment", "word-problems"]
+    said = json.loads((tmp_path / "runs" / "compare" / "comparison.json").read_text())
+    assert {"mind", "sft"} <= said["methods"].keys() and "It is not shown" in said["sentences"][0]
+    assert (tmp_path / "runs" / "compare" / "comparison.html").is_file()

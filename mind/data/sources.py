@@ -12,7 +12,7 @@ from mind.data.fields import Columns
 from mind.data.problems import Problems
 from mind.data.questions import read_questions
 from mind.data.rows import READERS, Rows, file_rows
-from mind.errors import MindError, require
+from mind.errors import MindError, MissingError, require
 from mind.hub import is_local, out_of_reach, require_on_hub, warn_of_copy
 from mind.records import Question
 from mind.typed_json import check_fields
@@ -111,7 +111,9 @@ def _dataset(config: SourceConfig) -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise MindError(f"{config.path}: this needs the package datasets: pip install 'mind-kernels[data]'") from error
+        raise MissingError(
+            f"{config.path}: this needs the package datasets: pip install 'mind-kernels[data]'"
+        ) from error
     try:
         if any((Path(config.path) / name).is_file() for name in ("state.json", "dataset_dict.json")):
             return _saved_dataset(config)

@@ -43,7 +43,8 @@ class ModelConfig:
     temperature: float | None = 0.7
     """None leaves it, like top_p and seed, to the server; offline engines take vLLM's default, 1."""
     top_p: float | None = None
-    """Of the most probable tokens so many are sampled from as have this probability together. None: as the server has it."""
+    """Of the most probable tokens so many are sampled from as have this probability together. None: as the server
+    has it."""
     max_tokens: int = 1024
     """Tokens of an answer, at most; one that is cut off there counts as truncated."""
     seed: int | None = None
