@@ -26,8 +26,9 @@ SECTIONS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
 METADATA = """
 import pathlib, sys
 from build_tools import pep517
-folder = pathlib.Path(sys.argv[1], pep517.prepare_metadata_for_build_wheel(sys.argv[1]))
-pathlib.Path(sys.argv[1], "METADATA").write_text((folder / "METADATA").read_text())
+folder = pathlib.Path(sys.argv[1])  # setuptools changes sys.argv
+made = folder / pep517.prepare_metadata_for_build_wheel(str(folder))
+(folder / "METADATA").write_text((made / "METADATA").read_text())
 """
 
 
