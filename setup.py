@@ -1,4 +1,4 @@
-"""The extension list. build_tools compiles it; INSTALL.md says what for, and which variables steer it."""
+"""The extension list. build_tools compiles it; docs/install.md says what for, and which variables steer it."""
 
 import sys
 import sysconfig

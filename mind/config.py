@@ -70,6 +70,7 @@ class DataConfig:
     heldout: str | None = None
     """A JSONL file with rationales for the teacher-forced NLL; by default `heldout_fraction` of `train`."""
     heldout_fraction: float = 0.1
+    """Share of the questions of `train` that are held out if `heldout` names no file."""
     evaluation: tuple[str, ...] = ()
     """JSONL files for the accuracy before and after; "word-problems" brings its own."""
     perspectives: tuple[str, ...] = PAPER_PERSPECTIVES

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 # Invisible, or able to reorder the text around them: shown by name. Surrogates have no place in UTF-8.
 _UNREADABLE = {
@@ -40,6 +41,13 @@ def percent(share: float) -> str:
 def listed(names: Sequence[str], limit: int = 3) -> str:
     """The first `limit` names and, if there are more, how many: "a, b, c, ... (7 in all)"."""
     return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
+
+
+def meant(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """The name among `known` that is most like `word`, as the end of a message; empty if none is."""
+    folded = {name.casefold(): name for name in known}
+    near = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=cutoff)
+    return f"; perhaps you meant {folded[near[0]]}" if near else ""
 
 
 def describe(error: BaseException) -> str:

@@ -8,6 +8,13 @@ class MindError(Exception):
     """
 
 
+class MissingError(MindError):
+    """A package, a backend or a compiler that this machine lacks; the message says which, and how to get it.
+
+    The command line adds that `mind doctor` shows all that is missing.
+    """
+
+
 class NotFiniteError(MindError):
     """A number that a model or its training gave is nan or infinite; the message says which, and of which questions."""
 

@@ -6,6 +6,7 @@ A row is the JSON object of one line.
 from __future__ import annotations
 
 import codecs
+import difflib
 import errno
 import fcntl
 import json
@@ -207,12 +208,27 @@ def require_file(path: str | os.PathLike[str]) -> Path:
         found = file.stat()
     except FileNotFoundError:
         is_link = os.path.lexists(file)
-        raise MindError(f"{file}: {'a link to what is not there' if is_link else 'no such file'}") from None
+        missing = "a link to what is not there" if is_link else f"no such file{path_meant(file)}"
+        raise MindError(f"{file}: {missing}") from None
     except (OSError, ValueError) as error:
         raise MindError(f"{str(file)!r:.100}: cannot be read: {_reason(error)}") from None
     require(stat.S_ISREG(found.st_mode), f"{file}: is {_kind(file)}: expected a file")
     require(os.access(file, os.R_OK), f"{file}: cannot be read: {os.strerror(errno.EACCES)}")
     return file
+
+
+def path_meant(path: Path) -> str:
+    """The existing path that is most like this one, as the end of a message; empty if none is."""
+    found = Path(path.anchor)
+    for part in path.parts[bool(path.anchor) :]:
+        if not (found / part).exists():
+            names = os.listdir(found) if os.access(found, os.R_OK) and found.is_dir() else []
+            near = difflib.get_close_matches(part, names, n=1)
+            if not near:
+                return ""
+            part = near[0]
+        found /= part
+    return f"; perhaps you meant {found}"
 
 
 def _kind(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 import warnings
@@ -11,9 +10,24 @@ from typing import Literal
 
 from mind.display import one_line
 from mind.errors import MindError
+from mind.files import path_meant
 
 TIMEOUT_S = 10
 CONFIG = "config.json"
+_UNASKED = {
+    "DISABLE_SAFETENSORS_CONVERSION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+def send_nothing_unasked() -> None:
+    """Keeps transformers from asking a service to convert a model's weights, and Ray and vLLM from reporting their use.
+
+    Whoever has set one of these environment variables is not overruled. Called before what reads them is imported.
+    """
+    for name, value in _UNASKED.items():
+        os.environ.setdefault(name, value)
 
 
 def find_model(option: str, name: str) -> str:
@@ -23,6 +37,7 @@ def find_model(option: str, name: str) -> str:
     """
     from huggingface_hub import try_to_load_from_cache
 
+    send_nothing_unasked()
     if is_local(option, name):
         name = os.path.expanduser(name)
         if not any((Path(name) / file).is_file() for file in (CONFIG, "adapter_config.json", "modules.json")):
@@ -40,7 +55,7 @@ def find_model(option: str, name: str) -> str:
 
 def out_of_reach(option: str, name: str, error: Exception) -> MindError:
     """The error for a name that is no folder, where the Hub does not answer because of `error` and no cache has it."""
-    return MindError(f"{option} {name}: no such folder here, and {_silence(error)}{_meant(Path(name))}")
+    return MindError(f"{option} {name}: no such folder here, and {_silence(error)}{path_meant(Path(name))}")
 
 
 def warn_of_copy(option: str, name: str, error: Exception) -> None:
@@ -69,7 +84,7 @@ def is_local(option: str, name: str) -> bool:
     try:
         validate_repo_id(name)
     except HFValidationError:
-        raise MindError(f"{option} {name}: no such folder{_meant(path)}") from None
+        raise MindError(f"{option} {name}: no such folder{path_meant(path)}") from None
     return False
 
 
@@ -86,7 +101,7 @@ def require_on_hub(option: str, name: str, kind: Literal["model", "dataset"]) ->
     if isinstance(error, RepositoryNotFoundError):
         raise MindError(
             f"{option} {name}: neither a folder here nor a {what} on the Hub (or a private one: `hf auth login`)"
-            f"{_meant(Path(name))}"
+            f"{path_meant(Path(name))}"
         )
     return error
 
@@ -101,17 +116,3 @@ def _refusal(name: str, kind: str) -> Exception | None:
     except (huggingface_hub.errors.HTTPError, OSError) as error:
         return error
     return None
-
-
-def _meant(path: Path) -> str:
-    """The existing path that is most like this one, as the end of a message; empty if none is."""
-    found = Path(path.anchor)
-    for part in path.parts[bool(path.anchor) :]:
-        if not (found / part).exists():
-            names = [file.name for file in found.iterdir()] if found.is_dir() else []
-            near = difflib.get_close_matches(part, names, n=1)
-            if not near:
-                return ""
-            part = near[0]
-        found /= part
-    return f"; perhaps you meant {found}"

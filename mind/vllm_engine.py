@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from mind.errors import MindError
+from mind.errors import MindError, MissingError
+from mind.hub import send_nothing_unasked
 
 
 def engine_package(name: str, extra: str) -> ModuleType:
     """The package, or a module of it; raises MindError, with the extra that brings it, if it cannot be imported."""
+    send_nothing_unasked()
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MindError(f"engine {extra} needs {name} ({error}): pip install 'mind-kernels[{extra}]'") from error
+        raise MissingError(f"engine {extra} needs {name} ({error}): pip install 'mind-kernels[{extra}]'") from error
 
 
 def load_engine(vllm: ModuleType, model: str, options: Mapping[str, Any]) -> Any:

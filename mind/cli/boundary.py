@@ -11,9 +11,9 @@ from contextlib import suppress
 
 from mind import processes
 from mind.cli.launch import LOST, TOLD_TO_END, LaunchEnded, ending
-from mind.cli.terminal import complain, set_up_terminal
+from mind.cli.terminal import command_line, complain, set_up_terminal
 from mind.display import one_line
-from mind.errors import MindError
+from mind.errors import MindError, MissingError
 from mind.files import naming
 
 BAD_INPUT, INTERRUPTED, NOT_READ = 2, 130, 141  # the latter two as a shell reports SIGINT and SIGPIPE
@@ -47,6 +47,8 @@ def _guarded(program: str, run: Callable[[], int | None]) -> int:
             with naming("standard output"):
                 sys.stdout.flush()
     except MindError as error:
+        if isinstance(error, MissingError):
+            error.add_note(f"`{command_line('doctor')}` shows what else is missing here")
         _complain(program, f"error: {error}", error)
         return BAD_INPUT
     except KeyboardInterrupt as error:

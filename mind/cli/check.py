@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,7 +12,7 @@ import tyro
 from mind.cli.terminal import print_summary, say, say_next
 from mind.curation.check import CheckReport, check_source
 from mind.data.sources import SourceConfig
-from mind.display import listed
+from mind.display import listed, meant
 from mind.errors import MindError
 from mind.perspectives import PAPER_PERSPECTIVES
 
@@ -35,8 +34,8 @@ def check(options: Check) -> int:
     if report.repeated:
         say(f"questions that repeat an earlier one: {listed(list(report.repeated), 5)}")
     for name in filter(lambda name: name not in PAPER_PERSPECTIVES, report.rationales):
-        for meant in difflib.get_close_matches(name.casefold(), PAPER_PERSPECTIVES, n=1, cutoff=0.8):
-            say(f"perspective {name}: perhaps you meant {meant}")
+        if near := meant(name, PAPER_PERSPECTIVES, cutoff=0.8):
+            say(f"perspective {name}{near}")
     if report.rationales and report.without_two:
         say(f"questions with fewer than the two rationales that training needs: {listed(list(report.without_two), 5)}")
     for file, ids in report.shared.items():

@@ -5,31 +5,34 @@ from __future__ import annotations
 import difflib
 import errno
 import pkgutil
-import platform
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from mind import processes
+from mind.cli.boundary import BAD_INPUT
+from mind.cli.brief import brief
+from mind.cli.doctor import versions
 from mind.cli.launch import join, leaving_together
-from mind.cli.terminal import command_line, complain, say
+from mind.cli.terminal import command_line, complain, say, set_up_quiet
 from mind.errors import MindError, require
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command. `options`, `run` and `defaults` are given as "name" in mind.cli or "module:name" there."""
+    """One command. `options`, `run`, `defaults` and `more_help` are "name" in mind.cli or "module:name" there."""
 
     summary: str
     """A line of the list of commands."""
-    options: str
-    """The dataclass that tyro turns into flags; its docstring says what the command does."""
+    options: str | None
+    """The dataclass that tyro turns into flags; its docstring says what the command does. None: there are none."""
     run: str
     """Takes it, and returns the exit status or None for 0."""
     defaults: str | None = None
     """Takes the words of the command line, and returns what the flags default to."""
+    more_help: str | None = None
+    """Takes the words of the command line, and returns what follows the short help."""
     goes_on: bool = False
     """Started again, it goes on where it was stopped; the others start again."""
     repeated: tuple[str, ...] = ()
@@ -39,80 +42,68 @@ class Command:
 
 
 COMMANDS = {
-    "data check": Command(
-        "what a file of questions holds, and all that is wrong with it", "check:Check", "check:check"
-    ),
+    "data check": Command("count what a file of questions holds, and what is wrong", "check:Check", "check:check"),
     "data generate": Command(
-        "rationales from a teacher: questions x perspectives x samples; started again, what is missing",
+        "ask a teacher model for rationales",
         "dataset:Generate",
         "dataset:generate",
         defaults="dataset:generate_defaults",
         goes_on=True,
     ),
-    "data judge": Command(
-        "a verdict on each rationale, by rules and, if they find no answer, by a model",
-        "dataset:Judge",
-        "dataset:judge",
-        goes_on=True,
-    ),
-    "data filter": Command(
-        "the rationales to train on, with a report and a data card", "dataset:Filter", "dataset:filter_dataset"
-    ),
+    "data judge": Command("judge each rationale: right or wrong", "dataset:Judge", "dataset:judge", goes_on=True),
+    "data filter": Command("choose the rationales to train on", "dataset:Filter", "dataset:filter_dataset"),
     "data import": Command(
-        "rationales without perspectives (e.g. ten samples per question) -> training records",
-        "dataset:Import",
-        "dataset:import_rationales",
+        "make training records of rationales without perspectives", "dataset:Import", "dataset:import_rationales"
     ),
     "data word-problems": Command(
-        "questions with eight rationales each, from the built-in word problems",
-        "dataset:WordProblems",
-        "dataset:word_problems",
+        "write word problems with eight rationales each", "dataset:WordProblems", "dataset:word_problems"
     ),
     "train": Command(
-        "train a student by MIND or another method, or continue a run with --resume",
+        "train a student, or go on with a run by --resume",
         "training:Train",
         "training:train_command",
         defaults="training:train_defaults",
+        more_help="training:method_help",
         goes_on=True,
         several=True,
     ),
+    "evaluate": Command(
+        "measure a model: accuracy and held-out NLL",
+        "evaluating:Evaluate",
+        "evaluating:evaluate_command",
+        several=True,
+    ),
+    "report": Command("write the report of a run again", "training:Report", "training:report_command"),
     "experiment": Command(
-        "methods x seeds as a plan says, at equal budgets; started again, what is missing",
+        "train by methods x seeds, as a plan says, at equal budgets",
         "experiment:Experiment",
         "experiment:experiment_command",
         goes_on=True,
         repeated=("--set",),
     ),
     "compare": Command(
-        "which methods of an experiment are better, how sure that is, and what may be claimed",
-        "comparison:Compare",
-        "comparison:compare_command",
+        "say which methods of an experiment are better", "comparison:Compare", "comparison:compare_command"
     ),
-    "evaluate": Command(
-        "accuracy and held-out NLL of a model", "evaluating:Evaluate", "evaluating:evaluate_command", several=True
-    ),
+    "grade": Command("grade responses of any model in a file", "dataset:Grade", "dataset:grade"),
     "lm-eval-tasks": Command(
-        "tasks for lm-evaluation-harness, with this grader", "lm_eval:LmEvalTasks", "lm_eval:lm_eval_tasks"
+        "write tasks for lm-evaluation-harness with this grader", "lm_eval:LmEvalTasks", "lm_eval:lm_eval_tasks"
     ),
-    "grade": Command(
-        "responses of any model in a file: right or wrong, and the accuracy", "dataset:Grade", "dataset:grade"
-    ),
-    "report": Command("write the report of a run again", "training:Report", "training:report_command"),
     "latent": Command(
-        "what the hidden states of single-perspective students hold, with controls",
-        "latent:Latent",
-        "latent:latent",
-        goes_on=True,
+        "examine hidden states of single-perspective students", "latent:Latent", "latent:latent", goes_on=True
     ),
+    "doctor": Command("show what is installed, what is missing, how to get it", None, "doctor:doctor"),
     "completion": Command(
-        "what makes a shell complete commands and options by the tab key",
-        "completion:Completion",
-        "completion:print_completion",
+        "print what makes a shell complete by the tab key", "completion:Completion", "completion:print_completion"
     ),
 }
 SHORT = {name: f"data {name}" for name in ("generate", "judge", "filter")}
 GROUPS = tuple(dict.fromkeys(name.split()[0] for name in COMMANDS if " " in name))
-HELP, VERSION = ("help", "-h", "--help"), ("version", "--version", "-V")
+HELP, VERSION = ("help", "-h", "--help", "--help-all"), ("version", "--version", "-V")
+QUIET = ("-q", "--quiet")
+EXAMPLES = (
+    "mind train --output runs/first          # on built-in word problems",
+    "mind data check questions.jsonl         # then data generate, judge and filter",
+)
 LIKE = 0.6
 """From this ratio of difflib on a command is like another word, as for difflib.get_close_matches."""
 
@@ -121,30 +112,31 @@ def usage(group: str = "") -> str:
     """The list of all commands, or of those of a group."""
     name = f"mind {group}".strip()
     lines = [f"  {name:<20}{command.summary}" for name, command in COMMANDS.items() if name.startswith(group)]
-    short = f"{_and(SHORT)} are short for {_and(SHORT.values())}."
-    hints = [f"{name} help COMMAND lists the options of a command; mind --version tells the versions."]
-    return "\n".join([f"usage: {name} COMMAND [options]", "", *lines, "", *([] if group else [short]), *hints])
-
-
-def _and(names: Iterable[str]) -> str:
-    *most, last = names
-    return f"{', '.join(most)} and {last}"
+    about = ["Distil step-by-step reasoning of a teacher into a small language model.", ""]
+    short = ["`mind generate`, `mind judge`, `mind filter`: the word `data` may be left out."]
+    hints = [f"`{name} COMMAND --help` shows the options of a command, with examples."]
+    more = ["`mind --version` prints the versions; `--quiet` leaves out progress and notes."]
+    return "\n".join(
+        [f"usage: {name} COMMAND [options]", "", *([] if group else about), *lines, "", *hints]
+        + ([] if group else [*short, *more, "", "examples:", *(f"  {line}" for line in EXAMPLES)])
+    )
 
 
 def run(arguments: Sequence[str]) -> int:
     """Runs the command that the arguments begin with; returns the exit status. Raises MindError for bad input."""
-    words = list(arguments)
+    words = [word for word in arguments if word not in QUIET]
+    set_up_quiet(len(words) < len(arguments))
     if words[:1] and words[0] in VERSION:
         say(versions())
         return 0
-    if words[:1] and words[0] in HELP:  # "mind help train" is "mind train --help"
+    if words[:1] == ["help"]:  # "mind help train" is "mind train --help"
         words = [*words[1:], "--help"]
     group = words.pop(0) if words[:1] and words[0] in GROUPS else ""
     if group and words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     if not words or words[0] in HELP:
         say(usage(group))
-        return 0 if words or group else 2
+        return 0 if words else BAD_INPUT
     name = f"{group} {words[0]}".strip()
     name = SHORT.get(name, name)
     if name in COMMANDS:
@@ -154,10 +146,22 @@ def run(arguments: Sequence[str]) -> int:
 
 def start(name: str, words: Sequence[str]) -> int:
     """Runs a command with these words behind its name."""
+    command, asked = COMMANDS[name], set(words)
+    if {"-h", "--help", "--help-all"} & asked and not ("--help-all" in asked and command.options):
+        more = "" if command.more_help is None else resolved(command.more_help)(words)
+        say("\n\n".join(filter(None, [brief(name), more])))
+        return 0
+    if command.options is None:
+        require(not words, f"mind {name} takes no options: {' '.join(words)} is one too many")
+        return resolved(command.run)()
+    return _started(name, command, ["--help" if word == "--help-all" else word for word in words])
+
+
+def _started(name: str, command: Command, words: Sequence[str]) -> int:
     import tyro
 
-    command = COMMANDS[name]
-    if not {"-h", "--help"} & set(words):  # which needs nobody else
+    assert command.options is not None
+    if "--help" not in words:  # which needs nobody else
         _check_one(name)
         join([*name.split(), *words])
     check_words(words, command.repeated)
@@ -239,17 +243,3 @@ def unknown(group: str, words: Sequence[str]) -> str:
     )
     meant = f"; perhaps you meant `{command_line(*known[near].split())}`" if likeness >= LIKE else ""
     return f"unknown command {asked}{meant}; {listed}"
-
-
-def versions() -> str:
-    """What a report of a fault should name."""
-    names = ("torch", "transformers")
-    found = [f"Python {platform.python_version()}", *(f"{name} {_version(name)}" for name in names)]
-    return ", ".join([f"mind {_version('mind-kernels')}", *found])
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "(not installed)"

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, make_dataclass
 from functools import reduce
 from operator import or_
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
+from mind.cli.brief import GENERAL
 from mind.cli.commands import COMMANDS, GROUPS, SHORT, resolved
 from mind.cli.terminal import say
+
+Shell = Literal["bash", "zsh", "fish"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,19 @@ class Completion:
     where they look: mind completion zsh > FOLDER/_mind, mind completion fish > ~/.config/fish/completions/mind.fish.
     """
 
-    shell: Annotated[Literal["bash", "zsh", "fish"], tyro.conf.Positional]
+    shell: Annotated[Shell, tyro.conf.Positional]
     """The shell that is to complete."""
+
+
+_GENERAL = [
+    (
+        name.removeprefix("--").replace("-", "_"),
+        Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=text)],
+        field(default=False),
+    )
+    for name, text in GENERAL.items()
+]
+"""Fields of the options that `mind.cli.commands.run` reads."""
 
 
 def print_completion(options: Completion) -> None:
@@ -40,19 +54,43 @@ def print_completion(options: Completion) -> None:
 
 def _all_commands() -> Any:
     """The commands as a type of tyro: a union of their options by name, a group as a union in it."""
+    top = _by_group(lambda name: (COMMANDS[name].summary, _options(name)))
+    top["completion"] = _group("completion", dict.fromkeys(get_args(Shell), ("", _Nothing)))
+    top["help"] = _group("help", _by_group(lambda name: (COMMANDS[name].summary, _Nothing)))
+    return _union(top)
+
+
+Described = tuple[str, Any]
+"""A line on a command, and the type of its options or of the commands in it."""
+
+
+@dataclass(frozen=True)
+class _Nothing:
+    """No options, and so the end of the command line."""
+
+
+def _by_group(described: Callable[[str], Described]) -> dict[str, Described]:
+    """The first words of the commands, and those of their short names."""
     names = {name: name for name in COMMANDS} | SHORT
-    top = {name: _options(whole, name) for name, whole in names.items() if " " not in name}
+    top = {name: described(whole) for name, whole in names.items() if " " not in name}
     for group in GROUPS:
-        inner = {name.split()[1]: name for name in COMMANDS if name.startswith(f"{group} ")}
-        members = [_options(whole, name) for name, whole in inner.items()]
-        top[group] = Annotated[_union(members), tyro.conf.subcommand(name=group)]
-    return _union(top.values())
+        top[group] = _group(group, {n.split()[1]: described(n) for n in COMMANDS if n.startswith(f"{group} ")})
+    return top
 
 
-def _union(kinds: Iterable[Any]) -> Any:
-    return reduce(or_, kinds)
+def _group(name: str, inner: dict[str, Described]) -> Described:
+    return f"{name} ...", _union(inner)
 
 
-def _options(command: str, name: str) -> Any:
-    kind, summary = resolved(COMMANDS[command].options), COMMANDS[command].summary
-    return Annotated[kind, tyro.conf.subcommand(name=name, description=summary, prefix_name=False)]
+def _union(kinds: dict[str, Described]) -> Any:
+    named = (
+        Annotated[kind, tyro.conf.subcommand(name=name, description=line or name, prefix_name=False)]
+        for name, (line, kind) in kinds.items()
+    )
+    return reduce(or_, named)
+
+
+def _options(name: str) -> Any:
+    """The options of a command, with those that all commands have."""
+    options = COMMANDS[name].options
+    return make_dataclass("Options", _GENERAL, bases=() if options is None else (resolved(options),), frozen=True)

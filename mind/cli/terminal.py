@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mind import processes
 from mind.display import readable
 from mind.files import naming
+from mind.progress import quiet, set_quiet
 
 if TYPE_CHECKING:
     from mind.summary import Summary
@@ -33,8 +34,20 @@ def set_up_terminal() -> None:
     if plain() or not (sys.stdout.isatty() and sys.stderr.isatty()):
         os.environ["PYTHON_TYRO_ANSI_CODES"] = "False"
     if not sys.stderr.isatty():
-        for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
-            os.environ.setdefault(name, "1")
+        _without_bars()
+
+
+def set_up_quiet(asked: bool) -> None:
+    """With `--quiet` only results, warnings and errors are printed."""
+    set_quiet(asked)
+    if asked:
+        _without_bars()
+
+
+def _without_bars() -> None:
+    """Those of libraries, which read this when they are loaded."""
+    for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(name, "1")
 
 
 def plain() -> bool:
@@ -56,7 +69,7 @@ def _print(text: str) -> None:
 
 def note(text: str) -> None:
     """Says on standard error what takes a while now."""
-    if processes.main():
+    if processes.main() and not quiet():
         complain("mind", f"{text} ...")
 
 
@@ -83,7 +96,8 @@ def command_line(*words: str) -> str:
 
 def say_next(*words: str, purpose: str = "") -> None:
     """Prints the command that comes next, at the end of its line, from where it can be copied."""
-    say(f"next{purpose and f', {purpose}'}: {command_line(*words)}")
+    if not quiet():
+        say(f"next{purpose and f', {purpose}'}: {command_line(*words)}")
 
 
 def _program() -> list[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
@@ -19,10 +21,6 @@ from mind.config import MindConfig, flat
 from mind.display import number_of
 from mind.errors import PausedError, require
 from mind.typed_json import overlaid, read_json
-
-if TYPE_CHECKING:
-    pass
-
 
 LESS_MEMORY = (
     "less is taken by a smaller --train.pack-length or --evaluation.batch-size, by --student.dtype bfloat16, by "
@@ -85,6 +83,24 @@ def train_defaults(words: Sequence[str]) -> Train:
     if method is not None and method != config.method:
         config = with_method(config, method)
     return Train(with_options(config), file)
+
+
+def method_help(words: Sequence[str]) -> str:
+    """The options that the method named by --method has of its own; empty if none is named."""
+    method = given_option(words, "--method")
+    if method is None:
+        return ""
+    note("loading PyTorch")
+    from mind.methods import with_method, with_options
+
+    options = with_options(with_method(MindConfig(), method)).options
+    if not dataclasses.fields(options):
+        return f"Method {method} has no options of its own."
+    own = dataclasses.make_dataclass("Own", [("options", type(options))])
+    with suppress(SystemExit), redirect_stdout(io.StringIO()) as shown:  # tyro ends the program with it
+        tyro.cli(own, prog=f"mind train --method {method}", args=["--help"], default=own(options))
+    _, _, described = shown.getvalue().partition("options options")  # that box, without the one of --help
+    return f"options of method {method}:\n  " + described.strip(" -\n")
 
 
 def train_command(options: Train) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mind.cli.terminal import plain
 from mind.display import readable
 from mind.experiment.summary import doing
-from mind.progress import interval, tell
+from mind.progress import interval, quiet, tell
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,7 +25,7 @@ SHOWN_ENDINGS = 5
 @contextmanager
 def watching() -> Iterator[Callable[[Progress], None]]:
     """A function that shows the progress of an experiment whenever it is called."""
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or quiet():
         yield _Lines()
         return
     from rich.console import Console

@@ -15,7 +15,7 @@ from mind.comparison.pictures import pictures
 from mind.comparison.reading import read_results
 from mind.comparison.tables import accuracy_table, answer_table, cost_table, seed_table
 from mind.comparison.wording import NOT_THE_PAPERS, notes, sentences
-from mind.errors import MindError
+from mind.errors import MissingError
 from mind.files import check_new_folder, replacing
 from mind.report.page import page_template
 from mind.report.pictures import PAGE_COLORS
@@ -37,7 +37,7 @@ def write_comparison(
     written, and without SciPy.
     """
     if importlib.util.find_spec("scipy") is None:
-        raise MindError("mind compare needs the package scipy: pip install 'mind-kernels[compare]'")
+        raise MissingError("mind compare needs the package scipy: pip install 'mind-kernels[compare]'")
     results = read_results(folder)
     check_new_folder(folder)
     comparison = compared(results, reference, baselines, draws=draws, seed=seed)

@@ -9,7 +9,7 @@ from itertools import chain, islice
 from types import ModuleType
 from typing import Any
 
-from mind.errors import MindError, require
+from mind.errors import MindError, MissingError, require
 from mind.files import replacing_file, require_file
 
 BATCH_ROWS = 4096
@@ -87,5 +87,5 @@ def _pyarrow(path: str | os.PathLike[str]) -> ModuleType:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise MindError(f"{path}: Parquet needs the package pyarrow: pip install 'mind-kernels[data]'") from error
+        raise MissingError(f"{path}: Parquet needs the package pyarrow: pip install 'mind-kernels[data]'") from error
     return pyarrow

@@ -25,7 +25,7 @@ from mind.data.fields import (
 from mind.data.parquet import write_parquet_rows
 from mind.data.problems import Problems
 from mind.data.rows import Rows, file_rows
-from mind.display import number_of
+from mind.display import meant, number_of
 from mind.errors import MindError, require
 from mind.files import write_json_rows
 from mind.records import Question, Rationale, WrongRationale
@@ -198,8 +198,8 @@ def named_rationales(
         perspective = rationale.perspective
         if perspectives is not None and perspective not in perspectives:
             raise MindError(
-                f"{where}: unknown perspective {perspective}: expected one of {', '.join(perspectives)}; "
-                "--data.perspectives names those to train on"
+                f"{where}: unknown perspective {perspective}: expected one of {', '.join(perspectives)}"
+                f"{meant(perspective, perspectives)}; --data.perspectives names those to train on"
             )
         if perspective in rationales:
             raise MindError(f"{where}: perspective {perspective} appears twice")

@@ -12,7 +12,7 @@ from mind.data.fields import Columns
 from mind.data.problems import Problems
 from mind.data.questions import read_questions
 from mind.data.rows import READERS, Rows, file_rows
-from mind.errors import MindError, require
+from mind.errors import MindError, MissingError, require
 from mind.hub import is_local, out_of_reach, require_on_hub, warn_of_copy
 from mind.records import Question
 from mind.typed_json import check_fields
@@ -32,7 +32,9 @@ class SourceConfig:
     id_column: str | None = None
     """By default "id" if there is such a column; without one, an id is the last part of the path and the row."""
     question_column: str = "question"
+    """The column of the question's text."""
     answer_column: str = "answer"
+    """The column of the gold answer."""
     choices_column: str | None = None
     """By default "choices" if there is such a column; a row without it is a question without choices. {"label": [...],
     "text": [...]}, label -> text, pairs of label and text, or texts alone, which are labeled A, B, ..."""
@@ -109,7 +111,9 @@ def _dataset(config: SourceConfig) -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise MindError(f"{config.path}: this needs the package datasets: pip install 'mind-kernels[data]'") from error
+        raise MissingError(
+            f"{config.path}: this needs the package datasets: pip install 'mind-kernels[data]'"
+        ) from error
     try:
         if any((Path(config.path) / name).is_file() for name in ("state.json", "dataset_dict.json")):
             return _saved_dataset(config)

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from mind.display import number_of
-from mind.errors import MindError, require
+from mind.errors import MissingError, require
 from mind.files import write_json_rows
 from mind.grading.answers import judge_text
 from mind.records import Question
@@ -173,7 +173,7 @@ def stock_folder() -> Path:
     """Where lm-eval's own tasks are; raises MindError if it is not installed."""
     found = importlib.util.find_spec("lm_eval")
     if found is None or found.origin is None:
-        raise MindError("--stock needs lm-eval, which brings these tasks: pip install 'mind-kernels[lm-eval]'")
+        raise MissingError("--stock needs lm-eval, which brings these tasks: pip install 'mind-kernels[lm-eval]'")
     return Path(found.origin).parent / "tasks"
 
 

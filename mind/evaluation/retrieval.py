@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from mind.errors import MindError, require
+from mind.errors import MissingError, require
 from mind.methods.knowledge import after_rules
 from mind.records import Question
 from mind.student.tokenization import question_text
@@ -27,7 +27,7 @@ class KnowledgeBase:
         self._questions = [question for question in questions if question.knowledge]
         require(bool(self._questions), f'{source}: none of its {len(questions)} questions has "knowledge"')
         if importlib.util.find_spec("sklearn") is None:
-            raise MindError("a knowledge base needs the package scikit-learn: pip install 'mind-kernels[retrieval]'")
+            raise MissingError("a knowledge base needs the package scikit-learn: pip install 'mind-kernels[retrieval]'")
 
     def nearest(self, question: Question) -> Question | None:
         """The question of the base that is most like `question`, the first of several; None if it shares no word with

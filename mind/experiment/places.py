@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from mind.display import one_line
-from mind.errors import MindError
+from mind.errors import MindError, MissingError
 from mind.experiment.folder import ExperimentFolder, Job
 from mind.experiment.runner import Ending
+from mind.hub import send_nothing_unasked
 
 WATCHED = "MIND_EXPERIMENT_WATCHED"
 """In the environment of a job whose standard input is that pipe."""
@@ -109,10 +110,11 @@ class RayTasks:
 
     def __init__(self, folder: ExperimentFolder, address: str, threads: int, stop_at: float | None) -> None:
         """Raises MindError if Ray is not installed or the cluster cannot be reached."""
+        send_nothing_unasked()
         try:
             import ray  # pyright: ignore[reportMissingImports]
         except ImportError:
-            raise MindError("--ray needs the package ray: pip install 'mind-kernels[ray]'") from None
+            raise MissingError("--ray needs the package ray: pip install 'mind-kernels[ray]'") from None
         try:
             # A cluster that begins here has nobody to look at its dashboard.
             more = {"include_dashboard": False} if address == "local" else {}

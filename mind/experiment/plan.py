@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mind.config import EMBEDDED_STUDENT, WORD_PROBLEMS, DataConfig, StudentConfig, flat
+from mind.display import meant
 from mind.errors import MindError, require
-from mind.files import require_file
+from mind.files import path_meant, require_file
 from mind.provenance import text_digest
 from mind.typed_json import build, check_fields, read_json
 
@@ -143,6 +144,7 @@ class Plan:
     """By name."""
     budget: BudgetPlan
     title: str = "Experiment"
+    """Of its pages."""
     data_seed: int = 0
     """Of the generator and of the split into training and validation questions, which all runs share."""
     config: dict = field(default_factory=dict, hash=False)
@@ -222,7 +224,8 @@ def read_plan(source: str) -> tuple[Plan, Path]:
     if not path.exists() and (PLANS / f"{source}.json").is_file():
         path = PLANS / f"{source}.json"
     if not path.exists():
-        raise MindError(f"{source}: no such file, and no plan of the package: {', '.join(packaged())}")
+        near = meant(source, packaged()) or path_meant(path)
+        raise MindError(f"{source}: no such file, and no plan of the package: {', '.join(packaged())}{near}")
     try:
         return build(Plan, read_json(path), str(path)), path.parent
     except MindError as error:

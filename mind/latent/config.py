@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 
-from mind.errors import MindError, require
+from mind.errors import MissingError, require
 from mind.typed_json import check_fields
 
 
@@ -57,4 +57,4 @@ class LatentConfig:
 def check_packages() -> None:
     """Raises MindError without scikit-learn."""
     if importlib.util.find_spec("sklearn") is None:
-        raise MindError("mind latent needs the package scikit-learn: pip install 'mind-kernels[latent]'")
+        raise MissingError("mind latent needs the package scikit-learn: pip install 'mind-kernels[latent]'")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mind.config import MindConfig, StageConfig
+from mind.display import meant
 from mind.errors import MindError, require
 from mind.methods.compact import Compact
 from mind.methods.edit import Edit
@@ -51,7 +52,8 @@ def method_class(name: str) -> type[Method]:
     if name in PRESETS:
         name = PRESETS[name].method
     if name not in METHODS:
-        raise MindError(f"method is {name!r}: expected one of {', '.join(sorted([*METHODS, *PRESETS]))}")
+        known = sorted([*METHODS, *PRESETS])
+        raise MindError(f"method is {name!r}: expected one of {', '.join(known)}{meant(name, known)}")
     return METHODS[name]
 
 

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from mind.batches.packing import present_rationales
 from mind.config import MethodOptions, MindConfig, flat
-from mind.errors import require
+from mind.errors import MissingError, require
 from mind.methods.method import OF_ANSWERS, OF_MIND, Method, MethodContext
 from mind.methods.stage import Stage
 from mind.methods.step import Step, StepMetrics, StepPlan
@@ -139,10 +139,8 @@ class ModeCotd(Method):
     @classmethod
     def check(cls, config: MindConfig) -> None:
         require(config.student.lora, f"student.lora is off: method {config.method} mixes LoRA adapters")
-        require(
-            importlib.util.find_spec("nevergrad") is not None,
-            f"method {config.method} needs the package nevergrad: pip install 'mind-kernels[mode]'",
-        )
+        if importlib.util.find_spec("nevergrad") is None:
+            raise MissingError(f"method {config.method} needs the package nevergrad: pip install 'mind-kernels[mode]'")
         options, skip = cls.options_in(config), _skipped(config)
         require(
             skip or options.experts is None,

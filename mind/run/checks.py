@@ -10,7 +10,7 @@ import torch
 from mind import processes
 from mind.config import MindConfig
 from mind.display import describe, one_line
-from mind.errors import MindError, require
+from mind.errors import MindError, MissingError, require
 from mind.methods import method_class
 from mind.methods.presets import check_needs
 from mind.run.arguments import training_arguments
@@ -66,10 +66,10 @@ def check_student(model: PreTrainedModel, config: MindConfig) -> None:
 
 def _check_service(config: MindConfig) -> None:
     service = config.train.report_to
-    require(
-        service == "none" or importlib.util.find_spec(service) is not None,
-        f"train.report_to is {service}, and the package {service} is not installed: pip install {service}",
-    )
+    if service != "none" and importlib.util.find_spec(service) is None:
+        raise MissingError(
+            f"train.report_to is {service}, and the package {service} is not installed: pip install {service}"
+        )
 
 
 def _check_shards(config: MindConfig) -> None:
@@ -85,7 +85,9 @@ def _check_backend(config: MindConfig) -> None:
     threshold, backend = config.objective.gradient_threshold, config.objective.backend
     try:
         linear_cross_entropy(hidden, hidden, target, gradient_threshold=threshold, backend=backend)
-    except (ValueError, TypeError, BackendUnavailableError) as error:
+    except BackendUnavailableError as error:
+        raise MissingError(f"objective.backend {backend}: {error}") from error
+    except (ValueError, TypeError) as error:
         raise MindError(f"objective.backend {backend}: {error}") from error
 
 
@@ -95,4 +97,4 @@ def _check_compiler() -> None:
     try:
         torch.compile(torch.sin)(torch.zeros(2, device=device))
     except Exception as error:  # of torch's many parts, each with its own
-        raise MindError(f"train.compile: torch cannot compile here: {one_line(describe(error), 400)}") from error
+        raise MissingError(f"train.compile: torch cannot compile here: {one_line(describe(error), 400)}") from error

@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import SchedulerType, get_scheduler
 
 from mind.config import TrainConfig
+from mind.display import meant
 from mind.errors import MindError
 
 
@@ -22,8 +23,11 @@ def rate_factors(train: TrainConfig, steps: int) -> Callable[[int], float]:
     try:
         return _factors(train, train.lr_scheduler, steps)
     except (ValueError, TypeError) as error:
-        there = ", ".join(kind.value for kind in SchedulerType if _works(train, kind.value))
-        raise MindError(f"train.lr_scheduler is {train.lr_scheduler!r}: expected one of {there}") from error
+        there = [kind.value for kind in SchedulerType if _works(train, kind.value)]
+        name = train.lr_scheduler
+        raise MindError(
+            f"train.lr_scheduler is {name!r}: expected one of {', '.join(there)}{meant(name, there)}"
+        ) from error
 
 
 class BudgetRates(LambdaLR):

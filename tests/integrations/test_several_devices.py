@@ -1,4 +1,4 @@
-"""The code of docs/several-devices.md, in two processes."""
+"""The code of docs/tutorials/several-devices.md, in two processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from processes import join, start
 from torch import distributed
 
-PAGE = Path(__file__).parents[2] / "docs/several-devices.md"
+PAGE = Path(__file__).parents[2] / "docs/tutorials/several-devices.md"
 
 
 def work(rank, port):

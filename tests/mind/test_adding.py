@@ -1,4 +1,4 @@
-"""A perspective and an answer type that are added as CONTRIBUTING.md says: its code blocks run here, and are used."""
+"""A perspective and an answer type that are added as their guides say: the code blocks run here, and are used."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from mind.perspectives import PAPER_PERSPECTIVES, PERSPECTIVES
 from mind.records import Question
 from mind.teacher.requests import user_turn
 
-GUIDE = Path(__file__).resolve().parents[2] / "CONTRIBUTING.md"
+GUIDES = Path(__file__).resolve().parents[2] / "docs" / "how-to"
 FAIR = Question("t", "A fair begins on 28 April 2024 and ends 5 days later. When does it end?", "3 May 2024")
 
 
-def guide_module(heading: str, folder: Path):
-    """A new module of the code block below the heading in CONTRIBUTING.md."""
-    section = GUIDE.read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    (code,) = re.findall(r"<!-- tests/mind/test_adding.py runs this -->\n```python\n(.*?)```", section, re.DOTALL)
+def guide_module(guide: str, folder: Path):
+    """A new module of the code block in a guide."""
+    page = (GUIDES / guide).read_text()
+    (code,) = re.findall(r"<!-- tests/mind/test_adding.py runs this -->\n```python\n(.*?)```", page, re.DOTALL)
     path = folder / "added_by_the_guide.py"
     path.write_text(f"from __future__ import annotations\n{code}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -40,14 +40,14 @@ def guide_module(heading: str, folder: Path):
 @pytest.fixture
 def terse(tmp_path, monkeypatch) -> str:
     """The name of a ninth perspective."""
-    added = guide_module("Adding a perspective", tmp_path).TERSE
+    added = guide_module("new-perspective.md", tmp_path).TERSE
     monkeypatch.setitem(PERSPECTIVES, added.name, added)
     return added.name
 
 
 @pytest.fixture
 def date(tmp_path, monkeypatch) -> None:
-    added = guide_module("Adding an answer type", tmp_path).Date
+    added = guide_module("new-answer-type.md", tmp_path).Date
     monkeypatch.setattr(grading, "ANSWER_TYPES", (added(), *grading.ANSWER_TYPES))
 
 

@@ -16,6 +16,7 @@ from fault_proxy import LoopbackServer
 from mind import hub
 from mind.data.sources import SourceConfig, load_source
 from mind.errors import MindError
+from mind.vllm_engine import engine_package
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -175,3 +176,19 @@ def test_without_a_network_a_data_set_is_told_at_once_or_comes_from_the_cache(no
     monkeypatch.setattr(datasets, "load_dataset", from_the_cache)
     with pytest.warns(RuntimeWarning, match="org/none: the Hub does not answer .* its copy in the cache is used"):
         assert [question.answer for question in load_source(SourceConfig("org/none"))] == ["2"]
+
+
+def test_libraries_send_nothing_of_their_own_accord(monkeypatch, tmp_path):
+    """Conversion of weights by a service, and reports of use; what a user has set stays."""
+    names = ("DISABLE_SAFETENSORS_CONVERSION", "RAY_USAGE_STATS_ENABLED", "VLLM_NO_USAGE_STATS")
+    for name in names:
+        monkeypatch.setenv(name, "kept")
+    monkeypatch.delenv(names[0])
+    (tmp_path / "config.json").write_text("{}")
+    hub.find_model("student.model", str(tmp_path))
+    assert [hub.os.environ[name] for name in names] == ["1", "kept", "kept"]
+    for name in names[1:]:
+        monkeypatch.delenv(name)
+    with pytest.raises(MindError, match="engine nothing needs no_such_engine"):
+        engine_package("no_such_engine", "nothing")
+    assert [hub.os.environ[name] for name in names] == ["1", "0", "1"]

@@ -1,4 +1,4 @@
-"""The seam for methods: one is added as CONTRIBUTING says, and trains; which there are, and whose options."""
+"""The seam for methods: one is added as the guide says, and trains; which there are, and whose options."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.guide import example
 
 @pytest.fixture
 def easiest(monkeypatch, tmp_path):
-    """The method of CONTRIBUTING.md, added as it says there."""
+    """The method of docs/tutorials/add-a-method.md, added as it says there."""
     module = example("tests/mind/test_methods.py", tmp_path)
     monkeypatch.setitem(mind.METHODS, "easiest", module.Easiest)
     return module

@@ -16,7 +16,7 @@ HELP = "import sys; from mind.cli import main; main({!r})"
 
 def test_no_color_is_no_escape_at_all():
     table = "from mind.cli.terminal import print_table; print_table('title', [{'a': 'b'}])"
-    for command in (HELP.format(["grade", "--help"]), HELP.format(["grade"]), table):
+    for command in (HELP.format(["grade", "--help-all"]), HELP.format(["grade"]), table):
         assert "\x1b[" in on_a_terminal(command)
         plain = on_a_terminal(command, NO_COLOR="1")
         assert "\x1b" not in plain and len(plain) > 20

@@ -165,7 +165,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(place, alone):
     assert not any("Traceback" in said for said in started.said()), started.said()
     refused = launch(place, words_of("killed"), 2)
     expect_error(refused, "killed: already holds a run")
-    resumed = launch(place, [*words_of("killed"), "--resume"], 2)  # as the script in docs/several-devices.md
+    resumed = launch(place, [*words_of("killed"), "--resume"], 2)  # as the script in docs/tutorials/several-devices.md
     assert resumed.wait() == [0, 0], resumed.said()
     assert_same_run(alone, place / "killed", ["metanet.safetensors"])
 

@@ -208,7 +208,7 @@ def test_what_is_wrong_with_the_input_is_told_before_torch_is_loaded(tmp_path):
 
 def test_the_help_of_train_names_its_own_options_and_the_methods(capsys):
     with pytest.raises(SystemExit):
-        main(["train", "--help"])
+        main(["train", "--help-all"])
     shown = capsys.readouterr().out
     assert "--resume" in shown and "--config FILE" in shown and "--no-resume" not in shown
     assert all(f'"{name}"' in shown for name in METHODS)
@@ -237,13 +237,19 @@ def test_bash_completes_commands_options_and_values(capsys):
         "mind data judge --mod": "--model",
         "mind generate --teacher.en": "--teacher.engine --teacher.engine-options",
         "mind train --student.att": "--student.attention",  # whose description has several lines
+        "mind train --qui": "--quiet",
+        "mind doct": "doctor",
+        "mind doctor --qui": "--quiet",
+        "mind help comp": "compare completion",
+        "mind completion z": "zsh",
+        "mind help data word-": "word-problems",
         "mind ": None,
     }
     lines = "".join(f"try {' '.join(words.split(' ')[:-1])} '{words.split(' ')[-1]}'\n" for words in asked)
     shell = subprocess.run(["bash", "-c", COMPLETE + lines], env=os.environ | {"script": script}, capture_output=True)
     *completed, everything = shell.stdout.decode().splitlines()
     assert completed == [words for words in asked.values() if words], shell.stderr
-    assert {name.split()[0] for name in COMMANDS} <= set(everything.split())
+    assert {name.split()[0] for name in COMMANDS} | {"help"} <= set(everything.split())
     assert "complete -o default -F _tyro_mind mind" in script
 
 

@@ -19,7 +19,7 @@ from mind.batches.bin_packing import bins_of
 from mind.batches.packing import plain_pack
 from mind.batches.trunk import pack_hidden
 from mind.display import describe, one_line
-from mind.errors import MindError, NotFiniteError
+from mind.errors import MindError, MissingError, NotFiniteError
 from mind.files import make_cache, replacing_file, saving
 from mind.hub import find_model
 from mind.records import Question
@@ -84,7 +84,7 @@ class SentenceEncoder:
         try:
             from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports]
         except ImportError as error:
-            raise MindError(
+            raise MissingError(
                 f"{option} {name} needs sentence-transformers: pip install 'mind-kernels[sentence-transformers]'"
             ) from error
         try:

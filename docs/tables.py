@@ -1,0 +1,237 @@
+"""Writes the tables of performance.md from bench/results: `python docs/tables.py` after new results.
+
+A table stands between the comments `<!-- table NAME -->` and `<!-- end -->`. tests/test_docs.py fails if one is stale.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent
+RESULTS = DOCS.parent / "bench" / "results"
+PAGE = DOCS / "performance.md"
+PLACE = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
+
+Row = dict[str, Any]
+
+PROVIDERS = {
+    "eager": "eager PyTorch",
+    "torch.compile": "`torch.compile` of it",
+    "torch.compile max-autotune": "`torch.compile`, max-autotune",
+    "F.linear_cross_entropy, 1024 rows": "`torch.nn.functional.linear_cross_entropy`, chunks of 1024 rows, its fastest",
+    "F.linear_cross_entropy, 2048 rows": "the same, chunks of 2048 rows",
+    "F.linear_cross_entropy, 4096 rows": "the same, one chunk",
+    "TRL": "TRL 1.16, chunked log-probabilities",
+    "mind_kernels exact": "`linear_cross_entropy`",
+    "mind_kernels sparse 2^-18": "`linear_cross_entropy`, `gradient_threshold=2**-18`",
+    "mind_kernels sparse 2^-16": "`linear_cross_entropy`, `gradient_threshold=2**-16`",
+    "mind_kernels sparse 2^-12": "`linear_cross_entropy`, `gradient_threshold=2**-12`",
+    "eager scoring": "eager PyTorch without a gradient",
+    "mind_kernels scoring": "`linear_cross_entropy` without a gradient",
+    "mind_kernels torch exact": "`linear_cross_entropy`, backend `torch`",
+    "mind_kernels torch sparse 2^-12": "`linear_cross_entropy`, backend `torch`, `gradient_threshold=2**-12`",
+}
+PAIRS = {
+    "eager, loop over pairs": "eager PyTorch, loop over pairs",
+    "eager, loop over unbound rows": "the same with unbound rows",
+    "eager, vectorised": "eager PyTorch, all pairs at once",
+    "torch.compile": "`torch.compile` of that",
+    "mind_kernels torch": "`linear_pairwise_jsd`, backend `torch`",
+    "mind_kernels": "`linear_pairwise_jsd`",
+    "mind_kernels mixture": "`linear_pairwise_jsd`, mixture form",
+}
+STEPS = {
+    "naive": "naive: padded batch, all logits, plain losses",
+    "packed": "packed, logits of labeled rows",
+    "+ shared prompts": "shared prompts",
+    "+ selected only": "backward for the selected alone",
+    "+ fused losses": "fused losses",
+    "+ sparse gradient": "`gradient_threshold=2**-12`",
+}
+
+
+def rows_of(name: str) -> list[Row]:
+    return [json.loads(line) for line in (RESULTS / f"{name}.jsonl").read_text().splitlines()]
+
+
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *body])
+
+
+def error(row: Row) -> str:
+    """Of dH and dW."""
+    names = ("d_hidden_error", "d_weight_error")
+    return ", ".join(f"{row[name]:.1e}".replace("e-0", "e-") for name in names) if names[0] in row else ""
+
+
+def losses(name: str, labels: dict[str, str]) -> str:
+    """Time, memory and error of the providers of a loss; each time and memory also as a share of eager's."""
+    measured = {row["provider"]: row for row in rows_of(name) if "median_ms" in row}
+    body = []
+    for provider, label in labels.items():
+        if row := measured.get(provider):
+            eager = measured["eager scoring" if "scoring" in provider else next(iter(labels))]
+            time = f"{row['median_ms'] / 1000:.2f} s ({row['median_ms'] / eager['median_ms']:.2f})"
+            body.append([label, time, f"{row['peak_extra_mib']:.0f} MiB ({row['memory_of_eager']:.3f})", error(row)])
+    head = ["", "median time (share of eager's)", "peak extra memory (share)", "error of dH, dW against float64"]
+    return table(head, body)
+
+
+def step() -> str:
+    body = [
+        [
+            STEPS[row["variant"]],
+            f"{row['median_ms'] / 1000:.1f} s ({row['speedup']:.1f}x)",
+            f"{row['tokens_per_s']:.0f}",
+            f"{row['peak_extra_mib'] / 1024:.1f} GiB ({row['memory_of_naive']:.2f})",
+            f"{row['grad_error']:.1e}".replace("e-0", "e-"),
+        ]
+        for row in rows_of("train_step")
+    ]
+    head = ["each with one change to the one before", "median time (speed-up)", "labeled tokens/s"]
+    return table([*head, "peak extra memory (share of naive's)", "error of all gradients against float64"], body)
+
+
+def divergences() -> str:
+    ways = ("eager", "torch", "cpp")
+    times = {(row["case"], row["way"]): row["median_ms"] / 1000 for row in rows_of("linear_divergence")}
+    cases = dict.fromkeys(case for case, _ in times)
+    body = [[case, *(f"{times[case, way]:.2f} s" if (case, way) in times else "" for way in ways)] for case in cases]
+    return table(["divergence, teacher", "eager PyTorch", "backend `torch`", "backend `cpp`"], body)
+
+
+def row_kernels() -> str:
+    body = [
+        [row["kernel"], f"{row['median_ms']:.1f} ms", f"{row['gb_s']:.1f} GB/s", f"{row['share_of_copy']:.2f}"]
+        for row in rows_of("row_kernels")
+    ]
+    return table(["on 256 rows of logits", "median time", "bandwidth", "share of a plain copy's"], body)
+
+
+def packing() -> str:
+    body = [
+        [row["lengths"], row["packer"], f"{row['median_ms'] / 1000:.2f} s", f"{row['bins']:,}", f"{row['at_least']:,}"]
+        for row in rows_of("packing")
+    ]
+    return table(["lengths", "packer", "median time", "bins", "lower bound of bins"], body)
+
+
+def trainer_memory() -> str:
+    body = [
+        [row["loss"], "on" if row["checkpointing"] else "off", f"{row['peak_mib']:,.0f} MiB ({row['of_stock']:.2f})"]
+        for row in rows_of("trainer_memory")
+    ]
+    return table(["loss", "gradient checkpointing", "peak memory of a step (share of stock)"], body)
+
+
+def fsdp_memory() -> str:
+    body = [
+        [row["shard"], f"{row['state_mib']:,.0f} MiB", f"{row['peak_mib']:,.0f} MiB ({row['of_replica']:.2f})"]
+        for row in rows_of("fsdp_memory")
+    ]
+    return table(["`train.shard`", "weights and optimizer's state per process", "peak of a process (share)"], body)
+
+
+def parts() -> str:
+    cpu_s: dict[str, dict[str, float]] = {}
+    for row in rows_of("train_parts"):
+        cpu_s.setdefault(row["part"], {})[row["version"]] = row["cpu_s"]
+    body = [
+        [part, f"{found['before']:.1f} s", f"{found['after']:.1f} s ({found['after'] / found['before']:.2f})"]
+        for part, found in cpu_s.items()
+        if found["before"] >= 1
+    ]
+    return table(["part", "before", "after (share)"], body)
+
+
+def generation() -> str:
+    body = [
+        [str(row["batch_size"]), f"{row['cpu_s']:.1f} s", f"{row['tokens_per_cpu_s']:.1f}"]
+        for row in rows_of("generation")
+    ]
+    return table(["questions at once", "processor time", "tokens per second of it"], body)
+
+
+def coverage() -> str:
+    def percent(share: Any) -> str:
+        return f"{100 * share:.1f} %"
+
+    body = [
+        [row["scenario"], percent(row["coverage"]), percent(row["bootstrap coverage"])]
+        for row in rows_of("coverage")
+        if "coverage" in row
+    ]
+    return table(["scenario", "interval of `mind compare`", "plain bootstrap"], body)
+
+
+COMMANDS = {
+    "busy_machine": "python -m bench.busy_machine",
+    "coverage": "python -m bench.coverage",
+    "dataset": "python -m bench.dataset --data RATIONALES",
+    "fsdp_memory": "python -m bench.fsdp_memory",
+    "generation": "python -m bench.generation --new-tokens 12 --turns 1",
+    "kernel_resources": "python -m bench.kernel_resources",
+    "linear_cross_entropy": "python -m bench.linear_cross_entropy --data RECORDS",
+    "linear_cross_entropy_compiled": "python -m bench.linear_cross_entropy --data RECORDS",
+    "linear_divergence": "python -m bench.linear_divergence",
+    "linear_pairwise_jsd": "python -m bench.linear_pairwise_jsd --data RECORDS",
+    "linear_pairwise_jsd_compiled": "python -m bench.linear_pairwise_jsd --data RECORDS",
+    "methods": "python -m bench.methods",
+    "methods-svamp": "python -m bench.methods --data RECORDS",
+    "packing": "python -m bench.packing",
+    "replica_kills": "python tests/mind/replica_kills.py",
+    "row_confidence": "python -m bench.row_confidence --data RECORDS",
+    "row_kernels": "python -m bench.row_kernels --data RECORDS",
+    "selection": "python -m bench.selection",
+    "selection-svamp": "python -m bench.selection --data RECORDS",
+    "selection_tables": "python -m bench.selection_tables",
+    "selection_tables-svamp": "python -m bench.selection_tables --data RECORDS",
+    "shapes": "python -m bench.shapes",
+    "sparse_error": "python -m bench.sparse_error",
+    "sparse_training": "python -m bench.sparse_training --data RECORDS",
+    "train_parts": "python -m bench.train_parts",
+    "train_step": "python -m bench.train_step --data RECORDS --questions 4 --max-length 240",
+    "trainer_memory": "python -m bench.trainer_memory",
+}
+"""A file of bench/results -> the command that makes such a file."""
+
+
+def files() -> str:
+    body = []
+    for name, command in COMMANDS.items():
+        rows = [row for row in rows_of(name) if "cpu" in row]
+        machine = rows[0]["cpu"].split("(R)")[0] + f", {rows[0]['threads']}" if rows else "compilers alone"
+        date = max(row["time"] for row in rows)[:10] if rows else ""
+        body.append([f"[{name}](../bench/results/{name}.jsonl)", f"`{command}`", machine, date])
+    return table(["file", "command", "processor, threads", "date"], body)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "linear_cross_entropy": lambda: losses("linear_cross_entropy", PROVIDERS),
+    "linear_cross_entropy_compiled": lambda: losses("linear_cross_entropy_compiled", PROVIDERS),
+    "linear_pairwise_jsd": lambda: losses("linear_pairwise_jsd", PAIRS),
+    "linear_pairwise_jsd_compiled": lambda: losses("linear_pairwise_jsd_compiled", PAIRS),
+    "linear_divergence": divergences,
+    "row_kernels": row_kernels,
+    "train_step": step,
+    "train_parts": parts,
+    "generation": generation,
+    "packing": packing,
+    "trainer_memory": trainer_memory,
+    "fsdp_memory": fsdp_memory,
+    "coverage": coverage,
+    "files": files,
+}
+
+
+def filled(text: str) -> str:
+    """The page with its tables as the results have them."""
+    return PLACE.sub(lambda place: f"{place[1]}{TABLES[place[2]]()}\n{place[3]}", text)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text()))

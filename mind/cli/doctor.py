@@ -1,0 +1,121 @@
+"""`mind doctor`: what this machine has for training and for the losses, what is missing, and the command that gets it.
+
+It works where anything is missing, so it imports the rest of the package when it needs it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from mind.cli.terminal import say
+from mind.display import one_line
+from mind.requirements import EXTRAS, PACKAGES
+
+COLUMN = 23
+OFFLINE = "HF_HUB_OFFLINE"
+KEY = "OPENAI_API_KEY"
+
+
+def doctor() -> int:
+    """Prints what there is; the exit status is 1 if the losses or `mind train` cannot work."""
+    say(versions())
+    say(f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} processors for this process")
+    trains = _application()
+    _extras()
+    computes = _losses()
+    _surroundings()
+    return 0 if trains and computes else 1
+
+
+def versions() -> str:
+    """What a report of a fault should name."""
+    names = ("torch", "transformers")
+    found = [f"Python {platform.python_version()}", *(f"{name} {_version(name)}" for name in names)]
+    return ", ".join([f"mind {_version('mind-kernels')}", *found])
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def _application() -> bool:
+    """Tells of the packages of the extra `train`; returns whether they are there."""
+    missing = sorted({package for name, package in PACKAGES.items() if not _found(name)})
+    _title("the command mind")
+    if missing:
+        _line("not complete", f"missing: {', '.join(missing)}")
+        _remedy("pip install 'mind-kernels[train]'")
+    else:
+        _line("complete", "all packages of the extra `train` are installed")
+    return not missing
+
+
+def _extras() -> None:
+    _title("extras")
+    for name, extra in EXTRAS.items():
+        missing = [module for module in extra.modules if not _found(module)]
+        _line(name, f"{'no' if missing else 'yes':<5}{extra.purpose}")
+        if missing:
+            _remedy(extra.remedy or f"pip install 'mind-kernels[{name}]'")
+
+
+def _losses() -> bool:
+    """Tells of the backends of the losses; returns whether there is any."""
+    _title("backends of the losses (python -m mind_kernels says more)")
+    try:
+        import torch
+
+        from mind_kernels import backends
+    except (ImportError, OSError) as error:  # a torch that cannot be loaded, as for another CUDA, is an OSError
+        _line("none", f"PyTorch cannot be loaded: {one_line(str(error), 200)}")
+        _remedy("pip install torch")
+        return False
+    for name, found in backends().items():
+        _line(name, "yes" if found.available else f"no   {found.reason}")
+        if found.remedy:
+            _remedy(found.remedy)
+    for index in range(torch.cuda.device_count()):
+        _line(f"cuda:{index}", torch.cuda.get_device_name(index))
+    if not torch.cuda.is_available():
+        _line("GPU", "PyTorch finds none: everything runs on the CPU")
+    return True
+
+
+def _surroundings() -> None:
+    from mind.files import cache_folder
+
+    _title("surroundings")
+    offline = os.environ.get(OFFLINE, "")
+    away = offline.upper() in ("1", "ON", "YES", "TRUE")
+    _line("Hugging Face Hub", f"{OFFLINE}={offline}: only its cache is read" if away else "asked for models")
+    _line("key of a teacher", f"{KEY} is {'set' if os.environ.get(KEY) else 'not set'}")
+    free = shutil.disk_usage(_existing(cache_folder())).free / 2**30
+    _line("cache", f"{cache_folder()}, {free:,.0f} GiB free")
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+
+
+def _found(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _title(text: str) -> None:
+    say(f"\n{text}")
+
+
+def _line(name: str, text: str) -> None:
+    say(f"  {name:<{COLUMN}}{text}")
+
+
+def _remedy(command: str) -> None:
+    say(f"{'':<{COLUMN + 7}}to get it: {command}")
