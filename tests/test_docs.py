@@ -23,7 +23,7 @@ MARKDOWN = sorted(
     + [path for room in ("mind", "mind_kernels", "bench") for path in (ROOT / room).rglob("README.md")]
 )
 OWN = ("index.md", "install.md", "contributing.md", "performance.md", "concepts/", "reference/api.md")
-OWN += ("reference/evaluation.md", "reference/experiment.md", "reference/comparison.md")
+OWN += ("reference/evaluation.md", "experiments.md", "reference/comparison.md", "reference/testbed.md")
 OWN += ("reference/integrations.md", "reference/operations/", "reference/source-map.md")
 OWN += ("tutorials/losses-in-your-trainer.md", "tutorials/several-devices.md")
 FIGURES = sorted(path.stem for path in (DOCS / "figures").glob("*.py") if path.stem != "style")
