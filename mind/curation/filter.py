@@ -18,6 +18,7 @@ from mind.data.fields import field_of
 from mind.data.problems import Problems
 from mind.data.rows import file_rows
 from mind.errors import MindError, require
+from mind.progress import tracked
 from mind.records import Key, Question, Rationale, Response, Verdict
 from mind.similarity import distinct, most_diverse, ngram_sets, similarities
 from mind.teacher.recipes import MadeFrom
@@ -26,7 +27,7 @@ from mind.typed_json import described
 
 def filter_responses(
     questions: Sequence[Question],
-    responses: Iterable[Response],
+    responses: Sequence[Response],
     verdicts: Mapping[Key, Verdict],
     config: FilterConfig,
     *,
@@ -52,7 +53,7 @@ def filter_responses(
         )
     candidates = _candidates(questions, responses, verdicts, config, made)
     kept, outcomes, fates, rates, answered = [], [], {}, {}, False
-    for question in questions:
+    for question in tracked(questions, "selection", "question"):
         rationales = sorted(candidates[question.id].values(), key=_by_perspective)
         answers = [one for one in rationales if one.key not in made and one.source in (config.source or (one.source,))]
         answered = answered or bool(answers)
@@ -116,7 +117,7 @@ def _correct(where: str, row: Mapping[str, Any]) -> bool:
 
 def _candidates(
     questions: Sequence[Question],
-    responses: Iterable[Response],
+    responses: Sequence[Response],
     verdicts: Mapping[Key, Verdict],
     config: FilterConfig,
     made: Mapping[Key, MadeFrom],
@@ -124,7 +125,7 @@ def _candidates(
     """The responses to each question. Texts that are dropped on their own account are let go at once."""
     by_id = {question.id: question for question in questions}
     candidates: dict[str, dict[Key, Candidate]] = {name: {} for name in by_id}
-    for response in responses:
+    for response in tracked(responses, "candidates", "answer"):
         key = response.key
         if key.question not in by_id:
             raise MindError(f"the response to {key}: there is no such question")

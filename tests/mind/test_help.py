@@ -94,11 +94,8 @@ def test_the_short_help_loads_next_to_nothing(capsys):
 def test_the_help_of_a_method_shows_its_options(capsys):
     assert main(["train", "--method", "redi", "--help"]) == 0
     shown = capsys.readouterr().out
-    assert (
-        shown.startswith(brief("train"))
-        and "--options.gamma" in shown
-        and "--output" not in shown[len(brief("train")) :]
-    )
+    assert shown.startswith(brief("train")) and "--output" not in shown[len(brief("train")) :]
+    assert "--options.gamma" in shown and "--stages.sft.learning-rate" in shown
     assert main(["train", "--method=mind-uniform", "-h"]) == 0
     assert "has no options of its own" in capsys.readouterr().out
     assert main(["train", "--method", "rdei", "--help"]) == 2
