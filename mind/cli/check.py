@@ -24,8 +24,8 @@ class Check(SourceConfig):
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """A .jsonl, .json, .csv or .parquet file, a folder that the `datasets` library reads, or a name on the Hub."""
     evaluation: tuple[str, ...] = ()
-    """Files to evaluate by: how many of their questions are here too, or are given away by 13 words in a row that a
-    question or a rationale here shares with them, is counted."""
+    """Files of test questions. The table counts how many of them are here too, and how many leak: a question or a
+    rationale here shares 13 words in a row with them."""
 
 
 def check(options: Check) -> int:

@@ -42,9 +42,9 @@ class Train:
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on with the run in --output from its last checkpoint. It keeps its configuration."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Put this run in the place of the one in --output, once everything is checked."""
+    """Replace the run in --output, after all checks."""
     stop_after: Annotated[float | None, tyro.conf.arg(metavar="MINUTES")] = None
-    """End after the step that is taken then, with a checkpoint; --resume goes on."""
+    """Stop after so many minutes, when the current step is done, with a checkpoint; --resume goes on."""
 
     def __post_init__(self) -> None:
         require(self.stop_after is None or self.stop_after > 0, f"stop_after is {self.stop_after}: expected minutes")
@@ -55,7 +55,7 @@ class Report:
     """Write report.html of a run folder again."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The folder that `mind train --output` named; the report is written into it."""
+    """Folder that `mind train --output` named; the report goes into it."""
 
 
 def train_defaults(words: Sequence[str]) -> Train:

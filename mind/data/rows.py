@@ -85,7 +85,9 @@ def _lines(path: str | os.PathLike[str], file: io.BufferedIOBase, problems: Prob
         for number, line in enumerate(file, start=1):
             where = f"{path}:{number}"
             if first and line.strip() == b"{":
-                raise MindError(f"{where}: an object continues on the next line: write each on a line of its own")
+                raise MindError(
+                    f"{where}: an object continues on the next line: write each object on a line of its own"
+                )
             first = first and not line.strip()
             if line.strip() and (row := problems.attempt(where, _object, where, line)) is not None:
                 yield where, row
