@@ -216,12 +216,12 @@ class GenerateConfig:
         for model, price in self.prices.items():
             require(
                 min(price) >= 0,
-                f"prices: {model} has {price}: expected two numbers >= 0, of a million prompt and answer tokens",
+                f"prices: {model} has {price}: expected two numbers >= 0, per million prompt and answer tokens",
             )
         require(
             self.budget.cost is None or self.teacher.model in self.prices,
             f"budget.cost needs the price of {self.teacher.model}: --prices {self.teacher.model} INPUT OUTPUT, "
-            "of a million tokens each",
+            "per million tokens",
         )
         named = [f"--{name}" for name in RECIPES if getattr(self, name) is not None]
         require(len(named) <= 1, f"{' and '.join(named)}: expected one of them")
@@ -265,7 +265,7 @@ class JudgeConfig:
         check_fields("", self)
         require(
             self.budget.cost is None or self.price is not None,
-            "budget.cost needs --price INPUT OUTPUT, of a million tokens each",
+            "budget.cost needs --price INPUT OUTPUT, per million tokens",
         )
         require(self.price is None or min(self.price) >= 0, f"price is {self.price}: expected two numbers >= 0")
         _ = self.judge  # a model that cannot be asked is told before the folder is read

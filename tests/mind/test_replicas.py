@@ -335,7 +335,7 @@ def test_a_launch_that_is_told_to_end_says_so(capsys):
         raise LaunchEnded(2)
 
     assert guarded("mind", run) == 2
-    assert capsys.readouterr().err.startswith("mind: error: the launcher ends this process: it was told to end")
+    assert capsys.readouterr().err.startswith("mind: error: the launcher ends this process: somebody stopped")
 
 
 def test_a_number_left_over_is_forgotten_before_accelerate_reads_it(monkeypatch, tmp_path):
