@@ -35,7 +35,7 @@ def check(options: Check) -> int:
         say(f"questions that repeat an earlier one: {listed(list(report.repeated), 5)}")
     for name in filter(lambda name: name not in PAPER_PERSPECTIVES, report.rationales):
         if near := meant(name, PAPER_PERSPECTIVES, cutoff=0.8):
-            say(f"perspective {name}{near}")
+            say(f"perspective {name} is not one of the paper's{near}")
     if report.rationales and report.without_two:
         say(f"questions with fewer than the two rationales that training needs: {listed(list(report.without_two), 5)}")
     for file, ids in report.shared.items():

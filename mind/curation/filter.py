@@ -27,7 +27,7 @@ from mind.typed_json import described
 
 def filter_responses(
     questions: Sequence[Question],
-    responses: Sequence[Response],
+    responses: Iterable[Response],
     verdicts: Mapping[Key, Verdict],
     config: FilterConfig,
     *,
@@ -117,7 +117,7 @@ def _correct(where: str, row: Mapping[str, Any]) -> bool:
 
 def _candidates(
     questions: Sequence[Question],
-    responses: Sequence[Response],
+    responses: Iterable[Response],
     verdicts: Mapping[Key, Verdict],
     config: FilterConfig,
     made: Mapping[Key, MadeFrom],
@@ -125,7 +125,7 @@ def _candidates(
     """The responses to each question. Texts that are dropped on their own account are let go at once."""
     by_id = {question.id: question for question in questions}
     candidates: dict[str, dict[Key, Candidate]] = {name: {} for name in by_id}
-    for response in tracked(responses, "candidates", "answer"):
+    for response in responses:
         key = response.key
         if key.question not in by_id:
             raise MindError(f"the response to {key}: there is no such question")
