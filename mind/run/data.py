@@ -102,10 +102,10 @@ def trained_on(questions: Sequence[Question], data: DataConfig) -> list[Question
     ]
     require(
         bool(chosen),
-        f"data.only is {data.only}: none of the {len(questions)} training questions has a rationale of it",
+        f"data.only is {data.only}: none of the {len(questions)} training questions has such a rationale",
     )
     if len(chosen) < len(questions):
-        tell(f"{len(chosen)} of {len(questions)} questions are trained on: the others have no rationale of {data.only}")
+        tell(f"{len(chosen)} of {len(questions)} questions are used: the others have no rationale of {data.only}")
     return chosen
 
 
