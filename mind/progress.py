@@ -140,7 +140,7 @@ def tracked(items: Collection[T], what: str, unit: str) -> Iterator[T]:
             bar.update(1)
 
 
-def tell(text: str) -> None:
-    """A line on standard error, for whoever waits."""
-    if processes.main() and not quiet():
+def tell(text: str, *, of_results: bool = False) -> None:
+    """A line on standard error, for whoever waits; `--quiet` keeps one that says what the results are of."""
+    if processes.main() and (of_results or not quiet()):
         print(readable(text), file=sys.stderr, flush=True)

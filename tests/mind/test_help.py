@@ -126,6 +126,8 @@ def test_quiet_leaves_results_warnings_and_errors(tmp_path, monkeypatch, capsys)
         bar.update(1)
     tell("a line")
     assert capsys.readouterr().err == ""
+    tell("3 of 4 questions are used", of_results=True)
+    assert capsys.readouterr().err == "3 of 4 questions are used\n"
     main(["--version"])
     assert not quiet()
 
