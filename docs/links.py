@@ -1,8 +1,8 @@
 """What makes a site of pages that are plain Markdown: their links, and the order of the pages.
 
 A page may link to a README that the site includes in one of its pages: that page is meant. It may link to a folder: its
-README, or else its module, is meant. Other files of the repository become downloads, which MyST does by itself. An
-included file's links count from that file's folder, and the page that includes it may be in another one.
+README, or else its module, is meant. Other files of the repository become downloads. An included file's links count
+from that file's folder, and the page that includes it may be in another one.
 
 The site's navigation is made from the links of the index pages, section by section, so that it is written once.
 """
@@ -39,13 +39,21 @@ def site_links(text: str, file: Path, page: Path) -> str:
         if not target.exists():
             return match[0]  # Sphinx warns of it
         if target.is_dir():
-            target = next(path for name in MAIN_FILES if (path := target / name).exists())
+            mains = [path for name in MAIN_FILES if (path := target / name).exists()]
+            if not mains:
+                raise ValueError(
+                    f"{file}: {match[1]} is a folder without any of {', '.join(MAIN_FILES)}: link to a file"
+                )
+            target = mains[0]
         if target == ROOT / "README.md":
             anchor = ""  # the front page has other headings
         if target == file and anchor:
             return anchor
         target = pages.get(target, target)
-        return os.path.relpath(target, page.parent) + (anchor if target.suffix == ".md" else "")
+        name = os.path.relpath(target, page.parent)
+        if target.suffix != ".md":
+            return name
+        return f"{name}{anchor}" if target.is_relative_to(DOCS) else f"path:{name}"  # MyST takes .md for a page
 
     parts, start = [], 0
     for fence in FENCED.finditer(text):
@@ -55,14 +63,17 @@ def site_links(text: str, file: Path, page: Path) -> str:
 
 
 def navigation(text: str, page: Path) -> str:
-    """A hidden table of contents per section of an index page, from its links to pages below its folder."""
+    """A hidden table of contents per section of an index page, from its links to pages below its folder.
+
+    The introduction of the front page links to pages of later sections, and has none.
+    """
     trees, seen = [], set()
-    for section in re.split(r"^## ", text, flags=re.M)[1:]:
+    for section in re.split(r"^## ", text, flags=re.M)[page.parent == DOCS :]:
         names = [name for name, _ in LINK.findall(section) if name.endswith(".md") and not name.startswith("..")]
         names = [name for name in dict.fromkeys(names) if name not in seen and (page.parent / name).exists()]
         seen |= set(names)
         if names:
-            caption = section.partition("\n")[0]
+            caption = section.partition("\n")[0].removeprefix("# ")
             trees.append("\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *names, "```"]))
     return "\n\n".join([text, *trees])
 

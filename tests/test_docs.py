@@ -23,6 +23,7 @@ MARKDOWN = sorted(
     + [path for room in ("mind", "mind_kernels", "bench") for path in (ROOT / room).rglob("README.md")]
 )
 OWN = ("index.md", "install.md", "contributing.md", "performance.md", "concepts/", "reference/api.md")
+OWN += ("reference/evaluation.md", "experiments.md", "reference/comparison.md", "reference/testbed.md")
 OWN += ("reference/integrations.md", "reference/operations/", "reference/source-map.md")
 OWN += ("tutorials/losses-in-your-trainer.md", "tutorials/several-devices.md")
 FIGURES = sorted(path.stem for path in (DOCS / "figures").glob("*.py") if path.stem != "style")
@@ -94,15 +95,20 @@ def test_every_operation_has_a_page(operation):
 
 def test_links_of_an_included_file_are_those_of_the_page():
     file, page = ROOT / "mind_kernels/linear_log_prob/README.md", DOCS / "reference/operations/linear_log_prob.md"
-    text = (
-        "[a](../linear_cross_entropy/README.md#backends) [b](../../bench/measure.py) [c](../../README.md#install)\n"
-        "[d](https://x.org/README.md) [e](../../bench/linear_cross_entropy)\n```\n[f](../linear_top_k/README.md)\n```\n"
-    )
-    assert links.site_links(text, file, page) == (
-        "[a](linear_cross_entropy.md#backends) [b](../../../bench/measure.py) [c](../../index.md)\n"
-        "[d](https://x.org/README.md) [e](../../../bench/linear_cross_entropy/__main__.py)\n"
-        "```\n[f](../linear_top_k/README.md)\n```\n"
-    )
+    code = "```\n[g](../linear_top_k/README.md)\n```\n"
+    rewritten = {
+        "../linear_cross_entropy/README.md#backends": "linear_cross_entropy.md#backends",
+        "../../bench/measure.py": "../../../bench/measure.py",
+        "../../README.md#install": "../../index.md",
+        "https://x.org/README.md": "https://x.org/README.md",
+        "../../bench/linear_cross_entropy": "../../../bench/linear_cross_entropy/__main__.py",
+        "../../CHANGELOG.md#top": "path:../../../CHANGELOG.md",
+        "#gradient": "#gradient",
+    }
+    for before, after in rewritten.items():
+        assert links.site_links(f"a [b]({before}) c\n{code}", file, page) == f"a [b]({after}) c\n{code}"
+    with pytest.raises(ValueError, match="is a folder without any of README.md"):
+        links.site_links("[a](../../csrc)", file, page)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if str(page.relative_to(DOCS)).startswith(OWN)], ids=name_of)
