@@ -12,9 +12,9 @@
     folder = mind.train(config)
     folder.read_evaluation()["after"]["heldout"]["nll"]
 
-`train` is what the command `mind train` runs, `MindConfig` its options, `METHODS` the training methods by name and
-`RunFolder` what a run leaves behind. They need the extra `train` (pip install 'mind-kernels[train]') and are imported
-when they are first used; without the extra that raises a MindError.
+`train` does what the command `mind train` does, `MindConfig` holds its options, `METHODS` maps names to training
+methods, and `RunFolder` reads the files of a run. All of them need the extra `train` (pip install
+'mind-kernels[train]'). They are imported at their first use, which raises a MindError if the extra is not installed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _MODULES = {
 __all__ = ["METHODS", "MindConfig", "RunFolder", "train"]
 
 
-if not TYPE_CHECKING:  # which would believe that every name is here
+if not TYPE_CHECKING:  # a type checker would take this function to mean that every name exists
 
     def __getattr__(name: str) -> Any:
         if name not in _MODULES:

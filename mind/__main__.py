@@ -1,4 +1,4 @@
-"""`python -m mind` is the command line."""
+"""Runs the command line: `python -m mind` is the same as `mind`."""
 
 import sys
 

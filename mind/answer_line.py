@@ -1,6 +1,6 @@
-"""The parts of a response: what it thinks aloud, its rationale, and the line "#### answer" that ends it.
+"""Splits a response into its parts: thoughts, the rationale, and the line "#### answer" at its end.
 
-Every function is linear in its text, because texts come from a model and may be arbitrarily odd.
+Every function takes time linear in the length of its text, because a model may write any text.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from itertools import islice
 ANSWER_MARKER = "####"
 
 _THOUGHT = re.compile(r"[<◁](/?)(?:seed:)?(?:think(?:ing)?|thoughts?)[>▷]|\[(/?)THINK\]", re.IGNORECASE)
-"""Begins or ends a thought."""
+"""A mark at which a thought begins or ends."""
 _CONTROL_TOKEN = re.compile(r"<[|｜][^<>|｜\s]{1,40}[|｜]>|</s>|<eos>|<end_of_turn>")
-"""<|im_end|> and its like: what follows belongs to another turn."""
+"""A control token such as <|im_end|>: what follows it belongs to another turn."""
 _FENCE = re.compile(r"^[ \t]*```.*\n?", re.MULTILINE)
 _MARKED_LINE = re.compile(ANSWER_MARKER + r"[^\n]*")
 _LINE = re.compile(r"\s*+([^\n]*)")
@@ -22,7 +22,7 @@ _HEADING = re.compile(r"\W*(?:step|part|case|problem|question|task|phase|stage)\
 _ANNOUNCEMENT = re.compile(r"[\s*_#]*(?:the\s)?(?:final\s)?answer[\s*_]*:?[\s*_]*", re.IGNORECASE)
 _DECORATION = "*_`>"
 _MOST_LINES = 20
-"""With a marker: more are no answer lines but noise, and comparing one may take a second."""
+"""Answer lines to look at, at most: more of them are noise, and each comparison may take a second."""
 
 
 def suffix(answer: str) -> str:
@@ -31,7 +31,7 @@ def suffix(answer: str) -> str:
 
 
 def without_suffix(text: str) -> str:
-    """`text` without the answer lines at its end, stripped; a marker with more text below it is a heading."""
+    """`text` stripped, without the answer lines at its end. A marker with more text below it counts as a heading."""
     end = len(text)
     while (start := text.rfind(ANSWER_MARKER, 0, end)) >= 0:
         if "\n" in text[start + len(ANSWER_MARKER) : end].strip():
@@ -41,10 +41,11 @@ def without_suffix(text: str) -> str:
 
 
 def split_thoughts(text: str) -> tuple[str, str | None]:
-    """The answer in `text`, and what stands before it between marks such as <think> and </think>; None without them.
+    """The answer in `text`, and the thought before it; None if there is no thought. Marks such as <think> and </think>
+    enclose it.
 
-    The first mark may be missing, as some chat templates write it into the prompt. A thought that does not end leaves
-    no answer.
+    The first mark may be missing, since some chat templates write it into the prompt. If the thought does not end, the
+    answer is empty.
     """
     marks = list(_THOUGHT.finditer(text))
     if not marks:
@@ -56,18 +57,18 @@ def split_thoughts(text: str) -> tuple[str, str | None]:
 
 
 def answer_part(response: str) -> str:
-    """What `response` says behind its thoughts and before the first token of a template, which ends its turn."""
+    """The part of `response` after its thoughts and before the first control token, which ends its turn."""
     text, _ = split_thoughts(response)
     token = _CONTROL_TOKEN.search(text)
     return text[: token.start()] if token else text
 
 
 def rationale_of(response: str, is_answer: Callable[[str], bool]) -> str:
-    """What `response` says before its answer line, without thoughts, stripped.
+    """The part of `response` before its answer line, without thoughts, stripped.
 
-    `is_answer` says whether a text behind "####" is the answer. The first such line ends the rationale, whatever
-    follows it: "Hope this helps!", the end of a code fence, another check. A marker with another text is a heading.
-    Empty for a response that never leaves its thoughts.
+    `is_answer` says whether the text after "####" is the answer. The rationale ends at the first such line, whatever
+    follows it: "Hope this helps!", the end of a code fence, another check. A marker followed by another text counts as
+    a heading. The result is empty if the response never ends its thoughts.
     """
     text = answer_part(response)
     cut = _first_answer_line(text, is_answer)
@@ -77,9 +78,9 @@ def rationale_of(response: str, is_answer: Callable[[str], bool]) -> str:
 
 
 def _first_answer_line(text: str, is_answer: Callable[[str], bool]) -> int | None:
-    """Where the first answer line begins if text stands below and above it, else None.
+    """The start of the first answer line that has text above and below it, else None.
 
-    What begins with its answer line is no rationale that ends there.
+    A response that begins with its answer line has no rationale that ends there.
     """
     end = len(text.rstrip())
     for marked in islice(_MARKED_LINE.finditer(text), _MOST_LINES):
@@ -87,7 +88,7 @@ def _first_answer_line(text: str, is_answer: Callable[[str], bool]) -> int | Non
         announced = _ANNOUNCEMENT.fullmatch(line) is not None
         if announced or not line.strip():
             following = _LINE.match(text, below)
-            assert following is not None  # it matches any text
+            assert following is not None  # the pattern matches any text
             line, below = following[1], following.end()
         if (announced or below < end) and not _HEADING.match(line) and is_answer(line.strip(f" \t{_DECORATION}")):
             start = _undecorated(text, marked.start())
@@ -96,7 +97,8 @@ def _first_answer_line(text: str, is_answer: Callable[[str], bool]) -> int | Non
 
 
 def _undecorated(text: str, start: int) -> int:
-    """Where the decoration in front of a marker at `start` begins: "> **" of "> **#### 12**", "- " of a list."""
+    """The position at which the decoration before a marker at `start` begins: "> **" in "> **#### 12**", "- " in a
+    list."""
     line = text.rfind("\n", 0, start) + 1
     if not text[line:start].strip(f" \t{_DECORATION}-+•"):
         return line
@@ -104,6 +106,6 @@ def _undecorated(text: str, start: int) -> int:
 
 
 def _without_open_fence(text: str) -> str:
-    """`text`, stripped, without the line of a code fence that it does not close."""
+    """`text` stripped, without the opening line of a code fence that is never closed."""
     fences = list(_FENCE.finditer(text)) if "```" in text else []
     return (text[: fences[-1].start()] + text[fences[-1].end() :]).strip() if len(fences) % 2 else text

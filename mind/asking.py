@@ -1,4 +1,4 @@
-"""The options of every evaluation of a student, within a run and by `mind evaluate`."""
+"""The options that every evaluation of a student has, within a run and in `mind evaluate`."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from mind.errors import require
 from mind.typed_json import check_fields
 
 ANSWER_LINE_WANTED = "End with a line '#### answer'."
-"""The `last_line` that asks for the form in which MIND's students answer."""
+"""A `last_line` that asks for the form in which students trained here answer."""
 SKIP = "skip"
 
 
 @dataclass(frozen=True)
 class AskingConfig:
-    """How a student answers (greedily, unless samples are asked for), and teacher-forced NLL."""
+    """How a student answers questions (greedily, unless samples are asked for), and how its teacher-forced NLL is
+    measured."""
 
     questions: int | None = 50
-    """Questions per file, from its start; None for all."""
+    """Number of questions per file, from its start; None: all."""
     heldout_questions: int | None = None
-    """Held-out questions whose rationales the NLL averages over; None for all."""
+    """Number of held-out questions whose rationales the NLL averages over; None: all."""
     batch_size: int | Literal["auto"] = 64
-    """Questions per batch of generation; larger batches are faster. "auto": as many as the memory holds
-    (mind/evaluation/batches.py). The size changes rounding alone, which decides between two tokens that are about
-    equally probable: a number gives the same answers each time, "auto" may not."""
+    """Questions per batch of generation; larger batches are faster. "auto": as many as fit into memory
+    (mind/evaluation/batches.py). The size changes only rounding, which can decide between two tokens of nearly equal
+    probability: with a number the answers are the same each time, with "auto" they may differ."""
     max_new_tokens: int = 200
     """Longest response, in tokens."""
     last_line: str | None = None
-    """An instruction that ends each prompt, such as "End with a line '#### answer'.". A model that was not trained on
-    this form learns of it here, so that the grade depends on what it knows and not on how it writes."""
+    """An instruction at the end of each prompt, such as "End with a line '#### answer'.". It tells a model that was not
+    trained on this form about it, so that its grade depends on what it knows and not on how it writes."""
 
     def __post_init__(self) -> None:
         check_fields("evaluation", self)
@@ -43,9 +44,9 @@ class AskingConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig(AskingConfig):
-    """The evaluations before and after training."""
+    """How a student is evaluated before and after training."""
 
     before: str | None = None
-    """An earlier evaluation of the untrained student, used in place of a new one: the FILE of `mind evaluate --output
-    FILE`, or the folder of another run. Student, questions and options must be the same; if its held-out rationales
+    """An earlier evaluation of the untrained student, to use instead of a new one: the FILE of `mind evaluate --output
+    FILE`, or the folder of another run. Student, questions and options must be the same; if the held-out rationales
     differ, the NLL is computed again. "skip": no evaluation before training."""

@@ -1,7 +1,7 @@
 """The configuration of a run: frozen dataclasses, validated on construction, saved with each run.
 
-Fields marked [ours] have no published value: the paper (arXiv 2601.03717) does not give one and the default is our
-choice. Times are in steps or epochs, lengths in tokens.
+Fields marked [ours] have a default that we chose, because the paper (arXiv 2601.03717) gives no value. Times are in
+steps or epochs, lengths in tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EMBEDDED_STUDENT = "smollm2-135m-instruct"
 WORD_PROBLEMS = "word-problems"
 FEEDBACK = {"all": 1, "selected": 0}
 MAX_STEPS = 10_000_000
-"""Every step of a run is planned before it begins."""
+"""The largest number of steps: a run plans every step before it begins."""
 
 
 @dataclass(frozen=True)
@@ -32,26 +32,26 @@ class StudentConfig:
     model: str = EMBEDDED_STUDENT
     """A Hugging Face model folder or name, or "smollm2-135m-instruct", which the extra `demo` installs."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """The dtype of the weights in memory."""
+    """The dtype in which memory holds the weights."""
     chat_template: str | None = None
-    """A chat template that replaces the tokenizer's: a file in Jinja, or "plain" for a base model, whose tokenizer has
+    """A chat template to use instead of the tokenizer's: a Jinja file, or "plain" for a base model, whose tokenizer has
     none. "plain" writes "Question: ..." and "Answer: ...". The template is saved with the student."""
     attention: str = "auto"
-    """transformers' `attn_implementation` in training: "sdpa", "sdpa_spans" (sdpa that skips what a mask hides, for
-    CPUs), "eager", "flex_attention" or "flash_attention_2" (which cannot share prompts). "auto" chooses by device and
-    length (mind/batches/prompt_sharing.py)."""
+    """The attention in training, by transformers' name `attn_implementation`: "sdpa", "sdpa_spans" (sdpa for CPUs that
+    skips what the mask hides), "eager", "flex_attention" or "flash_attention_2" (which cannot share prompts). "auto"
+    chooses by device and length (mind/batches/prompt_sharing.py)."""
     max_length: int = 1024
-    """Longest sequence in tokens: prompt, rationale and answer suffix. A longer one is an error."""
+    """Longest sequence in tokens: prompt, rationale and answer suffix together. A longer sequence is an error."""
     lora: bool = False
-    """Train LoRA adapters through peft instead of every weight."""
+    """Train LoRA adapters (through peft) instead of all weights."""
     lora_rank: int = 16
     """Rank of the adapters."""
     lora_alpha: int = 32
     """The adapters' output is scaled by lora_alpha / lora_rank."""
     lora_dropout: float = 0.0
-    """Dropout of the input of each adapter: the probability that a number becomes 0 in training."""
+    """Dropout at the input of each adapter: the probability that training sets a number to 0."""
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Names of the layers that get an adapter; the head and the embeddings may be among them."""
+    """Names of the layers that get an adapter; they may include the LM head and the embeddings."""
 
     def __post_init__(self) -> None:
         check_fields("student", self)
@@ -63,43 +63,43 @@ class StudentConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What the student reads. Files are JSON lines: {"id", "question", "answer", "choices"?, "rationales"?}."""
+    """The questions. Files are JSON lines: {"id", "question", "answer", "choices"?, "rationales"?}."""
 
     train: str = WORD_PROBLEMS
     """A JSONL file with rationales, or "word-problems" for the built-in generator."""
     heldout: str | None = None
-    """A JSONL file with rationales for the teacher-forced NLL; by default a part of `train`."""
+    """A JSONL file with rationales for the teacher-forced NLL. None: a part of `train` is held out for it."""
     heldout_fraction: float = 0.1
-    """That part: which share of the questions of `train` is held out, if `heldout` is None."""
+    """The share of the questions of `train` that is held out if `heldout` is None."""
     evaluation: tuple[str, ...] = ()
-    """JSONL files of test questions, which the student answers before and after; "word-problems" makes its own."""
+    """JSONL files of test questions, answered before and after training; "word-problems" generates its own."""
     perspectives: tuple[str, ...] = PAPER_PERSPECTIVES
     """The names of the K perspectives, in the order of MetaNet's heads."""
     only: str | None = None
-    """Train on the rationales of this perspective alone, and on the questions that have one. The held-out NLL stays
-    that of all."""
+    """Train only on the rationales of this perspective, and on the questions that have one. The held-out NLL still
+    covers all perspectives."""
     shuffle_perspectives: int | None = None
-    """A seed for shuffling the names of the perspectives among the rationales of each training question. With `only`
-    the run becomes a null expert of `mind latent`: it trains on as many rationales, but of mixed perspectives."""
+    """A seed to shuffle the names of the perspectives among the rationales of each training question. With `only`, this
+    makes a null expert for `mind latent`: it trains on as many rationales, but of mixed perspectives."""
     max_questions: int | None = None
-    """Train on the first so many questions only."""
+    """Train only on the first questions, this many of them. None: all."""
     leaks: Literal["keep", "drop", "error"] = "keep"
-    """What to do with training questions that leak: their text, or that of a rationale, shares 13 words in a row with a
+    """What to do with leaking training questions: those whose text, or a rationale, shares 13 words in a row with a
     question of `evaluation` (mind/data/overlap.py). "keep" trains on them, with a warning; "drop" leaves them out;
     "error" stops."""
     generated_questions: int = 24
-    """Training questions that the built-in generator writes."""
+    """Number of training questions that the built-in generator makes."""
     generated_heldout: int = 12
-    """Questions that it writes for the held-out NLL, of the same families."""
+    """Number of questions that it makes for the held-out NLL, from the same families."""
     generated_evaluation: int = 12
-    """Questions that it writes for the accuracy, of the same families."""
+    """Number of test questions that it makes from the same families."""
     generated_ood: int = 12
-    """Questions that it writes for the accuracy, of families that are not trained on; 0: none."""
+    """Number of test questions that it makes from families outside the training data; 0: none."""
     generated_levels: tuple[LevelName, ...] = DEFAULT_LEVELS
-    """How hard they are: "one-step" and "two-step" have small numbers and short rationales, "multi-step" has three or
-    four steps."""
+    """Difficulty of the generated questions: "one-step" and "two-step" have small numbers and short rationales,
+    "multi-step" has three or four steps."""
     generated_families: tuple[str, ...] = ("train",)
-    """Families to draw from, by name; "train": all of these levels, without those that are held out."""
+    """Families to generate from, by name; "train": all of these levels except those held out for tests."""
 
     def __post_init__(self) -> None:
         check_fields("data", self)
@@ -122,27 +122,29 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Selection, weights and loss of MIND; sparse gradient and backend of every method."""
+    """MIND's selection, weights and loss; the sparse gradient and the backend of every method."""
 
     beta: float = 0.8
     """I_dyn = {k : s_k >= beta * max_j s_j} [paper]; the value is [ours]."""
     tau_student: float = 0.25
-    """Temperature of alpha over I_dyn. With `metanet.anchor` "max" the weights of a question differ by a factor of
-    exp((1 - beta) / tau_student) at most, which is 2.2; at 1 they would be within 1.22 of uniform [ours]."""
+    """Temperature of alpha over I_dyn. With `metanet.anchor` "max" the weights of a question differ at most by a factor
+    of exp((1 - beta) / tau_student), which is 2.2 for these defaults; a temperature of 1 would limit it to 1.22, nearly
+    uniform weights [ours]."""
     consistency_weight: float = 0.1
     """lambda: L_total = L_SFT + lambda * L_cons [paper]; the value is [ours]."""
     gradient_threshold: float | None = None
-    """Threshold of the sparse gradient of the cross-entropy, such as 2**-16 = 1.5e-5: entries up to this share of a
-    row's gradient are left out (`mind_kernels.threshold_for_error`). None: the exact gradient [ours]."""
+    """Threshold of the sparse gradient of the cross-entropy, such as 2**-16 = 1.5e-5: it leaves out entries up to this
+    share of a row's gradient (`mind_kernels.threshold_for_error`). None: the exact gradient [ours]."""
     backend: str = "auto"
-    """The backend of mind_kernels that computes the loss; `mind doctor` lists those of this machine."""
+    """The backend of mind_kernels that computes the loss; `mind doctor` lists the backends of this machine."""
     answer_span: AnswerSpan | None = None
-    """Tokens at which methods compare the distributions behind two rationales: the "suffix" (marker, answer, end of the
-    turn), the "answer" alone, or "all" from the start that both have. None: what the method itself names, for mind
-    "suffix". Once the student knows the format, marker and end differ by almost nothing and dilute the mean [ours]."""
+    """The tokens at which a method compares the distributions after two rationales: the "suffix" (marker, answer, end
+    of the turn), the "answer" alone, or "all" positions, counted from the start, that both rationales have. None: the
+    method's own choice, which is "suffix" for mind. Once the student knows the format, the distributions at marker and
+    end hardly differ and dilute the mean [ours]."""
     normalize: Literal["sequence", "token"] = "sequence"
     """"sequence": the cross-entropy is a mean over the tokens of each sequence, then over sequences and questions.
-    "token": a mean over all tokens of a step, as in most sources, so that long sequences count more [ours]."""
+    "token": a mean over all tokens of a step, as in most other papers, so that long sequences count more [ours]."""
 
     def __post_init__(self) -> None:
         check_fields("objective", self)
@@ -157,62 +159,62 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class MetaNetConfig:
-    """The teaching assistant of MIND, and how the student's feedback calibrates it (with inertia)."""
+    """MetaNet, the teaching assistant of MIND, and how the student's losses calibrate it (with inertia)."""
 
     scores: Literal["metanet", "shuffled", "uniform", "random", "instant", "table"] = "metanet"
-    """Where the scores come from: "metanet"; "shuffled": MetaNet's, permuted within each question; "uniform": all
-    equal; "random"; "instant": the student's losses of the same step; "table": a moving average of these per rationale
-    (mind/methods/mind/scorers.py). All but the first are baselines for MetaNet."""
+    """What scores the rationales: "metanet"; "shuffled": MetaNet's scores, permuted within each question; "uniform":
+    all equal; "random"; "instant": computed from the student's losses in the same step; "table": from a moving average
+    of these losses per rationale (mind/methods/mind/scorers.py). All but the first are baselines for MetaNet."""
     anchor: Literal["none", "max"] = "max"
-    """"max" shifts the scores of each question so that the largest is 1 before the selection. Then beta means "within
+    """"max" shifts the scores of each question before the selection, so that the largest is 1. Then beta means "within
     1 - beta of the best", whatever the offset of the scores, which L_meta leaves free [ours]. "none": the rule as
     published, as in preset mind-paper."""
     encoder: str = "student"
-    """What encodes the texts for MetaNet. "student": the mean of the last hidden states of the student as it was at the
-    start [ours]; else the name or folder of a sentence-transformers model."""
+    """What encodes the texts for MetaNet. "student": the mean of the initial student's last hidden states [ours];
+    otherwise the name or folder of a sentence-transformers model."""
     width: int = 128
     """Width of the aligned vectors [ours]."""
     synergy_heads: int = 4
     """Heads of the self-attention over the K perspective vectors [paper's figure]."""
     synergy: bool = True
-    """Let the K perspective vectors attend to one another; without it a network of the same size scores each alone."""
+    """Let the K perspective vectors attend to one another; otherwise a network of the same size scores each alone."""
     tau: float = 1.0
     """Temperature of L_meta = KL(softmax(s / tau) || softmax(-L_real / tau)) [ours]."""
     spread: float | None = 0.25
-    """Scale L_real so that its standard deviation within a question has this value, averaged over the latest questions:
-    then scores in (0, 1) can follow losses that differ by little or by much. With the anchor, beta 0.8 selects what is
-    within 0.8 standard deviations of the best: a third of eight rationales in the tables of `python -m bench.selection`
-    [ours]. None: L_real in nats, as published, as in preset mind-paper."""
+    """Scale L_real so that its standard deviation within a question has this value, averaged over recent questions:
+    then scores in (0, 1) can follow losses whatever the size of their differences. With the anchor, beta 0.8 selects
+    the rationales within 0.8 standard deviations of the best: a third of eight in the tables of `python -m
+    bench.selection` [ours]. None: L_real in nats, as published, as in preset mind-paper."""
     joint: bool = True
-    """Train MetaNet further while the student trains; without it MetaNet stays as its warm-up left it."""
+    """Train MetaNet further while the student trains; without it, MetaNet does not change after its warm-up."""
     learning_rate: float | None = None
-    """MetaNet's learning rate in joint training; by default `learning_rate_ratio` of `warmup_learning_rate`."""
+    """MetaNet's learning rate in joint training. None: `learning_rate_ratio` times `warmup_learning_rate`."""
     learning_rate_ratio: float = 0.1
-    """MetaNet's learning rate in joint training as a share of the one in its warm-up: joint training moves it more
-    slowly [paper: a smaller rate]; the value is [ours]. A share of the student's rate would be too small to move
-    MetaNet, since that rate suits a network a thousand times larger."""
+    """MetaNet's learning rate in joint training as a share of its warm-up rate: joint training moves it more slowly
+    [paper: a smaller rate]; the value is [ours]. A share of the student's rate would be too small to move MetaNet,
+    since that rate suits a network a thousand times larger."""
     accumulation: int = 4
-    """Optimizer steps of the student per step of MetaNet, which follows the mean of their L_meta gradients: the paper's
+    """Optimizer steps of the student per step of MetaNet, which uses the mean of their L_meta gradients: the paper's
     inertia; the value is [ours]."""
     warmup_epochs: int = 20
-    """Epochs of MetaNet alone before the student trains [paper: a few]. L_real does not change meanwhile and is
+    """Epochs that train MetaNet alone before the student trains [paper: a few]. L_real does not change meanwhile and is
     computed once, so an epoch takes milliseconds [ours]."""
     warmup_questions: int = 4
     """Questions per step of MetaNet while it trains alone [ours]."""
     warmup_learning_rate: float = 1e-3
     """MetaNet's learning rate while it trains alone [ours]."""
     feedback: str = "all"
-    """Which rationales outside I_dyn MetaNet learns from, beside those inside: "all" of them in each step, by a forward
-    pass without a graph; "selected": none of them; "every-4": all of them in every fourth step [ours]."""
+    """Which rationales outside I_dyn MetaNet learns from, in addition to those inside: "all" of them in each step, by a
+    forward pass without a graph; "selected": none of them; "every-4": all of them in every fourth step [ours]."""
     ema: float = 0.0
-    """Decay of an exponential moving average of L_real, one per question and perspective, that L_meta uses in place of
-    the latest value; 0 turns it off [ours]."""
+    """Decay of an exponential moving average of L_real per question and perspective, which replaces the latest value in
+    L_meta; 0: no average [ours]."""
     table_decay: float = 0.9
-    """Decay of the moving average of losses of `scores` "table" [ours]."""
+    """Decay of the moving average of losses if `scores` is "table" [ours]."""
 
     @property
     def feedback_interval(self) -> int:
-        """Steps from one pass over the rationales outside I_dyn to the next; 0 if there is none."""
+        """Number of steps from one pass over the rationales outside I_dyn to the next; 0: there is no such pass."""
         return FEEDBACK[self.feedback] if self.feedback in FEEDBACK else int(self.feedback.removeprefix("every-"))
 
     def __post_init__(self) -> None:
@@ -234,59 +236,62 @@ class MetaNetConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The training loop: what becomes transformers.TrainingArguments."""
+    """The training loop; most fields become transformers.TrainingArguments."""
 
     tokens_per_step: int = 4096
-    """Tokens of an optimizer step, at most: questions join it in random order as long as their tokens fit (the prompt
-    once, each rationale with its suffix). The count is over all processes, and the packing does not change it."""
+    """Tokens per optimizer step, at most: questions join the step in random order as long as their tokens fit (the
+    prompt once, each rationale with its suffix). All processes together have this budget, and packing does not change
+    it."""
     questions_per_step: int | None = None
-    """A fixed number of questions per step in place of the budget."""
+    """A fixed number of questions per step, instead of the token budget."""
     epochs: float = 1.0
-    """Passes over the training questions; 0.5 is half of one."""
+    """Passes over the training questions; 0.5 is half a pass."""
     max_steps: int = -1
-    """Optimizer steps, in place of `epochs`; -1: as many as the epochs have."""
+    """Number of optimizer steps, instead of `epochs`; -1: as many as `epochs` needs."""
     flops: float | None = None
-    """A budget of floating-point operations, in place of `epochs` and `max_steps`: the run trains until its counters
-    (`mind.run.work`) reach it, earlier stages and the work before the first step included. The learning rate follows
-    the share that is spent; the first step that reaches the budget is the last."""
+    """A budget of floating-point operations, instead of `epochs` and `max_steps`: the run trains until its counters
+    (`mind.run.work`) reach it. They include earlier stages and the work before the first step. The learning rate
+    follows the share of the budget that is spent; the first step that reaches the budget is the last."""
     trained_tokens: int | None = None
-    """A budget of tokens that have a backward pass, in place of `flops`."""
+    """A budget of tokens with a backward pass, instead of `flops`."""
     learning_rate: float | None = None
-    """The student's, after the warm-up. None: the method's own, which is 3e-5 unless its source needs another."""
+    """The student's learning rate after the warm-up. None: the method's default, 3e-5 unless its source needs
+    another."""
     warmup_ratio: float = 0.05
-    """Share of the steps in which the learning rate rises evenly: of w such steps the first has 1 / w of the full rate
-    and the last all of it."""
+    """Share of the steps in which the learning rate rises linearly: of w such steps the first has 1 / w of the full
+    rate and the last has all of it."""
     lr_scheduler: str = "cosine"
-    """Schedule of the learning rate after the warm-up, by its name in transformers; it may need no further options."""
+    """Schedule of the learning rate after the warm-up: a name in transformers that needs no further options."""
     weight_decay: float = 0.0
     """Weight decay of AdamW."""
     max_grad_norm: float = 1.0
-    """Largest norm of the student's gradient: a larger gradient is scaled down to it; 0: no limit."""
+    """Largest norm of the student's gradient: a larger gradient is scaled down to this norm; 0: no limit."""
     pack_length: int = 1024
-    """Tokens per row of the trunk, and per forward and backward pass, at most: a step accumulates over as many passes
-    as it needs. Longer rows take more memory and attention, shorter ones more launches."""
+    """Tokens per row and per forward and backward pass of the trunk, at most: a step accumulates gradients over as many
+    passes as it needs. Longer rows need more memory and attention, shorter rows more kernel launches."""
     share_prompts: Literal["auto", "always", "never"] = "auto"
     """Whether to compute the prompt of a question once for all its rationales. "auto": if the model and its attention
-    allow it; "always": if they do not, that is an error; "never"."""
+    allow it; "always": an error if they do not; "never"."""
     gradient_checkpointing: bool = False
-    """Compute the trunk's activations again in the backward pass instead of keeping them."""
+    """Recompute the trunk's activations in the backward pass instead of keeping them."""
     compile: bool = False
-    """Compile the trunk by torch.compile."""
+    """Compile the trunk with torch.compile."""
     bf16: bool = False
-    """Compute the trunk in bfloat16, by autocast; the weights keep `student.dtype`."""
+    """Compute the trunk in bfloat16 (autocast); the weights keep `student.dtype`."""
     shard: Literal["none", "fsdp2"] = "none"
-    """How the processes of a launch hold the student: "none": each holds all of it; "fsdp2": PyTorch's FSDP2 divides
-    weights, gradient and optimizer state among them, which takes less memory and more communication. The results are
-    the same. Before and after the steps, and while the student samples answers, each process holds all weights in
-    either case. Each process draws its own dropout, so with dropout the results depend on the number of processes."""
+    """How the processes of a launch hold the student. "none": each process holds all of it; "fsdp2": PyTorch's FSDP2
+    divides weights, gradient and optimizer state among the processes, which needs less memory and more communication.
+    The results are the same. Before and after training, and while the student samples answers, each process holds all
+    weights in either case. Each process draws its own dropout, so with dropout the results depend on the number of
+    processes."""
     save_steps: int = 20
-    """Optimizer steps between checkpoints; the last two are kept."""
+    """Optimizer steps between checkpoints; the run keeps the last two."""
     log_steps: int = 1
-    """Optimizer steps between lines of metrics.jsonl, which are means over them; the last step always writes one."""
+    """Optimizer steps per line of metrics.jsonl, which holds means over them; the last step always writes a line."""
     report_to: Literal["tensorboard", "wandb", "none"] = "tensorboard"
-    """Where the metrics go beside metrics.jsonl, by the callback of that name in transformers."""
+    """Where to send the metrics in addition to metrics.jsonl, by the name of transformers' callback."""
     seed: int = 0
-    """Seed of the order of the questions, of new weights, and of generated questions."""
+    """Seed for the order of the questions, new weights, and generated questions."""
 
     def __post_init__(self) -> None:
         check_fields("train", self)
@@ -308,16 +313,16 @@ class TrainConfig:
 
     @property
     def budget(self) -> float | None:
-        """The budget, in its unit."""
+        """The budget of the run: floating-point operations or trained tokens. None: the run has no budget."""
         return self.flops if self.trained_tokens is None else float(self.trained_tokens)
 
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """Options that one training method alone has. A method with such options derives a dataclass from this one."""
+    """Base class of the options that only one training method has; such a method derives its own dataclass from it."""
 
     BOUNDS: ClassVar[Mapping[str, str]] = {}
-    """What numbers may be, by their names: of `mind.typed_json.BOUNDS`."""
+    """Name of a field -> what its number may be (a key of `mind.typed_json.BOUNDS`)."""
 
     def __post_init__(self) -> None:
         check_fields("options", self)
@@ -326,22 +331,22 @@ class MethodOptions:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """A stage of training before the method's own. For what is None, the method or `train` decides."""
+    """Settings of a training stage before the method's own. None leaves the choice to the method or to `train`."""
 
     learning_rate: float | None = None
-    """None: the rate in the method's source, if that trains such a stage, else the default of the stage's method."""
+    """None: the rate in the method's source, if that has such a stage, else the default of the stage's method."""
     epochs: float | None = None
-    """None: `train.epochs`."""
+    """Passes over the training questions in this stage. None: `train.epochs`."""
     max_steps: int | None = None
-    """Optimizer steps, in place of `epochs`; -1: as many as the epochs have. None: `train.max_steps`, unless `epochs`
-    is given here."""
+    """Number of optimizer steps, instead of `epochs`; -1: as many as `epochs` needs. None: `train.max_steps`, unless
+    this stage sets `epochs`."""
     questions_per_step: int | None = None
-    """None: `train.questions_per_step`."""
+    """A fixed number of questions per step. None: `train.questions_per_step`."""
     share: float | None = None
-    """Share of the run's budget, if it has one (`train.flops`), for each stage of this name. None: stages without a
-    share, the method's own among them, divide evenly what the others leave."""
+    """Share of the run's budget (`train.flops` or `train.trained_tokens`), if it has one, for each stage of this name.
+    None: stages without a share, including the method's own, divide the rest evenly."""
     skip: bool = False
-    """Leave the stage out: `student.model` has been through it."""
+    """Leave the stage out, because `student.model` has been trained by it already."""
 
     def __post_init__(self) -> None:
         check_fields("stages", self)
@@ -351,25 +356,25 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class MindConfig:
-    """Everything that determines a run."""
+    """All settings that determine a run."""
 
     output: str = "runs/mind"
-    """The run folder. It must be new, except with --resume or --overwrite."""
+    """The run folder. It must be new, unless --resume or --overwrite is given."""
     method: str = "mind"
-    """How the student is trained: "mind", "sft" (all rationales with the same weight), "sbs", "mcc-kd", "mode-cotd",
+    """The training method: "mind", "sft" (all rationales with the same weight), "sbs", "mcc-kd", "mode-cotd",
     "compact", "edit", "redi", "kd", "taid", "qcrd", "lorid" (with its parts "lorid-kg" and "lorid-dr"), "nesycd" or
-    another of mind.METHODS; or one of mind.methods.PRESETS, such as "mind-uniform", which are methods with some options
-    fixed."""
+    another name in mind.METHODS; or a name in mind.methods.PRESETS, such as "mind-uniform": presets are methods with
+    some options fixed."""
     options: MethodOptions = field(default_factory=MethodOptions)
-    """The options of the method, an object of its class Options."""
+    """Options that only this method has: an object of the method's class Options."""
     student: StudentConfig = field(default_factory=StudentConfig)
     data: DataConfig = field(default_factory=DataConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     metanet: MetaNetConfig = field(default_factory=MetaNetConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     stages: dict[str, StageConfig] = field(default_factory=dict, hash=False)
-    """The stages that come before the method's own, by name: those of the method (`Method.stages`), of which some may
-    be given here. `train` is of the method's own, the last one."""
+    """Settings of the stages before the method's own, by stage name (`Method.stages` lists them); stages without an
+    entry get defaults. `train` holds the settings of the method's own stage, which is the last."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:

@@ -1,11 +1,12 @@
-"""What is shown: texts that a model, a user or a stranger wrote, made fit for it, and numbers."""
+"""Makes texts and numbers fit to be shown; a model, a user or a stranger may have written the texts."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
 
-# Invisible, or able to reorder the text around them: shown by name. Surrogates have no place in UTF-8.
+# Characters that are invisible or can reorder the text around them: shown by name. Surrogates cannot be encoded in
+# UTF-8.
 _UNREADABLE = {
     code: "\ufffd" for code in (*range(0x20), *range(0x7F, 0xA0), *range(0xD800, 0xE000)) if chr(code) not in "\t\n"
 }
@@ -15,36 +16,38 @@ _UNREADABLE |= {
 
 
 def readable(text: str, limit: int | None = None) -> str:
-    """`text` for a terminal or a page, which shall show it and obey none of it; cut after `limit` characters.
+    """`text` made safe to show on a terminal or a page, which then obeys no control character in it; cut after `limit`
+    characters.
 
-    Control characters become U+FFFD, marks of writing direction their code, and what is cut off " ...".
+    Control characters become U+FFFD, marks of writing direction become their code, and " ..." replaces what is cut off.
     """
     cut = limit is not None and len(text) > limit
     return text[:limit].replace("\r\n", "\n").translate(_UNREADABLE) + (" ..." if cut else "")
 
 
 def one_line(text: str, limit: int | None = None) -> str:
-    """`readable` text with a space for each run of white space."""
+    """`readable` text in which a space replaces each run of white space."""
     return readable(" ".join(text.split()), limit)
 
 
 def number_of(count: float, noun: str) -> str:
-    """As in "1 question" and "1,227 questions"."""
+    """A count with its noun: "1 question", "1,227 questions"."""
     return f"{count:,.0f} {noun}{'' if count == 1 else 's'}"
 
 
 def percent(share: float) -> str:
-    """A share as in "58.0 %"."""
+    """A share in percent: "58.0 %"."""
     return f"{100 * share:.1f} %"
 
 
 def listed(names: Sequence[str], limit: int = 3) -> str:
-    """The first `limit` names and, if there are more, how many: "a, b, c, ... (7 in all)"."""
+    """The first `limit` names and, if there are more, their total: "a, b, c, ... (7 in all)"."""
     return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")
 
 
 def meant(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """The name among `known` that is most like `word`, as the end of a message; empty if none is."""
+    """A suggestion for the end of a message: the name among `known` most similar to `word`; empty if none is
+    similar."""
     folded = {name.casefold(): name for name in known}
     near = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=cutoff)
     return f"; perhaps you meant {folded[near[0]]}" if near else ""
@@ -56,5 +59,6 @@ def describe(error: BaseException) -> str:
 
 
 def whole_characters(text: str) -> str:
-    """`text` with U+FFFD for half of a character, a lone surrogate, which neither UTF-8 nor a tokenizer takes."""
+    """`text` with U+FFFD in place of lone surrogates (halves of a character), which neither UTF-8 nor a tokenizer
+    accepts."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

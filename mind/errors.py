@@ -1,4 +1,4 @@
-"""The exceptions that users are meant to read, and the check that raises them."""
+"""The exceptions whose messages are written for users, and the check that raises them."""
 
 
 class MindError(Exception):
@@ -16,19 +16,23 @@ class MissingError(MindError):
 
 
 class NotFiniteError(MindError):
-    """A number that a model or its training gave is nan or infinite; the message says which, and of which questions."""
+    """A number computed by a model or by training is nan or infinite; the message says which, and for which
+    questions."""
 
 
 class StoppedError(MindError):
-    """A method found that its student gets worse if it trains on; the message says by what, and what to change."""
+    """A method found that further training makes its student worse; the message says by what measure, and what to
+    change."""
 
 
 class BudgetError(MindError):
-    """What a run must take costs more than its budget, so nothing is left for training; the message has both."""
+    """The work that a run must do costs more than its budget, so nothing is left for training; the message has both
+    numbers."""
 
 
 class PausedError(MindError):
-    """A run stopped between two steps because its time was over; the message says where. It can be resumed."""
+    """A run stopped between two steps because its time was over; the message says after which. The run can be
+    resumed."""
 
 
 def require(condition: bool, message: str) -> None:

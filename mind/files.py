@@ -1,4 +1,4 @@
-"""Files that are whole or not there, places that can be written to, and JSON with errors that name the line.
+"""Writes files that are complete or absent, checks paths before use, and reads JSON with errors that name the line.
 
 A row is the JSON object of one line.
 """
@@ -32,12 +32,12 @@ _KINDS = {
 
 
 def cache_folder() -> Path:
-    """Where converted models and encoder features are kept: $MIND_CACHE, else ~/.cache/mind-kernels."""
+    """The folder for converted models and encoder features: $MIND_CACHE, else ~/.cache/mind-kernels."""
     return Path(os.environ.get("MIND_CACHE") or Path.home() / ".cache" / "mind-kernels")
 
 
 def make_cache(folder: Path) -> None:
-    """Makes a folder in `cache_folder` if it is missing; raises MindError if that or writing into it is not allowed."""
+    """Makes a folder in `cache_folder` if it is missing. Raises MindError if it cannot be made or written to."""
     remedy = "name another cache by the environment variable MIND_CACHE"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,23 +48,24 @@ def make_cache(folder: Path) -> None:
 
 @contextmanager
 def held(path: str | os.PathLike[str], busy: str | None = None) -> Iterator[IO[bytes]]:
-    """Inside, nobody else, process or thread, is in a block that holds the file at `path`, which is made if missing.
+    """Holds a lock on the file at `path` (made if missing) inside the block: no other process or thread can hold it
+    meanwhile.
 
-    The system lets go of it when the process ends, however that comes. Another holder is waited for or, if `busy` is
-    given, makes a MindError that says so. The block, which gets the file, may rename it.
+    The system releases the lock when the process ends in any way. If another holds the lock, the call waits or, if
+    `busy` is given, raises a MindError with that text. The block gets the file and may rename it.
     """
     while True:
         with open(path, "ab") as file:
             lock(file, None if busy is None else f"{path}: {busy}")
-            if _is_at(path, file):  # else the holder before has renamed it, and this lock is on what it was
+            if _is_at(path, file):  # else the previous holder has renamed it, and this lock is on the renamed file
                 yield file
                 return
 
 
 def lock(file: IO[bytes] | int, busy: str | None = None) -> None:
-    """Holds an open file, or a folder's descriptor, until it is closed; a kill closes it, too.
+    """Locks an open file, or a folder's descriptor, until it is closed; the end of the process closes it too.
 
-    Another holder is waited for or, if `busy` is given, makes a MindError of these words.
+    If another holds the lock, the call waits or, if `busy` is given, raises a MindError with that text.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if busy is None else fcntl.LOCK_NB))
@@ -81,7 +82,8 @@ def _is_at(path: str | os.PathLike[str], file: IO[bytes]) -> bool:
 
 @contextmanager
 def naming(path: str | os.PathLike[str], *others: str | os.PathLike[str]) -> Iterator[None]:
-    """Inside, what the system says of a file without its name, or of one of the `others`, it says of `path`."""
+    """Inside the block, an OSError without a file name, or with the name of one of the `others`, is raised with the
+    name `path`."""
     try:
         yield
     except OSError as error:
@@ -92,10 +94,10 @@ def naming(path: str | os.PathLike[str], *others: str | os.PathLike[str]) -> Ite
 
 @contextmanager
 def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """An empty file to write to. That at `path` is replaced by it in one step when the block ends without an error.
+    """An empty file to write to; when the block ends without an error, it replaces the file at `path` in one step.
 
-    It is on the disk by then. Of several processes one writes at a time. What a kill leaves, .NAME.partial, is written
-    over the next time.
+    By then its content is on the disk. If several processes do so, one writes at a time. A killed process leaves
+    .NAME.partial, which the next writer overwrites.
     """
     path = Path(path)
     partial = _partial(path)
@@ -113,13 +115,13 @@ def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """`replacing_file` for a folder: an empty one, which takes the place of `path` when the block ends.
+    """`replacing_file` for a folder: an empty folder, which replaces `path` when the block ends.
 
-    The caller sees to it that only one process does so at a time.
+    The caller must ensure that only one process does so at a time.
     """
     path = Path(path)
     partial, former = _partial(path), path.with_name(f".{path.name}.former")
-    for left in (partial, former):  # by a kill
+    for left in (partial, former):  # left by a killed process
         shutil.rmtree(left, ignore_errors=True)
     with naming(path, partial):
         partial.mkdir()
@@ -148,8 +150,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
 def new_file(name: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """The path of a file that is to be written.
 
-    Raises MindError if it is there already, unless it is a file that `overwrite` lets be replaced, and if its folder is
-    not there or cannot be written to.
+    Raises MindError if it exists already, unless it is a file and `overwrite` is given, and if its folder does not
+    exist or cannot be written to.
     """
     file = Path(name)
     check_name(file)
@@ -162,7 +164,8 @@ def new_file(name: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
 
 
 def check_apart(output: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
-    """Raises MindError if `output`, which is to be replaced, is or holds one of the files and folders that are read."""
+    """Raises MindError if `output`, which will be replaced, is or contains one of the `inputs`, files and folders that
+    are read."""
     for path in map(Path, inputs):
         if output.exists() and os.path.exists(path):
             lost = output.samefile(path)
@@ -172,7 +175,7 @@ def check_apart(output: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
 
 
 def check_new_folder(path: Path) -> None:
-    """Raises MindError if a folder at `path`, with those above it that are missing, could not be made or written to."""
+    """Raises MindError if the folder `path`, with its missing parents, could not be made or written to."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -191,10 +194,10 @@ def _check_folder(folder: Path) -> None:
 
 
 def check_name(path: Path) -> None:
-    """Raises MindError for a name that the system does not take, such as one of 300 characters."""
+    """Raises MindError if the system does not accept the name, such as one of 300 characters."""
     require(path.name != "", f"{str(path)!r}: expected the name of a file or folder")
     try:
-        os.lstat(_partial(path))  # the longest name that is written to
+        os.lstat(_partial(path))  # the longest name that will be written
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError) as error:
@@ -202,7 +205,7 @@ def check_name(path: Path) -> None:
 
 
 def require_file(path: str | os.PathLike[str]) -> Path:
-    """`path`; raises MindError that says what is there if it is no file that can be read."""
+    """`path`; if it is not a readable file, raises a MindError that says what is there."""
     file = Path(path)
     try:
         found = file.stat()
@@ -218,7 +221,8 @@ def require_file(path: str | os.PathLike[str]) -> Path:
 
 
 def path_meant(path: Path) -> str:
-    """The existing path that is most like this one, as the end of a message; empty if none is, or this one exists."""
+    """A suggestion for the end of a message: the existing path most similar to this one; empty if none is similar, or
+    this one exists."""
     found = Path(path.anchor)
     for part in path.parts[bool(path.anchor) :]:
         if not (found / part).exists():
@@ -273,7 +277,7 @@ def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def parse_object(where: str, text: bytes) -> dict[str, Any]:
-    """The JSON object that `text` is; raises MindError that begins with `where`."""
+    """The JSON object in `text`; raises a MindError that begins with `where` if it holds none."""
     value = parse_json(where, text)
     if not isinstance(value, dict):
         raise MindError(f"{where}: expected a JSON object, not {type(value).__name__}")
@@ -281,10 +285,10 @@ def parse_object(where: str, text: bytes) -> dict[str, Any]:
 
 
 def parse_json(where: str, text: bytes) -> Any:
-    """The value that `text` is in JSON, in UTF-8 with or without a byte order mark.
+    """The JSON value in `text`, which is UTF-8 with or without a byte order mark.
 
-    Raises MindError that begins with `where` and has the line if there are several; also for an object with a name
-    twice, since one of its values would be lost.
+    Raises a MindError that begins with `where` and has the line number if there are several lines; also for an object
+    that has a name twice, since one of the values would be lost.
     """
     decoded = _decoded(where, text).rstrip()
     try:
@@ -329,14 +333,15 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer)
 
 @contextmanager
 def saving(path: Path) -> Iterator[None]:
-    """Inside, what torch and safetensors raise if a file cannot be written is an OSError that names `path`."""
+    """Inside the block, errors of torch and safetensors about a file that cannot be written become an OSError that
+    names `path`."""
     from safetensors import SafetensorError
 
     try:
         with naming(path):
             yield
     except (SafetensorError, RuntimeError) as error:
-        number = re.search(r"os error (\d+)", str(error))  # torch tells none
+        number = re.search(r"os error (\d+)", str(error))  # torch gives no number
         free = shutil.disk_usage(path.parent).free / 2**20
         reason = f"cannot be written ({one_line(str(error), 200)}; {free:,.0f} MiB are free there)"
         raise OSError(int(number[1]) if number else errno.EIO, reason, str(path)) from error

@@ -1,4 +1,4 @@
-"""Numbers that are nan or infinite, by the name of where they are: what is saved or loaded is searched for them."""
+"""Finds numbers that are nan or infinite in what is saved or loaded, and names their place."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from mind.display import listed
 from mind.errors import NotFiniteError
 
 LISTED = 8
-"""Questions that a message names, at most."""
+"""The largest number of questions that a message names."""
 
 
 def not_finite(tree: Any, name: str = "") -> str | None:
-    """Where in nested mappings and lists of tensors and numbers one is not finite, as "key.key"; None if all are.
+    """The place of the first number that is not finite, as "key.key", in nested mappings and lists of tensors and
+    numbers; None if all are finite.
 
     Reads each tensor once, and waits for a GPU.
     """
@@ -42,10 +43,11 @@ def require_finite(tree: Any, what: str) -> None:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    tensor = getattr(tensor, "to_local", lambda: tensor)()  # of one that is divided, what this process has
+    # this process's part of a tensor that is divided among processes
+    tensor = getattr(tensor, "to_local", lambda: tensor)()
     if tensor.numel() == 0 or not tensor.is_floating_point():
         return True
-    # The extremes are nan if one number is; isfinite would write a tensor of the same size first.
+    # Minimum and maximum are nan if one number is; isfinite would first write a tensor of the same size.
     return all(math.isfinite(extreme) for extreme in map(float, torch.aminmax(tensor)))
 
 

@@ -1,4 +1,4 @@
-"""Names of models and data sets: a folder here or a name on the Hub, decided before anything is loaded or retried."""
+"""Decides whether the name of a model or data set is a local folder or a name on the Hub, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ _UNASKED = {
 
 
 def send_nothing_unasked() -> None:
-    """Keeps transformers from asking a service to convert a model's weights, and Ray and vLLM from reporting their use.
+    """Keeps transformers from asking a service to convert a model's weights, and Ray and vLLM from reporting usage.
 
-    Whoever has set one of these environment variables is not overruled. Called before what reads them is imported.
+    Environment variables that the user has set are left alone. Must be called before the packages that read them are
+    imported.
     """
     for name, value in _UNASKED.items():
         os.environ.setdefault(name, value)
 
 
 def find_model(option: str, name: str) -> str:
-    """What to load for `name`: the folder or the name on the Hub itself, or its copy in the cache if the Hub is away.
+    """What to load for `name`: the folder or the Hub's name itself, or the copy in the cache if the Hub does not
+    answer.
 
-    Asks the Hub once. Raises MindError, which names the option, for what is neither.
+    Asks the Hub once. Raises a MindError that names the option if it is neither.
     """
     from huggingface_hub import try_to_load_from_cache
 
@@ -54,12 +56,13 @@ def find_model(option: str, name: str) -> str:
 
 
 def out_of_reach(option: str, name: str, error: Exception) -> MindError:
-    """The error for a name that is no folder, where the Hub does not answer because of `error` and no cache has it."""
+    """The error for a name that is not a folder, if the Hub does not answer (because of `error`) and no cache
+    holds it."""
     return MindError(f"{option} {name}: no such folder here, and {_silence(error)}{path_meant(Path(name))}")
 
 
 def warn_of_copy(option: str, name: str, error: Exception) -> None:
-    """Tells that a cache's copy is used because the Hub does not answer, unless nobody wanted to ask it."""
+    """Warns that the cached copy is used because the Hub does not answer, unless the user chose to work offline."""
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     if not isinstance(error, OfflineModeIsEnabled):
@@ -72,11 +75,11 @@ def _silence(error: Exception) -> str:
 
 
 def is_local(option: str, name: str) -> bool:
-    """Whether `name` is a folder here. Raises MindError if it is none and cannot be a name on the Hub either."""
+    """Whether `name` is a local folder. Raises MindError if it is not and cannot be a name on the Hub either."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
-    path = Path(os.path.expanduser(name))  # Path's own knows no user by that name and raises
+    path = Path(os.path.expanduser(name))  # Path.expanduser would raise for an unknown user
     if path.is_dir():
         return True
     if path.exists():
@@ -89,9 +92,9 @@ def is_local(option: str, name: str) -> bool:
 
 
 def require_on_hub(option: str, name: str, kind: Literal["model", "dataset"]) -> Exception | None:
-    """Raises MindError if the Hub has no such model or data set, or gives it on request alone.
+    """Raises MindError if the Hub has no such model or data set, or gives access on request only.
 
-    Returns why the Hub does not answer, if it does not: there may be a copy in a cache.
+    Returns the reason if the Hub does not answer: a cache may hold a copy.
     """
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
@@ -108,7 +111,8 @@ def require_on_hub(option: str, name: str, kind: Literal["model", "dataset"]) ->
 
 @functools.cache
 def _refusal(name: str, kind: str) -> Exception | None:
-    """What the Hub, asked once in this process, has against the name; None: it has such a model or data set."""
+    """The Hub's answer to one question per process about this name: None if it has such a model or data set, else its
+    refusal."""
     import huggingface_hub
 
     try:

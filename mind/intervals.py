@@ -10,9 +10,9 @@ Z = 1.959963984540054
 
 
 def wilson(correct: float, total: int) -> tuple[float, float]:
-    """Wilson's score interval for the share that `correct` of `total` estimates: within [0, 1], also for none or all.
+    """Wilson's score interval for the share of `correct` among `total`: within [0, 1], also if none or all are correct.
 
-    `correct` may be a sum of shares, such as of the samples of each question that are right.
+    `correct` may be a sum of shares, such as the share of right samples of each question.
 
     Raises ValueError unless 0 <= correct <= total and total >= 1. Source: E. B. Wilson, Probable inference, the law of
     succession, and statistical inference, JASA 22 (1927).
@@ -26,12 +26,13 @@ def wilson(correct: float, total: int) -> tuple[float, float]:
 
 
 def paired_difference(pairs: Iterable[tuple[bool, bool]]) -> tuple[float, float]:
-    """The interval for the accuracy after minus that before, from (before, after) of each question: within [-1, 1].
+    """The interval for the accuracy after minus the accuracy before, from a pair (before, after) per question: within
+    [-1, 1].
 
     It counts the questions that changed, with one added to those gained and one to those lost (the adjusted Wald
-    interval of D. G. Bonett and R. M. Price, Adjusted Wald confidence interval for a difference of binomial
-    proportions based on paired data, Journal of Educational and Behavioral Statistics 37, 2012). Two intervals that
-    overlap say nothing about a difference on the same questions, this one does. Raises ValueError without questions.
+    interval of D. G. Bonett and R. M. Price, Adjusted Wald confidence interval for a difference of binomial proportions
+    based on paired data, Journal of Educational and Behavioral Statistics 37, 2012). Two overlapping intervals say
+    nothing about a difference on the same questions; this interval does. Raises ValueError without questions.
     """
     changes = [after - before for before, after in pairs]
     if not changes:
