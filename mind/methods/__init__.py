@@ -1,4 +1,4 @@
-"""The training methods by name, and the configuration of a run with the options of its method."""
+"""Finds training methods by name, and completes a run's configuration with the options of its method."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ METHODS: dict[str, type[Method]] = {
     "sft": Sft,
     "taid": Taid,
 }
-"""What `mind train --method` and `MindConfig.method` take, beside the names of PRESETS."""
+"""The names that `mind train --method` and `MindConfig.method` accept, in addition to those of PRESETS."""
 
 
 def method_class(name: str) -> type[Method]:
-    """The class of a method or preset; raises MindError, with the names of those there are, for another name."""
+    """The class of a method or preset; for an unknown name raises a MindError that lists the known ones."""
     name = method_name(name)
     if name in PRESETS:
         name = PRESETS[name].method
@@ -58,17 +58,17 @@ def method_class(name: str) -> type[Method]:
 
 
 def method_title(name: str) -> str:
-    """The name in reports of a method or preset."""
+    """The name of a method or preset as reports show it."""
     name = method_name(name)
     return PRESETS[name].title if name in PRESETS else method_class(name).title
 
 
 def with_options(config: MindConfig) -> MindConfig:
-    """`config` with what its method has: options and learning rate, or their defaults; options that a preset fixes; an
-    entry for each of its stages.
+    """`config` completed for its method: its options and learning rate (or their defaults), the options that a preset
+    fixes, and an entry for each of its stages.
 
-    Raises MindError for a method that there is not, for options and stages of another one, and for options that a
-    preset fixes at another value.
+    Raises MindError for an unknown method, for options and stages of another method, and for options that differ from
+    the values that a preset fixes.
     """
     config = with_preset(config)
     method = method_class(config.method)
@@ -85,9 +85,9 @@ def _stages(config: MindConfig, method: type[Method]) -> dict[str, StageConfig]:
 
 
 def with_method(config: MindConfig, method: str) -> MindConfig:
-    """`config` by another method: with the options that it fixes, if it is a preset, and with the defaults of those
-    that the former one fixed or needed. The rest stays, but for the options and the stages of the former method, and
-    for its learning rate if that is the former method's own."""
+    """`config` changed to another method: a preset sets the options that it fixes, and options that the former preset
+    fixed or needed return to their defaults. The rest stays, except the options and the stages of the former method,
+    and the learning rate if it is the former method's own."""
     method, former = method_name(method), method_name(config.method)
     fixed = PRESETS[method].options if method in PRESETS else {}
     config = replaced(config, neutral(former))
@@ -98,16 +98,17 @@ def with_method(config: MindConfig, method: str) -> MindConfig:
 
 
 def load_run_config(path: Path) -> MindConfig:
-    """Reads the config.json of a run, or a part of one; one without a method is of MIND.
+    """Reads the config.json of a run, or a part of one; without an entry "method" it is MIND.
 
-    Raises MindError for a missing file, bad JSON, a field that is unknown or of another type, a method that there is
-    not, and an option that a preset fixes at another value.
+    Raises MindError for a missing file, bad JSON, a field that is unknown or has another type, an unknown method, and
+    an option that differs from the value that a preset fixes.
     """
     return run_config(read_json(path), str(path))
 
 
 def run_config(values: Any, where: str) -> MindConfig:
-    """The configuration that the JSON `values` of `load_run_config` are; raises MindError that begins with `where`."""
+    """The configuration in the JSON `values`, checked as by `load_run_config`; raises a MindError that begins with
+    `where`."""
     require(isinstance(values, dict), f"{where}: expected a JSON object, found {described(values)}")
     config = build(MindConfig, {name: value for name, value in values.items() if name != "options"}, where)
     check_given(config.method, values, where)

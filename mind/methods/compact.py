@@ -1,10 +1,11 @@
-"""COMPACT, multi-teacher distillation: rationales weigh by what the student makes of them, and their answers agree.
+"""COMPACT, multi-teacher distillation: the student's own states give each rationale its weight, and a second term makes
+the answers after different rationales agree.
 
     L = mean over the questions of sum_k alpha_k CE_k + lambda sum_{i<j} alpha_i alpha_j mean_p [KL_ij + KL_ji]
     alpha = softmax((b1 z(information) + b2 z(agreement) - b3 z(CE)) / T),   z(x) = (x - mean) / (std + 1e-4)
 
-over the rationales of a question, of which each is a teacher's in the source and a perspective's here. From the student
-as it is, without a gradient:
+over the rationales of a question; in the source each comes from another teacher, here from another perspective. The
+current student gives, without a gradient:
 
     information_k   sum over the rationale's tokens t of m_t relu(a_t - a_{t-1}), where a_t is the mean logit of the
                     answer's tokens behind t, and m_t 1 at connectives ("Therefore", "Wait", ...) and .1 elsewhere
@@ -13,10 +14,10 @@ as it is, without a gradient:
     CE_k            the mean over the tokens of rationale and suffix
 
 Formulas and defaults are those of the authors' released code (sister work of MIND). It compares distributions at every
-position that two sequences have in common, counted from their start: span "all", where prompts are left out, which are
-the same for all rationales, [ours]. Where it leaves freedom or is bound to one model, [ours] too: information is of the
-rationale alone, without its answer line, which states the answer in any case; the last state is the one that predicts
-the end of the turn; keys of grouped-query attention count once per query head.
+position that two sequences have in common, counted from their start: this is span "all". Leaving out the prompts, which
+are the same for all rationales, is [ours]. Where the code leaves a choice or only fits one model, the following is
+[ours] too: information covers the rationale without its answer line, which states the answer in any case; the last
+state is the one that predicts the end of the turn; keys of grouped-query attention count once per query head.
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ from mind.report.charts import Chart, Series
 from mind_kernels import Head
 
 _ELSEWHERE = 0.1
-"""Weight of a token that is no connective."""
+"""Weight of a token that is not a connective."""
 _SMALLEST_PAIR = 1e-4
 """Pairs with a smaller alpha_i alpha_j are not compared."""
 _SPREAD = 1e-4
-"""What is added to a standard deviation."""
+"""Added to each standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class CompactOptions(MethodOptions):
     agreement_weight: float = 1.0
     """b2."""
     loss_weight: float = 0.5
-    """b3: rationales that the student finds hard weigh less."""
+    """b3: rationales that are hard for the student get less weight."""
     temperature: float = 1.0
     """T, the temperature of alpha."""
     consistency_weight: float = 0.1
@@ -78,8 +79,8 @@ class CompactOptions(MethodOptions):
         "Then",
         "Finally",
     )
-    """Words at which a rise of the answer counts fully, if they are one token of the student, with or without a space
-    in front. The authors publish a part of their list only [ours]."""
+    """Words at which a rise of the answer's logits counts fully, if the student's tokenizer makes one token of them,
+    with or without a space in front. The authors publish only part of their list; the rest is [ours]."""
 
     BOUNDS = {
         "information_weight": "a number >= 0",
@@ -91,9 +92,10 @@ class CompactOptions(MethodOptions):
 
 
 class Compact(Sft):
-    """All rationales of a question in each step that has it.
+    """Trains on all rationales of each question in the step.
 
-    alpha is found from the hidden states of the very pass that trains, micro-batch by micro-batch, or in one before.
+    alpha comes from hidden states: those of the training pass itself, one micro-batch at a time, or those of a pass
+    before it.
     """
 
     Options = CompactOptions
@@ -147,8 +149,9 @@ class Compact(Sft):
 
     @property
     def _known(self) -> bool:
-        """Whether alpha is known before the step: a mean over all tokens of a step needs that of every question, and a
-        pass over them. The mean over sequences does not, and each micro-batch finds that of its own."""
+        """Whether alpha must be known before the step: a mean over all tokens of a step needs the alpha of every
+        question, and so a pass over them. A mean over sequences does not; then each micro-batch computes alpha for its
+        own questions."""
         return self.context.config.objective.normalize == "token"
 
     def loss(self, hidden: Tensor, head: Head, batch: MicroBatch, plan: StepPlan) -> LossTerms:
@@ -181,7 +184,7 @@ class Compact(Sft):
         batch: MicroBatch,
         questions: Sequence[TokenizedQuestion],
     ) -> Tensor:  # (Q, K) float64, 0 where a rationale is not here
-        """The weights of the rationales of a micro-batch."""
+        """alpha, the weights of the rationales of a micro-batch."""
         _, rows = cross_entropy(hidden, head, batch, backend=self.context.config.objective.backend)
         information, agreement = self.information(hidden, head, batch, questions), self.agreement(hidden, batch)
         return weights_of(information, agreement, rationale_means(rows, batch), self.options)
@@ -193,7 +196,7 @@ class Compact(Sft):
         batch: MicroBatch,
         questions: Sequence[TokenizedQuestion],
     ) -> Tensor:  # (Q, K) float64, 0 where a rationale is not here
-        """How much the rationales raise the logits of the answer, token by token."""
+        """How much the rationales raise the logits of the answer, summed token by token."""
         out = hidden.new_zeros(batch.tokens.shape, dtype=torch.float64)
         target, connectives = batch.target.to(hidden.device), self._connectives.to(hidden.device)
         for q, k, rows in _rationales(batch):
@@ -206,7 +209,7 @@ class Compact(Sft):
         return out
 
     def agreement(self, hidden: Tensor, batch: MicroBatch) -> Tensor:  # (Q, K) float64, 0 where a rationale is not here
-        """How much the other rationales of a question attend to each, by their last states."""
+        """How much the other rationales of a question attend to each one, computed from their last states."""
         out = hidden.new_zeros(batch.tokens.shape, dtype=torch.float64)
         last: dict[int, dict[int, int]] = {}
         for q, k, rows in _rationales(batch):
@@ -253,7 +256,8 @@ def weights_of(
 
 
 def _standard(values: Tensor, there: Tensor) -> Tensor:
-    """(x - mean) / (standard deviation + 1e-4) over the values of a row that are there, by their number less one."""
+    """(x - mean) / (standard deviation + 1e-4) over the present values of each row; the standard deviation divides by
+    their number minus 1."""
     values, count = torch.where(there, values.double(), 0), there.sum(1, keepdim=True)
     centered = torch.where(there, values - values.sum(1, keepdim=True) / count.clamp(min=1), 0)
     deviation = (centered.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
@@ -261,7 +265,8 @@ def _standard(values: Tensor, there: Tensor) -> Tensor:
 
 
 def last_attention(model: nn.Module) -> Any:
-    """The last attention of a model, with its projections; raises MindError for a model that has none of that kind."""
+    """The last attention layer of a model, with its projections; raises MindError for a model that has no such
+    layer."""
     found = [module for module in model.modules() if all(hasattr(module, n) for n in ("q_proj", "k_proj", "head_dim"))]
     if not found:
         raise MindError(
@@ -283,7 +288,8 @@ def _without_dropout(module: nn.Module) -> Iterator[None]:
 
 
 def _rationales(batch: MicroBatch) -> Iterator[tuple[int, int, Tensor]]:
-    """Question, perspective and rows, in order, of each rationale of a micro-batch, which stand together."""
+    """Question, perspective and rows of each rationale of a micro-batch, in order; the rows of a rationale are
+    adjacent."""
     slots = batch.tokens.shape[1]
     segments, counts = torch.unique_consecutive(batch.segment, return_counts=True)
     for segment, rows in zip(segments.tolist(), torch.arange(len(batch.segment)).split(counts.tolist()), strict=True):
@@ -291,6 +297,6 @@ def _rationales(batch: MicroBatch) -> Iterator[tuple[int, int, Tensor]]:
 
 
 def _single_tokens(tokenizer: Any, words: Sequence[str]) -> set[int]:
-    """The ids of the words that are one token each, as they begin a text or follow a space."""
+    """The ids of those words that are one token, at the start of a text or after a space."""
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for word in words for text in (word, f" {word}")]
     return {one[0] for one in ids if len(one) == 1}

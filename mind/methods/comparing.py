@@ -1,4 +1,4 @@
-"""What the methods share that compare the student's distributions behind two rationales of a question."""
+"""The consistency loss of the methods that compare the student's distributions after two rationales of a question."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def symmetric_kl(
     weights: Tensor,  # (Q, K, K)
     backend: str = "auto",
 ) -> Tensor:
-    """A micro-batch's share () in the mean over the step's questions of sum_{i<j} w_ij mean_p [KL(P_i || P_j) +
-    KL(P_j || P_i)], at the positions p of the answer span; both sides are trained.
+    """A micro-batch's share () of the mean over the step's questions of sum_{i<j} w_ij mean_p [KL(P_i || P_j) + KL(P_j
+    || P_i)], at the positions p of the answer span. Gradients flow into both distributions.
 
-    Args:
-        hidden: the student's last hidden states of the micro-batch's labeled rows.
-        head: its LM head, at the temperature of the distributions.
-        batch: which rows are compared.
-        weights: of each pair, of which the upper triangle counts; a constant.
-        backend: of mind_kernels, by name.
+        Args:
+            hidden: the student's last hidden states of the micro-batch's labeled rows.
+            head: its LM head, at the temperature of the distributions.
+            batch: says which rows are compared.
+            weights: w, the weight of each pair, a constant; only the upper triangle is used.
+            backend: the name of a backend of mind_kernels.
     """
     rows = batch.answer_rows.to(hidden.device)
     weight = pair_weights(weights, batch, hidden)

@@ -1,4 +1,4 @@
-"""A network that tells right rationales from wrong ones by the vectors of question and rationale."""
+"""A small network that tells right rationales from wrong ones, given the vectors of question and rationale."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mind.errors import NotFiniteError
 
 _WIDTH = 128
 _PAIRS_PER_STEP = 32
-"""Of question and rationale, in a step of its optimizer."""
+"""Number of (question, rationale) pairs per step of its optimizer."""
 
 
 class _Network(nn.Module):
-    """The logit of a pair; both vectors have their own scale taken out first, since a few coordinates of mean-pooled
-    hidden states are hundreds of times larger than the rest."""
+    """Computes the logit of a pair. Both vectors are normalized first, since a few coordinates of mean-pooled hidden
+    states are hundreds of times larger than the others."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -26,15 +26,15 @@ class _Network(nn.Module):
         self.layers = nn.Sequential(nn.Linear(2 * features, _WIDTH), nn.GELU(), nn.Linear(_WIDTH, 1))
 
     def forward(self, question: Tensor, rationale: Tensor) -> Tensor:
-        """(..., F) twice -> (...)."""
+        """Logits (...) from two tensors (..., F)."""
         return self.layers(torch.cat([self.norm(question), self.norm(rationale)], -1)).squeeze(-1)
 
 
 class Discriminator:
-    """The network with its optimizer."""
+    """The network together with its optimizer."""
 
     def __init__(self, features: int, learning_rate: float, seed: int) -> None:
-        """`features` is F, the width of a vector; `seed` that of the first weights."""
+        """`features` is F, the width of a vector; `seed` is the seed of the initial weights."""
         torch.manual_seed(seed)  # the same whether the run is new or resumed
         self.network = _Network(features)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=learning_rate, weight_decay=0.0)
@@ -49,7 +49,7 @@ class Discriminator:
         question: Tensor,  # (Q, F)
         rationales: Tensor,  # (Q, S, F)
     ) -> Tensor:  # (Q, S) float64 on the CPU
-        """The probability q that each rationale is a right one."""
+        """The probability q that each rationale is right."""
         question, rationales = question.to(self._device), rationales.to(self._device)
         return self.network(question[:, None].expand_as(rationales), rationales).double().sigmoid().cpu()
 
@@ -61,10 +61,10 @@ class Discriminator:
         epochs: int,
         generator: torch.Generator,
     ) -> float:
-        """Trains by the binary cross-entropy on N pairs in an order that `generator` draws; returns the mean over the
+        """Trains by the binary cross-entropy on N pairs, in an order drawn from `generator`; returns the mean over the
         last epoch, in nats.
 
-        Raises NotFiniteError if that of an epoch is nan or infinite.
+        Raises NotFiniteError if the mean of an epoch is nan or infinite.
         """
         mean = math.nan
         for _ in range(epochs):
@@ -84,7 +84,7 @@ class Discriminator:
         return mean
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` takes."""
+        """The state for `load_state_dict`."""
         return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

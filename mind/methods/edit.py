@@ -1,14 +1,14 @@
-"""EDIT (arXiv 2405.19737): learn the key steps by which a right rationale differs from a wrong one.
+"""EDIT (arXiv 2405.19737): trains on the key steps in which a right rationale differs from a wrong one.
 
     L = mean over pairs of a / T+ sum_{t changed} nll(right_t) - b / T- sum_{t changed} nll(wrong_t)
 
-Changed are the tokens that an alignment of the two by edit distance deletes, inserts or replaces; T+ and T- count all
-tokens of a sequence, changed or not, as the authors' code does (their text prints a plain sum). The authors have a
-teacher correct and corrupt texts, which changes about one token in twenty: `mind data generate --dual` does so, and
-these twins are taken first. Pairs that differ in most tokens say nothing about key steps, so they are left out.
+A token is changed if an alignment of the two by edit distance deletes, inserts or replaces it; T+ and T- count all
+tokens of a sequence, changed or not, as the authors' code does (their text prints a plain sum). The authors let a
+teacher correct and corrupt texts, which changes about one token in twenty. `mind data generate --dual` does the same,
+and training prefers these twins. Pairs that differ in most tokens say nothing about key steps and are left out.
 
-It is the second stage: the student is fine-tuned on right rationales first. The loss has no lower bound, so that its
-learning rate is far below that of the first (the authors': 5e-6 after 2e-4, for 10 epochs after 15).
+It is the second stage: the student is first fine-tuned on right rationales. The loss has no lower bound, so its
+learning rate is far below that of the first stage (the authors use 5e-6 after 2e-4, for 10 epochs after 15).
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class EditOptions(MethodOptions):
     alpha: float = 1.0
     """a: weight of the changed tokens of the right rationale."""
     beta: float = 0.025
-    """b: weight of the changed tokens of the wrong rationale, whose likelihood training lowers; at 0.05 the authors
-    lose all of the gain."""
+    """b: weight of the changed tokens of the wrong rationale, whose likelihood training lowers. At 0.05 the authors
+    lose the whole gain."""
     pairs: int = 4
-    """Pairs per question, at most: twins first, then those with the smallest changes [ours]."""
+    """Pairs per question, at most: twins first, then the pairs with the fewest changes [ours]."""
     max_changed: float = 0.5
-    """Largest share of the tokens of either rationale that may be changed [ours]."""
+    """Pairs are left out if a larger share of the tokens of either rationale is changed [ours]."""
 
     BOUNDS = {
         "alpha": "a number >= 0",
@@ -52,7 +52,7 @@ class EditOptions(MethodOptions):
 
 
 class Edit(PairMethod):
-    """All pairs of a question in each step that has it."""
+    """Trains on all pairs of each question in the step."""
 
     Options = EditOptions
     title = "EDIT"
@@ -75,20 +75,21 @@ class Edit(PairMethod):
 
     @classmethod
     def stages(cls, config: MindConfig) -> Sequence[Stage]:
-        """The authors train adapters, with a rate that is too high for all weights of most students."""
+        """The authors train adapters in the first stage, with a rate that is too high for training all weights of most
+        students."""
         return [Stage("sft", learning_rate=2e-4 if config.student.lora else None)]
 
     @classmethod
     def pairs_of(
         cls, config: MindConfig, question: Question, tokens: TokenizedQuestion, sequences: Sequences
     ) -> list[Pair]:
-        """For each wrong rationale its twin or, without one, the right rationale that is most like it; of all these
-        pairs the twins first. Weights are 1 where the two differ, and else 0."""
+        """For each wrong rationale its twin or, without one, the right rationale most similar to it; pairs of twins
+        come first. Weights are 1 for changed tokens and 0 for the others."""
         options = cls.options_in(config)
         nearest: dict[tuple[int, ...], tuple[bool, float, Pair]] = {}
         for twins, pair in _pairs(question, tokens, sequences):
             shorter, longer = sorted(len(branch.ids) for branch in pair)
-            if longer - shorter > options.max_changed * longer:  # so many are changed at least
+            if longer - shorter > options.max_changed * longer:  # at least this many tokens are changed
                 continue
             right, wrong = changed_tokens(pair.right.ids, pair.wrong.ids)
             share = max(sum(right) / len(right), sum(wrong) / len(wrong))
@@ -127,7 +128,7 @@ class Edit(PairMethod):
 
 
 def _pairs(question: Question, tokens: TokenizedQuestion, sequences: Sequences) -> Iterator[tuple[bool, Pair]]:
-    """Each wrong rationale with its twin (true) or, without one, with every right rationale."""
+    """For each wrong rationale: its twin (with True) or, without one, every right rationale (with False)."""
     for rationale in question.wrong_rationales:
         wrong = sequences.wrong(question, rationale)
         if rationale.right is not None:
@@ -139,10 +140,10 @@ def _pairs(question: Question, tokens: TokenizedQuestion, sequences: Sequences) 
 
 
 def changed_tokens(right: tuple[int, ...], wrong: tuple[int, ...]) -> tuple[list[bool], list[bool]]:
-    """Which tokens of each an alignment with the fewest edits deletes, inserts or replaces.
+    """Which tokens of each sequence an alignment with the fewest edits deletes, inserts or replaces.
 
-    Of several such alignments the one that a walk back from the end finds which deletes where it can, else inserts: it
-    keeps more tokens in common than one that replaces first.
+    If there are several such alignments, it is the one that a walk back from the end finds by deleting whenever
+    possible, and otherwise inserting: it keeps more tokens in common than one that replaces first.
     """
     distance = _distances(right, wrong)
     of_right, of_wrong = [False] * len(right), [False] * len(wrong)
@@ -162,7 +163,7 @@ def changed_tokens(right: tuple[int, ...], wrong: tuple[int, ...]) -> tuple[list
 
 
 def _distances(first: Sequence[int], second: Sequence[int]) -> np.ndarray:
-    """(len(first) + 1, len(second) + 1): the edit distance of the beginnings of both."""
+    """(len(first) + 1, len(second) + 1): the edit distance of each pair of prefixes."""
     columns = np.arange(len(second) + 1)
     rows = [columns]
     tokens = np.asarray(second)

@@ -1,21 +1,21 @@
-"""Distillation of a teacher model's distributions over the rationales, and over the student's own answers.
+"""Distillation of a teacher model's distributions, over the rationales and over the student's own answers.
 
     L = w CE + (1 - w) D(student, teacher)      over the rationales
     L = D(student, teacher)                     over an answer that the student has sampled, in a share of the steps
 
-both the mean over the tokens of each sequence, over the rationales of a question and over questions (GKD's code takes
-it over all tokens, as `objective.normalize` token does). D is one of the divergences of mind_kernels.linear_divergence:
-forward and reverse KL, the Jensen-Shannon of GKD (arXiv 2306.13649), the skewed ones of DistiLLM (arXiv 2402.03898). It
-is not multiplied by T^2, as in those.
+Both are means over the tokens of each sequence, over the rationales of a question and over questions (GKD's code uses
+the mean over all tokens, as `objective.normalize` "token" does). D is one of the divergences of
+mind_kernels.linear_divergence: forward and reverse KL, the Jensen-Shannon divergence of GKD (arXiv 2306.13649), the
+skewed ones of DistiLLM (arXiv 2402.03898). As in those, D is not multiplied by T^2.
 
-A step on the student's own answers (GKD's on-policy one) samples one per question from the student as it is, prompt and
-answer with its end, without a gradient of the sampling. It has no cross-entropy [ours]: at temperature 1 the expected
-gradient of a student's cross-entropy on its own samples is 0, so that it would be noise.
+A step on the student's own answers (GKD's on-policy step) samples one answer per question from the current student and
+trains on prompt and answer, including its end; no gradient flows through the sampling. It has no cross-entropy [ours]:
+at temperature 1 the expected gradient of a student's cross-entropy on its own samples is 0, so it would only add noise.
 
-The teacher computes the very rows that the student does, so it needs the student's tokenizer. Its head may have more
-entries than the student's, which are padding, and a scale of its logits. With `top` the student learns from its most
-probable tokens and the probability of all others together, as from a list that a server gives: forward_kl is a lower
-bound of the full one then.
+The teacher computes the same rows as the student, so it needs the same tokenizer. Its head may have more entries than
+the student's, if they are padding, and may scale its logits. With `top` the student learns from the teacher's most
+probable tokens and from the total probability of all others, as from a list that a server returns: forward_kl is then a
+lower bound of the full divergence.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TeacherOptions(MethodOptions):
-    """Which model is distilled, and how its distributions are compared."""
+    """Which teacher model is distilled, and how its distributions are compared."""
 
     teacher: str | None = None
-    """A Hugging Face model folder or name, with the student's tokenizer. It must be given."""
+    """A Hugging Face model folder or name, with the same tokenizer as the student. Required."""
     teacher_dtype: Literal["float32", "bfloat16"] = "float32"
-    """The dtype of the teacher's weights in memory."""
+    """The dtype in which memory holds the teacher's weights."""
     temperature: float = 1.0
     """T, the temperature of both distributions."""
     top: int | None = None
-    """Learn from so many of the teacher's most probable tokens per row, and from the rest as if it were one token;
-    None: from its whole distribution."""
+    """Learn from this many of the teacher's most probable tokens per row, and from all others as if they were one
+    token; None: from the whole distribution."""
 
     BOUNDS = {
         "top": "None or at least 1",
@@ -83,9 +83,9 @@ class KdOptions(TeacherOptions):
     ce_weight: float = 0.5
     """w: weight of the cross-entropy on the rationales; that of the divergence is 1 - w [ours; 0 in the sources]."""
     on_policy: float = 0.0
-    """Probability that a step trains on the student's own answers in place of the rationales; 0.5 in TRL's GKD."""
+    """Probability that a step trains on the student's own answers instead of the rationales; 0.5 in TRL's GKD."""
     sample_temperature: float = 1.0
-    """Temperature of these samples (0.9 in TRL); the divergence has its own."""
+    """Temperature of these samples (0.9 in TRL); `temperature` is that of the divergence."""
     max_new_tokens: int = 512
     """Longest sampled answer, in tokens; 128 in TRL."""
 
@@ -101,13 +101,13 @@ class KdOptions(TeacherOptions):
 
     @property
     def divergence(self) -> dict[str, Any]:
-        """The arguments of `linear_divergence` that name it."""
+        """The arguments of `linear_divergence` that select this divergence."""
         own = {"jsd": {"beta": self.beta}}.get(self.kind, {"skew": self.skew} if "skew" in self.kind else {})
         return {"kind": self.kind, **own}
 
 
 class TeacherMethod(Sft):
-    """Trains on all rationales, all with the same weight, beside a teacher model that sees the same rows."""
+    """Trains on all rationales with the same weight; a teacher model computes the same rows."""
 
     sources = ("teacher",)
 
@@ -130,7 +130,7 @@ class TeacherMethod(Sft):
         weight: Tensor,  # (N,)
         **kind: Any,
     ) -> Any:
-        """What `linear_divergence` returns for this kind and the teacher: the weighted sum () of the rows' divergences,
+        """The result of `linear_divergence` for this kind and teacher: the weighted sum () of the rows' divergences,
         and its statistics if `return_stats` is among the arguments."""
         teacher: Any = self.teacher
         teacher.to(hidden.device)
@@ -156,7 +156,7 @@ class TeacherMethod(Sft):
 
 @dataclass(frozen=True, eq=False)
 class OnPolicyPlan(StepPlan):
-    """A step on answers of the student, each in the last slot of its question."""
+    """A step on answers sampled from the student; each is in the last slot of its question."""
 
 
 _LOSSES = replace(
@@ -168,7 +168,7 @@ _LOSSES = replace(
         Series("sample_loss", "steps on the student's own answers", AMBER),
     ),
 )
-"""In place of their mixture, if there are steps of both kinds."""
+"""These charts replace the common one if a run has steps of both kinds, since that would show their mixture."""
 _SAMPLES = Chart(
     "sample_tokens",
     "Length of the student's own answers",
@@ -180,7 +180,7 @@ _SAMPLES = Chart(
 
 
 class Kd(TeacherMethod):
-    """A fixed divergence beside the cross-entropy."""
+    """A fixed divergence together with the cross-entropy."""
 
     Options = KdOptions
     title = "Distillation from a teacher model"
@@ -199,7 +199,7 @@ class Kd(TeacherMethod):
     def sequences_of(
         cls, config: MindConfig, question: Question, tokens: TokenizedQuestion, sequences: Sequences
     ) -> TokenizedQuestion:
-        """Its rationales, and room for the longest sample if there are any."""
+        """Its rationales and, if steps may sample, room for the longest sample."""
         options = cls.options_in(config)
         if options.on_policy == 0:
             return tokens
@@ -233,7 +233,7 @@ class Kd(TeacherMethod):
         options = self.options
         weight = self.row_weights(plan, batch, hidden)
         ce_weight = 0.0 if isinstance(plan, OnPolicyPlan) else options.ce_weight
-        with torch.set_grad_enabled(ce_weight > 0):  # without a weight its statistics alone are wanted
+        with torch.set_grad_enabled(ce_weight > 0):  # with weight 0 only its statistics are needed
             cross, rows = self.cross_entropy(hidden, head, batch, ce_weight * weight)
         divergence = self.divergence(hidden, head, batch, weight, **options.divergence)
         loss = cross + (1 - ce_weight) * divergence
@@ -262,7 +262,7 @@ class Kd(TeacherMethod):
 
 
 def scored(batch: MicroBatch) -> Tensor:
-    """Tokens of the teacher's trunk; the trainer counts them as work."""
+    """Tokens that the teacher's trunk computes; the trainer counts them as work."""
     return torch.tensor(batch.total_tokens)
 
 
@@ -271,7 +271,7 @@ def _load_teacher(context: MethodContext, options: TeacherOptions) -> PreTrained
     if name is None:
         raise MindError(f"method {context.config.method} needs a teacher model: --options.teacher names it")
     try:
-        # It is given token ids, so its own chat template, which base models lack, is not asked for.
+        # The teacher gets token ids, so its own chat template, which base models lack, is not needed.
         teacher, tokenizer = load_student(StudentConfig(model=name, dtype=options.teacher_dtype, chat_template=PLAIN))
     except MindError as error:
         raise MindError(str(error).replace("student.model", "options.teacher")) from error
@@ -294,7 +294,7 @@ def _load_teacher(context: MethodContext, options: TeacherOptions) -> PreTrained
 
 
 def _check_rows(teacher: PreTrainedModel, name: str, context: MethodContext) -> None:
-    """Raises MindError, which begins with `name`, for a teacher that cannot compute the student's rows."""
+    """Raises a MindError that begins with `name` if the teacher cannot compute the student's rows."""
     longest = max(length for question in context.sequences for length in sequence_lengths(question))
     limit, packs = context_of(teacher), context.pack_options
     require(

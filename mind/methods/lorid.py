@@ -4,18 +4,19 @@
     L_KG = mean over the questions of CE(rules | x, which rules?)
     L_DR = mean over the questions of 1/K_q sum_k CE(r_k, answer | rules, x)
 
-CE is the mean over the tokens of a sequence; the source takes it over all tokens of the batch, and has a rationale per
-question. The three do not know one another while they learn: each begins with the same student and is trained on its
-own. The source trains adapters of a frozen one: `--student.lora --student.lora-rank 512 --student.lora-alpha 1024
---student.lora-targets q_proj v_proj`, with a learning rate of 5e-5.
+CE is the mean over the tokens of a sequence; the source uses the mean over all tokens of the batch, and has one
+rationale per question. The three are trained independently, each from the same initial student. The source trains
+adapters of a frozen model: `--student.lora --student.lora-rank 512 --student.lora-alpha 1024 --student.lora-targets
+q_proj v_proj`, with a learning rate of 5e-5.
 
-A run evaluates each of the three by plain questions, which says little of the first two. Together they are asked by
+A run evaluates each of the three on plain questions, which says little about the knowledge generator and the deep
+reasoner. To ask all three together:
 
     mind evaluate --student.model RUN/student --lorid.knowledge RUN/stages/1-lorid-kg/student \\
         --lorid.deep RUN/stages/2-lorid-dr/student --files FILE.jsonl
 
-(mind/evaluation/interaction.py). The deep reasoner learns with the teacher's rules, and is asked with those of the
-knowledge generator.
+(mind/evaluation/interaction.py). The deep reasoner is trained with the teacher's rules, but gets those of the knowledge
+generator when it is asked.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from mind.records import Question, Rationale, TokenizedQuestion
 
 
 class Lorid(Sft):
-    """The intuitive reasoner, which is trained after the others: fine-tuning on all rationales."""
+    """The intuitive reasoner, which is trained last: fine-tuning on all rationales."""
 
     title = "LoRID"
     learning_rate = 5e-5
@@ -46,7 +47,7 @@ class Lorid(Sft):
 
 
 class _WithRules(Sft):
-    """Fine-tuning on what is made of a question with rules, in place of its rationales."""
+    """Fine-tuning on a sequence made from a question and its rules, instead of on its rationales."""
 
     learning_rate = Lorid.learning_rate
     lesson, remedy = "knowledge", KNOWLEDGE_WANTED
@@ -60,7 +61,7 @@ class _WithRules(Sft):
 
 
 class KnowledgeGenerator(_WithRules):
-    """LoRID's second part: it is asked for the rules, and learns the teacher's, a line each."""
+    """LoRID's second part: it is asked for rules and learns to give the teacher's, one per line."""
 
     title = "LoRID, knowledge generator"
 
@@ -77,7 +78,7 @@ class KnowledgeGenerator(_WithRules):
 
 
 class DeepReasoner(_WithRules):
-    """LoRID's third part: the rationales and the answer, with the teacher's rules before the question."""
+    """LoRID's third part: it learns the rationales and the answer, with the teacher's rules before the question."""
 
     title = "LoRID, deep reasoner"
 

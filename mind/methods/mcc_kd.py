@@ -1,12 +1,13 @@
-"""MCC-KD (arXiv 2310.14747): two rationales of a question, and the same answer distribution behind both.
+"""MCC-KD (arXiv 2310.14747): trains on two rationales of a question, and makes the answer distributions after both
+equal.
 
     L = (CE_i + CE_j) / 2 + alpha / 2 mean_p [KL(P_p || Q_p) + KL(Q_p || P_p)]
 
-P and Q are the student's distributions behind the two rationales at the positions p that predict the answer's tokens,
-as in the source (`objective.answer_span` names others), at a temperature T and without a factor T^2; both sides are
-trained. CE is the mean over the tokens of a sequence, as in the source. Each epoch draws another pair from the
-rationales that are least alike; the source draws one and the same. (Its released code compares the positions of the
-answer's input tokens, which predict the ones after them: off by one.)
+P and Q are the student's distributions after the two rationales at the positions p that predict the answer's tokens, as
+in the source (`objective.answer_span` names others), at a temperature T and without a factor T^2; gradients flow into
+both. CE is the mean over the tokens of a sequence, as in the source. Each epoch draws another pair from the least
+similar rationales; the source draws one pair and keeps it. (Its released code compares the positions of the answer's
+input tokens, which predict the ones after them: off by one.)
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from mind.similarity import most_diverse, ngram_sets, similarities
 from mind_kernels import Head
 
 _WORDS = 3
-"""Of the n-grams by which rationales are compared."""
+"""The n of the n-grams that measure how similar rationales are."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class MccKdOptions(MethodOptions):
 
 
 class MccKd(Method):
-    """Two rationales per question and step."""
+    """Trains on two rationales per question and step."""
 
     Options = MccKdOptions
     title = "MCC-KD"
@@ -89,7 +90,7 @@ class MccKd(Method):
         return StepPlan.training(step.questions, trained.double() / 2)
 
     def _pair(self, name: str, epoch: int) -> tuple[int, int]:
-        """Every pair of the pool comes once before one comes again, in an order that is the question's own."""
+        """Every pair of the pool is used once before any is used again, in an order of the question's own."""
         pairs = list(itertools.combinations(self._pools[name], 2))
         start = crc32(f"{self.context.config.train.seed}:{name}".encode())
         order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(start))

@@ -1,4 +1,4 @@
-"""What a training method is: the seam between the methods and the trainer, which knows none of them.
+"""The interface of a training method, which is all that the trainer knows about it.
 
 A step of the trainer, for Q questions with K rationales each:
 
@@ -8,8 +8,8 @@ A step of the trainer, for Q questions with K rationales each:
     method.finish_step(plan, totals, l_real)             what the method learns from the step
 
 Packing, shared prompts, several processes, checkpoints, metrics and the report are the same for all methods. Before
-`finish_step` the trainer checks that the step's sums, its gradient and L_real are finite; a method that computes
-further numbers raises mind.errors.NotFiniteError for its own, and StoppedError if its student gets worse.
+`finish_step` the trainer checks that the step's sums, its gradient and L_real are finite. A method that computes
+further numbers raises mind.errors.NotFiniteError if one of them is not, and StoppedError if its student gets worse.
 """
 
 from __future__ import annotations
@@ -45,31 +45,31 @@ if TYPE_CHECKING:
 
 
 OF_MIND = ("metanet", "objective.beta", "objective.tau_student", "objective.consistency_weight")
-"""What MIND alone reads of the options that are in every configuration."""
+"""Options that every configuration has and only MIND reads."""
 OF_ANSWERS = ("objective.answer_span",)
-"""What those methods alone read that compare distributions behind two rationales."""
+"""Options that only methods read that compare the distributions after two rationales."""
 
 
 @dataclass(frozen=True)
 class MethodContext:
-    """What a run gives to its method and to the trainer."""
+    """What a run passes to its method and to the trainer."""
 
     config: MindConfig
     model: PreTrainedModel
     """The student; in its initial state while the method is built."""
     tokenizer: PreTrainedTokenizerBase
     questions: Sequence[Question]
-    """Those to train on, as texts."""
+    """The training questions, as texts."""
     tokenized: Sequence[TokenizedQuestion]
-    """The same in the same order, as tokens."""
+    """The same questions in the same order, as tokens."""
     steps: Sequence[Sequence[int]]
-    """The questions of every optimizer step of the run, as indices into both. Of a run with a budget as many as it can
-    pay at most: it ends before the last of them."""
+    """The questions of every optimizer step of the run, as indices into `questions` and `tokenized`. A run with a
+    budget has as many steps here as it could pay for at most, and ends before the last of them."""
     attention: str
-    """The attention that trains, by transformers' name."""
+    """transformers' name of the attention used in training."""
     pack_options: PackOptions
     sequences: Sequence[TokenizedQuestion] = ()
-    """What `Method.sequences_of` made of each of the questions."""
+    """The result of `Method.sequences_of` for each of the questions."""
 
     @classmethod
     def build(
@@ -81,12 +81,13 @@ class MethodContext:
         others: Sequence[TokenizedQuestion] = (),
         method: type[Method] | None = None,
     ) -> MethodContext:
-        """Tokenizes the questions, plans the steps, and chooses attention and packing, for the `others` too.
+        """Tokenizes the questions, plans the steps, and chooses attention and packing (so that the `others` fit too).
 
-        `method` may leave out questions that it cannot train on, which is told, and make sequences of its own.
+        `method` may leave out questions that it cannot train on, which is reported, and make sequences of its own.
 
-        Raises MindError for questions that do not fit into the configured lengths, for an attention that is not there,
-        for adapters that cannot be trained or merged and, with the counts, if `method` can train on no question.
+        Raises MindError for questions that do not fit into the configured lengths, for an attention that is not
+        available, for adapters that cannot be trained or merged and, with the counts, if `method` can train on no
+        question.
         """
         check_adapters(model)
         config = with_learning_rate(config, method or Method)
@@ -110,71 +111,74 @@ class MethodContext:
 
     @property
     def perspectives(self) -> int:
-        """K, the rationales of a question that is complete."""
+        """K, the number of rationales of a complete question."""
         return len(self.config.data.perspectives)
 
 
 def with_learning_rate(config: MindConfig, method: type[Method]) -> MindConfig:
-    """`config` with the method's learning rate, if it has none of its own."""
+    """`config` with the method's default learning rate if it sets none."""
     if config.train.learning_rate is not None:
         return config
     return replace(config, train=replace(config.train, learning_rate=method.learning_rate))
 
 
 class Method(ABC):
-    """A training method. METHODS in mind/methods/__init__.py names those there are."""
+    """Base class of the training methods. METHODS in mind/methods/__init__.py lists them."""
 
     Options: ClassVar[type[MethodOptions]] = MethodOptions
-    """The class of `config.options`: a frozen dataclass with the options that this method alone has."""
+    """The class of `config.options`: a frozen dataclass with the options that only this method has."""
     unread: ClassVar[tuple[str, ...]] = ()
-    """Options, or whole sections of them, that are in every configuration and that the method does not read: a run
-    warns of those that are set. `unread_because` has those that depend on others."""
+    """Options, or whole sections of them, that every configuration has and this method does not read: a run warns if
+    they are set. `unread_because` has those that depend on other options."""
     sources: ClassVar[tuple[str, ...]] = ()
-    """Those of its own options that name a file or folder which it reads."""
+    """Names of the method's own options whose values are files or folders that it reads."""
     fewest_rationales: ClassVar[int] = 1
-    """How many right rationales a question needs: those with fewer are left out."""
+    """How many right rationales a question needs; questions with fewer are left out."""
     lesson: ClassVar[str] = "a rationale"
-    """What the method looks for in a question (`has_lesson`), as messages say it."""
+    """What the method looks for in a question (`has_lesson`), in the words of messages."""
     remedy: ClassVar[str] = ""
-    """Where that comes from, for the message that no question has it."""
+    """How to get it, for the message that no question has it."""
     lesson_in_each: ClassVar[bool] = True
-    """Whether each question must have it: those without are left out. If not, one of all must."""
+    """Whether each question needs it: those without are left out. If False, one question with it is enough for a
+    run."""
     depends_on_length: ClassVar[bool] = False
-    """Whether a step depends on how many come after it: such a run cannot be extended."""
+    """Whether a step depends on the number of steps after it: such a run cannot be extended."""
     takes_all_steps: ClassVar[bool] = False
-    """Whether it takes all steps that it plans, whatever the budget of the run: the stages before it get the rest."""
+    """Whether it takes all planned steps, whatever the budget of the run: the stages before it get the rest."""
     learning_rate: ClassVar[float] = 3e-5
     """The default of `train.learning_rate`."""
     begins_with: ClassVar[Literal["former", "base"]] = "former"
-    """After earlier stages: with the student of the last of them, or with `student.model`."""
+    """The student it starts with if there are earlier stages: that of the last of them, or `student.model`."""
     answer_span: ClassVar[AnswerSpan] = "suffix"
-    """Where it compares rationales if `objective.answer_span` does not say it."""
+    """The tokens at which it compares rationales if `objective.answer_span` is None."""
     reads_answers: ClassVar[bool] = False
-    """Whether it needs to know which tokens of the suffix are the answer, wherever it compares."""
+    """Whether it needs to know which tokens of the suffix are the answer, whatever the answer span is."""
     title: ClassVar[str]
     """The method's name in reports."""
     charts: ClassVar[tuple[Chart, ...]] = ()
-    """What it shows of its own numbers: in the report, where one with the key of a common chart takes the place of
-    that, and in the progress bar, which has those with a `brief`."""
+    """Charts of its own numbers for the report and, if they have a `brief`, the progress bar. In the report, a chart
+    with the key of a common chart replaces that one."""
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """Names of the columns of a step's tables (Q, K): the perspectives, unless the method trains on others."""
+        """Names of the columns of a step's tables (Q, K): the perspectives, unless the method trains on other
+        sequences."""
         return self.context.config.data.perspectives
 
     def __init__(self, context: MethodContext) -> None:
-        """Everything that a new and a resumed run need alike. `context.model` is the initial student, on its device.
+        """Prepares everything that a new and a resumed run both need. `context.model` is the initial student, on its
+        device.
 
-        Before a run with earlier stages begins, the method is also built with `student.model`, to find what is wrong.
+        Before a run with earlier stages begins, the method is also built with `student.model`, to find faults early.
         """
         self.context = context
         self.options: Any = self.options_in(context.config)
         self.made = {one.id: one for one in context.sequences}
-        """What `sequences_of` made, by the id of the question."""
+        """Question id -> the result of `sequences_of`."""
 
     @classmethod
     def options_in(cls, config: MindConfig) -> Any:
-        """The method's options, of its class Options: those of the configuration, or their defaults if it has none.
+        """The method's options, of its class Options: those of the configuration, or the defaults if it has none.
 
         Raises MindError for options of another method.
         """
@@ -188,33 +192,35 @@ class Method(ABC):
 
     @classmethod
     def check(cls, config: MindConfig) -> None:
-        """Raises MindError for options and packages that the method cannot work with, before anything is loaded."""
+        """Raises MindError, before anything is loaded, for options and missing packages with which the method cannot
+        work."""
         cls.options_in(config)
 
     @classmethod
     def unread_because(cls, config: MindConfig) -> Mapping[str, Sequence[str]]:
-        """Reasons, such as "stages.sft.skip is on", and the further options that are not read because of each."""
+        """Reason, such as "stages.sft.skip is on" -> further options that are not read because of it."""
         return {}
 
     @classmethod
     def stages(cls, config: MindConfig) -> Sequence[Stage]:
-        """The stages that come before this one; their settings must not depend on `config`."""
+        """The stages before this one; their settings must not depend on `config`."""
         return ()
 
     @classmethod
     def has_lesson(cls, config: MindConfig, question: Question) -> bool:
-        """Whether the question has what the method learns from, beside right rationales."""
+        """Whether the question has what the method learns from, apart from right rationales."""
         return True
 
     @classmethod
     def sequences_of(
         cls, config: MindConfig, question: Question, tokens: TokenizedQuestion, sequences: Sequences
     ) -> TokenizedQuestion | None:
-        """What the method trains on of a question: here its rationales, which `tokens` are. None: it leaves it out.
+        """The sequences of a question that the method trains on: here its rationales, which are in `tokens`. None
+        leaves the question out.
 
-        It is called for questions with enough rationales and, unless one of all is enough, the lesson. All that may be
-        trained on must be there: that it fits into the rows and the student's context is checked before a run begins.
-        The method finds it in `made`.
+        It is called for questions with enough rationales and, if `lesson_in_each`, with the lesson. The result must
+        hold every sequence that may be trained on: whether it fits into the rows and the student's context is checked
+        before a run begins. The method finds the results in `made`.
         """
         return tokens
 
@@ -226,8 +232,8 @@ class Method(ABC):
         tokenized: Sequence[TokenizedQuestion],
         sequences: Sequences,
     ) -> dict[int, TokenizedQuestion]:
-        """`sequences_of` the questions that the method can train on, by their indices, in order; tells how many others
-        there are. Raises MindError, with the counts, if it has nothing to learn from."""
+        """`sequences_of` for the questions that the method can train on, by their indices, in order; reports how many
+        it leaves out. Raises MindError, with the counts, if the method has nothing to learn from."""
         enough = [q for q, question in enumerate(questions) if len(question.rationales) >= cls.fewest_rationales]
         able = [q for q in enough if cls.has_lesson(config, questions[q])]
         tried = enough if able and not cls.lesson_in_each else able
@@ -250,31 +256,32 @@ class Method(ABC):
 
     @classmethod
     def plan(cls, config: MindConfig, tokenized: Sequence[TokenizedQuestion]) -> list[list[int]]:
-        """The questions of every step of a run, as indices; here as `train` says."""
+        """The questions of every step of a run, as indices; here as the options of `train` say."""
         return plan_steps(tokenized, config.train)
 
     def inputs(self) -> Mapping[str, Mapping[str, str]]:
-        """What it reads beside the questions and the student, which a resumed run must find as it was.
+        """What it reads besides the questions and the student; a resumed run must find it unchanged.
 
-        By the option that names it: {"source": the option's value, "sha256": a digest of what is there}.
+        By the option that names it: {"source": the option's value, "sha256": a digest of the content}.
         """
         return {}
 
     def before_training(self) -> Iterable[Mapping[str, Any]]:
-        """What comes before the first step of a new run; a resumed run leaves it out and calls `load_state_dict`.
+        """Work before the first step of a new run; a resumed run skips it and calls `load_state_dict` instead.
 
-        Returns rows for metrics.jsonl; their "phase" is "warmup", their "work", if there is any, tokens by kind.
+        Returns rows for metrics.jsonl; their "phase" is "warmup", and their "work", if any, counts tokens by kind.
         """
         return ()
 
     def parameters_by_work(self) -> Mapping[str, int]:
-        """How many parameters a model has that computes tokens in the student's place, by kind (mind/run/work.py):
-        {"teacher_scored": those of a teacher model}."""
+        """Kind of work (mind/run/work.py) -> number of parameters of the model that does it in the student's place:
+        {"teacher_scored": parameters of a teacher model}."""
         return {}
 
     @abstractmethod
     def prepare(self, step: Step) -> StepPlan:
-        """What to compute in this step. Several processes call it with the same step and need the same plan."""
+        """Decides what to compute in this step. Each process calls it with the same step and must return the same
+        plan."""
 
     def loss(
         self,
@@ -283,7 +290,7 @@ class Method(ABC):
         batch: MicroBatch,
         plan: StepPlan,
     ) -> LossTerms:
-        """The share of a micro-batch in the step's loss, and its statistics. Here: the weighted cross-entropy,
+        """A micro-batch's share of the step's loss, and its statistics. Here: the weighted cross-entropy,
 
             mean over the step's Q questions of sum_k w_qk CE_qk
 
@@ -303,7 +310,7 @@ class Method(ABC):
         batch: MicroBatch,
         row_weight: Tensor,  # (N,)
     ) -> tuple[Tensor, RowStats]:
-        """The weighted sum of the rows' losses () and their statistics, by the options of the objective."""
+        """The weighted sum () of the rows' losses, and their statistics, computed as `config.objective` says."""
         objective = self.context.config.objective
         return cross_entropy(
             hidden,
@@ -315,12 +322,12 @@ class Method(ABC):
         )
 
     def term_of(self, slot: int) -> int:
-        """The term of the loss that a slot belongs to, numbered from 0. The weights of a term have one sign; if
-        `objective.normalize` is "token", each term has a mean over tokens of its own."""
+        """The number, from 0, of the loss term that a slot belongs to. All weights of a term have the same sign; if
+        `objective.normalize` is "token", each term has its own mean over tokens."""
         return 0
 
     def sequence_weights(self, plan: StepPlan) -> Tensor:  # (Q, K)
-        """The weights of the means over the tokens of each sequence, by `objective.normalize`."""
+        """The weights for means over the tokens of each sequence, adjusted to `objective.normalize`."""
         if self.context.config.objective.normalize == "sequence":
             return plan.weights
         slots = range(plan.weights.shape[1])
@@ -328,7 +335,7 @@ class Method(ABC):
         return token_mean(plan.weights, torch.tensor(tokens), [self.term_of(slot) for slot in slots])
 
     def row_weights(self, plan: StepPlan, batch: MicroBatch, hidden: Tensor) -> Tensor:  # (N,)
-        """The weights of a micro-batch's rows in the cross-entropy that belong to `sequence_weights`."""
+        """The weights of a micro-batch's rows in the cross-entropy, derived from `sequence_weights`."""
         return row_weights(self.sequence_weights(plan), batch, hidden)
 
     def finish_step(self, plan: StepPlan, totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
@@ -344,19 +351,19 @@ class Method(ABC):
 
     @classmethod
     def asks_with(cls, config: MindConfig) -> str:
-        """What precedes a question where the trained student is asked for its answer."""
+        """The words before a question when the trained student is asked for its answer."""
         return ""
 
     def networks(self) -> Mapping[str, nn.Module]:
-        """Modules that the method trains beside the student, by name.
+        """The modules that the method trains in addition to the student, by name.
 
-        The trainer moves them to the student's device; they are saved as NAME.safetensors, and status.json counts
-        their parameters. What a resumed run needs of them belongs to `state_dict` nevertheless.
+        The trainer moves them to the student's device; they are saved as NAME.safetensors, and status.json counts their
+        parameters. `state_dict` must still hold what a resumed run needs of them.
         """
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to go on as if it had never stopped; it is saved with each checkpoint.
+        """What a resumed run needs to continue as if it had never stopped; saved with each checkpoint.
 
         Tensors, numbers, texts, and lists and dictionaries of them: torch.load reads it with weights_only=True.
         """
@@ -368,17 +375,18 @@ class Method(ABC):
             raise NotImplementedError(f"{type(self).__name__}.load_state_dict: the checkpoint holds {sorted(state)}")
 
     def progress(self, logs: Mapping[str, Any]) -> str:
-        """A few words for the progress bar beside loss and speed; `logs` is flat: "l_real/analogy" is a key."""
+        """A few words for the progress bar, next to loss and speed; the keys of `logs` are flat, such as
+        "l_real/analogy"."""
         return briefly(self.charts, logs)
 
     @classmethod
     def sections(cls, config: MindConfig) -> Sequence[Section]:
-        """What the report shows of a run, before the section on the machine."""
+        """What the report shows for this method, before the section on the machine."""
         own = {chart.key: chart for chart in cls.charts}
         common = Section(STUDENT.title, tuple(own.pop(chart.key, chart) for chart in STUDENT.charts))
         return (common, Section(cls.title, tuple(own.values()))) if own else (common,)
 
     @classmethod
     def remarks(cls, config: MindConfig, metrics: Metrics) -> Sequence[str]:
-        """Sentences on what looks wrong in the metrics of a run, for its log and its report."""
+        """Sentences about what looks wrong in a run's metrics, for its log and its report."""
         return ()

@@ -1,19 +1,19 @@
-"""MoDE-CoTD: an expert per perspective, and the mixture of them that a search without gradients finds.
+"""MoDE-CoTD: trains one expert per perspective, and searches without gradients for the best mixture of them.
 
-Each expert is a LoRA adapter that plain fine-tuning trains on the rationales of one perspective, from the same student:
-an earlier stage each. Then nevergrad's NGOpt looks for the weights w of the experts, from 0 on and in
-[-bound, bound], with the smallest
+Each expert is a LoRA adapter that plain fine-tuning trains on the rationales of one perspective, from the same initial
+student; each is an earlier stage. Then nevergrad's NGOpt searches for the weights w of the experts, starting at 0 and
+within [-bound, bound], that minimize
 
     CE(w) + l1 mean_i |w_i|
 
-CE(w) is the student's, with the mixture as its adapter, on a few questions: the mean over them, over the rationales
-of each and over the tokens of each. They are training questions [ours]; the source takes labeled ones of the task that
-is evaluated, as `experts` allows: a second run on that task's questions with the experts of the first. The released
-code adds up the batches' means and divides by the number of examples: with n of them in a batch that is this objective
-with n times `l1`, apart from a factor.
+CE(w) is the cross-entropy of the student with the mixture as its adapter, on a few questions: the mean over them, over
+the rationales of each and over the tokens of each. They are training questions [ours]; the source uses labeled ones of
+the evaluated task. `experts` allows the same: a second run on that task's questions with the experts of the first. The
+released code adds up the means of the batches and divides by the number of examples: with n examples per batch this is
+our objective with n times `l1`, up to a constant factor.
 
-A trial is a step of the run: it observes the questions and trains on nothing. The student gets the best of the mixtures
-that were tried. The first has no experts, so the student cannot become worse by this measure.
+A trial is a step of the run: it observes the questions and trains on nothing. The student gets the best mixture that
+was tried. The first trial uses no expert, so the student cannot become worse by this measure.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ OF_TRAINING = (
         )
     ),
 )
-"""What the experts read of the options that are in every configuration, and the search does not."""
+"""Options of every configuration that the experts read and the search does not."""
 
 Trial = tuple[list[float], float]
-"""The weights of a mixture, and the value of the objective there."""
+"""The weights of a mixture, and the value of the objective for them."""
 
 
 @dataclass(frozen=True)
@@ -75,19 +75,19 @@ class ModeCotdOptions(MethodOptions):
     """Options of MoDE-CoTD; the defaults are the authors'."""
 
     mix: Mix = "lorahub"
-    """"lorahub": weighted sums of the adapters' matrices, A and B; "exact": the weighted sum of their products, B A
+    """"lorahub": weighted sums of the adapters' matrices A and B; "exact": the weighted sum of their products B A
     (mind/student/mixture.py)."""
     l1: float = 0.05
-    """Weight, in the objective, of the mean absolute value of the mixture's weights."""
+    """Weight of the mean absolute value of the mixture's weights in the objective."""
     budget: int = 40
     """Mixtures to try; choosing the next one takes about a millisecond per earlier trial."""
     bound: float = 3.0
     """The mixture's weights lie in [-bound, bound]."""
     few_shot: int = 5
-    """Training questions whose rationales score a mixture, drawn by `train.seed`."""
+    """Number of training questions, drawn by `train.seed`, whose rationales score a mixture."""
     experts: str | None = None
-    """The folder of another run of this method whose experts are mixed, on the questions of this one, with
-    `stages.experts.skip`; None: those that this run trains."""
+    """The folder of another run of this method whose experts this run mixes, scored on its own questions; needs
+    `stages.experts.skip`. None: the experts that this run trains."""
 
     BOUNDS = {
         "l1": "a number >= 0",
@@ -99,14 +99,14 @@ class ModeCotdOptions(MethodOptions):
 
 @dataclass(frozen=True, eq=False)
 class TrialPlan(StepPlan):
-    """`weights` are those of the rationales in CE(w)."""
+    """`weights` are the weights of the rationales in CE(w)."""
 
     mixture: list[float]
-    """w, of the experts."""
+    """w, the weights of the experts."""
 
 
 class ModeCotd(Method):
-    """The search, which is the run's own stage; the experts are stages before it."""
+    """The search, which is the run's own stage; the stages before it train the experts."""
 
     Options = ModeCotdOptions
     title = "MoDE-CoTD"
@@ -159,7 +159,7 @@ class ModeCotd(Method):
 
     @classmethod
     def plan(cls, config: MindConfig, tokenized: Sequence[TokenizedQuestion]) -> list[list[int]]:
-        """The same few questions in each trial."""
+        """The same few questions for each trial."""
         options = cls.options_in(config)
         require(
             len(tokenized) >= options.few_shot,
@@ -171,21 +171,22 @@ class ModeCotd(Method):
 
     def inputs(self) -> Mapping[str, Mapping[str, str]]:
         source = self.options.experts
-        if source is None:  # what trained them is known
+        if source is None:  # this run's own stages train them, from inputs that are recorded already
             return {}
         matrices = {f"{k} {name}": matrix for k, one in enumerate(self._experts) for name, matrix in one.items()}
         return {"options.experts": {"source": source, "sha256": fingerprint(matrices)}}
 
     @cached_property
     def _experts(self) -> list[dict[str, Tensor]]:
-        """Read when they are needed: before the run begins its own stages have not trained them yet."""
+        """Reads the experts when they are first needed: before the run begins, its own stages have not trained them
+        yet."""
         config = self.context.config
         run = RunFolder(self.options.experts or config.output)
         stages = enumerate(self.stages(config), start=1)
         return [read_adapter(run.stage(number, stage.name).adapter) for number, stage in stages]
 
     def prepare(self, step: Step) -> TrialPlan:
-        self.context.model.eval()  # a trial is of the student as it answers, without dropout
+        self.context.model.eval()  # a trial scores the student as it answers, without dropout
         config, options = self.context.config, self.options
         weights = next_weights(
             self._trials, self.context.perspectives, options.bound, options.budget, config.train.seed
@@ -242,22 +243,23 @@ class ModeCotd(Method):
 
 
 def objective(loss: float, weights: Sequence[float], l1: float) -> float:
-    """What the search minimizes: the cross-entropy `loss` of a mixture, and `l1` times its mean absolute weight."""
+    """What the search minimizes: the cross-entropy `loss` of a mixture plus `l1` times its mean absolute weight."""
     return loss + l1 * sum(map(abs, weights)) / len(weights)
 
 
 def next_weights(trials: Sequence[Trial], count: int, bound: float, budget: int, seed: int) -> list[float]:
     """The mixture to try after `trials`.
 
-    nevergrad is told them anew each time. So they are all the state of a search, and no thread is left waiting between
-    trials: nevergrad runs some of its algorithms in one, which keeps a program that fails from ending.
+    Each call replays all trials to a new nevergrad optimizer. So the trials are the whole state of the search, and no
+    thread stays waiting between them: nevergrad runs some of its algorithms in a thread, which keeps a failed program
+    from ending.
 
-    Args:
-        trials: those so far, each of them what this function returned after the ones before, with its value.
-        count: N, the experts.
-        bound: of the absolute weights.
-        budget: trials of the whole search, by which NGOpt chooses its algorithm.
-        seed: of the algorithms that draw at random.
+        Args:
+            trials: the trials so far: each mixture as this function returned it, with its value.
+            count: N, the number of experts.
+            bound: largest absolute value of a weight.
+            budget: number of trials of the whole search, by which NGOpt chooses its algorithm.
+            seed: for the algorithms that draw at random.
     """
     import nevergrad
     import numpy as np
@@ -266,7 +268,7 @@ def next_weights(trials: Sequence[Trial], count: int, bound: float, budget: int,
     weights.random_state = np.random.RandomState(seed)
     search = nevergrad.optimizers.NGOpt(parametrization=weights, budget=budget)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="COBYLA: Invalid RHOEND")  # what nevergrad gives SciPy
+        warnings.filterwarnings("ignore", message="COBYLA: Invalid RHOEND")  # a value that nevergrad passes to SciPy
         for tried, value in trials:
             asked = search.ask()
             same = asked.value.tolist() == tried
@@ -276,12 +278,12 @@ def next_weights(trials: Sequence[Trial], count: int, bound: float, budget: int,
 
 
 def _skipped(config: MindConfig) -> bool:
-    """Whether the run trains no experts; in a configuration that is not complete yet it does."""
+    """Whether the run trains no experts; False for a configuration that is not complete yet."""
     return "experts" in config.stages and config.stages["experts"].skip
 
 
 def _check_same(config: MindConfig, other: RunFolder) -> None:
-    """Raises MindError unless `other` is a finished run with such experts as this one would train."""
+    """Raises MindError unless `other` is a finished run whose experts have the settings that this run's would have."""
     require(other.finished, f"options.experts {other.path}: expected the folder of a finished run")
     there, here = flat(other.read_config()), flat(asdict(config))
     for name in ("method", "student.model", "student.lora_rank", "student.lora_alpha", "student.lora_targets"):

@@ -1,18 +1,19 @@
-"""NesyCD (arXiv 2409.13203): general skills into the student's weights, rules for its errors into a base beside it.
+"""NesyCD (arXiv 2409.13203): the student's weights learn general skills, and a knowledge base beside it holds rules for
+its errors.
 
     L = mean over the questions of a CE(answer | predict, x) + b mean over {CE(r, answer | x), CE(r, answer | rules, x)}
 
-The student is fine-tuned first. Then it answers the training questions; those that it gets wrong are the base, with the
-rules that the teacher wrote for them ("knowledge" in the records), and they alone have a sequence with rules. CE is the
-mean over the tokens of a sequence; the source takes it over all tokens of the batch. A question with K_q rationales
-trains on one of them per epoch, in turn.
+The student is fine-tuned first. Then it answers the training questions. The questions that it gets wrong form the base,
+with the rules that the teacher wrote for them ("knowledge" in the records); only they have a sequence with rules. CE is
+the mean over the tokens of a sequence; the source uses the mean over all tokens of the batch. A question with K_q
+rationales trains on one of them per epoch, in turn.
 
-How the authors weigh their tasks is not known: a = b here. Their baseline without rules has a = 0.3, b = 0.7. Their
-teacher is asked about the errors alone, and sees them; `mind data generate --knowledge` asks about each question.
+The authors do not publish the weights of their tasks: a = b here. Their baseline without rules has a = 0.3, b = 0.7.
+Their teacher is asked only about the errors, and sees them; `mind data generate --knowledge` asks about each question.
 
 The base is RUN/knowledge.jsonl. `mind evaluate --knowledge-base` puts the rules of its most similar question before a
-question (mind/evaluation/retrieval.py); a run itself evaluates the student without. No other method has a base to look
-into, so its accuracy with one does not compare with theirs.
+question (mind/evaluation/retrieval.py); a run itself evaluates the student without them. No other method has such a
+base, so an accuracy with the base cannot be compared with theirs.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from mind.student.model import context_of
 from mind.student.tokenization import Chat, text_of
 
 _GREEDY = 1e-6
-"""A temperature at which samples are the most probable tokens."""
+"""A temperature so low that samples are the most probable tokens."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ class NesycdOptions(MethodOptions):
     rationale: float = 0.5
     """b: weight of the rationale, with rules and without [ours]."""
     label_prefix: str = "predict: "
-    """Text in front of the question if the answer alone is asked for [ours]."""
+    """Text before the question in the task that asks for the answer alone [ours]."""
     max_new_tokens: int = 512
-    """Longest answer by which the student's errors are found, in tokens [ours]."""
+    """Longest answer, in tokens, when the student answers the training questions [ours]."""
 
     BOUNDS = {
         "answer": "a number >= 0",
@@ -71,7 +72,8 @@ class NesycdOptions(MethodOptions):
 
 
 class Nesycd(Method):
-    """Three sequences per question: slot 0 has the answer, slot 1 a rationale, slot 2 the same with rules in mind."""
+    """Three sequences per question: slot 0 has the answer, slot 1 a rationale, slot 2 the same rationale after
+    rules."""
 
     Options = NesycdOptions
     title = "NesyCD"
@@ -98,7 +100,7 @@ class Nesycd(Method):
         """The questions that the student answers wrongly; None before it was asked."""
 
     def _check_length(self) -> None:
-        """Raises MindError if a question and the answer that finds errors may exceed the student's context."""
+        """Raises MindError if a question with the longest answer may exceed the student's context."""
         context, most = context_of(self.context.model), self.options.max_new_tokens
         longest = max(self.context.tokenized, key=lambda question: len(question.prompt))
         require(
@@ -119,7 +121,7 @@ class Nesycd(Method):
     def sequences_of(
         cls, config: MindConfig, question: Question, tokens: TokenizedQuestion, sequences: Sequences
     ) -> TokenizedQuestion:
-        """Its answer, then its rationales, then the same with its rules, if it has any."""
+        """The answer, the rationales, and the rationales after rules if the question has rules."""
         answer = sequences.answered(question, cls.options_in(config).label_prefix)
         befores = ["", after_rules(question.knowledge)] if question.knowledge else [""]
         explained = [
@@ -134,7 +136,7 @@ class Nesycd(Method):
         return ("answer", "rationale", "rationale with rules")
 
     def term_of(self, slot: int) -> int:
-        """The answer, and rationales with and without rules."""
+        """Term 0 is the answer, term 1 the rationales with and without rules."""
         return min(slot, 1)
 
     def prepare(self, step: Step) -> StepPlan:
@@ -158,8 +160,8 @@ class Nesycd(Method):
         return TokenizedQuestion.of_sequences(question.id, sequences)
 
     def _answered_wrongly(self, step: Step) -> set[str]:
-        """The ids of the training questions to which the student's most probable answer is not right, all of them
-        asked before anything is trained on."""
+        """The ids of the training questions that the student answers wrongly by its most probable tokens; all are asked
+        before training begins."""
         context = self.context
         prompts = [question.prompt for question in context.tokenized]
         with Progress("answers to the training questions", len(prompts), "question") as bar:
@@ -174,7 +176,7 @@ class Nesycd(Method):
         return wrong
 
     def _write_base(self, wrong: set[str]) -> None:
-        """The knowledge base, as records."""
+        """Writes the knowledge base, as records."""
         base = [one for one in self.context.questions if one.id in wrong and one.knowledge]
         tell(
             f"the student gets {len(wrong)} of {len(self.context.questions)} training questions wrong; {len(base)} of "

@@ -1,4 +1,4 @@
-"""What the methods that learn from pairs share: a right and a wrong rationale of one question."""
+"""The base of methods that learn from pairs of a right and a wrong rationale of one question."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from mind.records import Branch, Question, TokenizedQuestion
 from mind.report.charts import AMBER, BLUE, LOSS, Chart, Series
 
 WRONG_WANTED = "`mind data filter` and `mind data import` keep wrong rationales with --keep-wrong"
-"""What to do about questions without any."""
+"""What to do about questions without wrong rationales."""
 
 
 class Pair(NamedTuple):
-    """Token ids of one question: a right rationale and a wrong one, each with its answer line."""
+    """Token ids of one question's right rationale and wrong rationale, each with its answer line."""
 
     right: Branch
     wrong: Branch
 
 
 class PairMethod(Method):
-    """A signed cross-entropy over pairs, the mean over those of a step. Only questions with a pair are trained on.
+    """A signed cross-entropy over pairs, averaged over the pairs of a step. Only questions with a pair are trained on.
 
-    Pair i of a question has the slots 2 i (right) and 2 i + 1 (wrong).
+    Pair i of a question uses the slots 2 i (right) and 2 i + 1 (wrong).
     """
 
     unread = (*OF_MIND, *OF_ANSWERS)
@@ -78,18 +78,18 @@ class PairMethod(Method):
         return [Pair(tokens.branches[k], wrong) for k in sorted(tokens.rationales) for wrong in wrongs]
 
     def term_of(self, slot: int) -> int:
-        """Right rationales and wrong ones."""
+        """Term 0 is the right rationales, term 1 the wrong ones."""
         return slot % 2
 
     @staticmethod
     def plan_of(
         step: Step, most: int, pairs_of: Callable[[str], Sequence[Pair]], right: float, wrong: float
     ) -> StepPlan:
-        """The step's pairs, at most `most` of a question, whose two sequences have these weights in their mean; those
-        of weight 0 are only observed."""
+        """The step's pairs, at most `most` per question. `right` and `wrong` are the weights of the two sequences in
+        the mean over pairs; sequences of weight 0 are only observed."""
         questions = [_with_pairs(question, pairs_of(question.id)) for question in step.questions]
         filled = present_sequences(questions, 2 * most)
-        # The cross-entropy is a mean over the step's questions, and this one over its pairs.
+        # Turns the cross-entropy's mean over the step's questions into a mean over its pairs.
         scale = 2 * len(questions) / int(filled.sum())
         weights = torch.tensor([right, wrong], dtype=torch.float64).repeat(most) * scale
         weights = torch.where(filled, weights, 0)
@@ -97,7 +97,7 @@ class PairMethod(Method):
 
 
 def _with_pairs(question: TokenizedQuestion, pairs: Sequence[Pair]) -> TokenizedQuestion:
-    """The question with its pairs as sequences, in the slots that PairMethod names."""
+    """The question with its pairs as sequences, in the slots of PairMethod."""
     others = dict(enumerate(branch for pair in pairs for branch in pair))
     return TokenizedQuestion(question.id, question.prompt, {}, (), others)
 

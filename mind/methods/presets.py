@@ -1,6 +1,6 @@
-"""Methods under other names: a method with some options fixed, each a small file of mind/methods/presets.
+"""Presets: methods with some options fixed under a name of their own, each a small file in mind/methods/presets.
 
-The ablations of MIND are such: they differ from it in an option or two, and in nothing else.
+The ablations of MIND are presets: each differs from it only in one or two options.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from mind.typed_json import load_json
 
 @dataclass(frozen=True)
 class Preset:
-    """A method with options that are fixed."""
+    """A method with some options fixed."""
 
     method: str
-    """The method that trains."""
+    """The name of the method that trains."""
     title: str
     """The name in reports."""
     purpose: str
-    """What it is there to show."""
+    """What the preset is meant to show."""
     options: dict  # of any values: typed_json looks at the keys alone
     """The fixed options, nested as in config.json."""
     needs: tuple[str, ...] = ()
-    """Options that must be given: it has no sense at their defaults."""
+    """Options that the user must set, because their defaults make no sense here."""
     aliases: tuple[str, ...] = ()
-    """Other names that `mind train --method` takes."""
+    """Other names that `mind train --method` accepts."""
 
 
 PRESETS: dict[str, Preset] = {
     file.stem: load_json(file, Preset) for file in sorted(Path(__file__).with_name("presets").glob("*.json"))
 }
-"""By the name that `mind train --method` takes."""
+"""Presets by the name that `mind train --method` accepts."""
 
 _NAMES = {alias: name for name, preset in PRESETS.items() for alias in preset.aliases}
 
 
 def method_name(name: str) -> str:
-    """The name of a method or preset, of which `name` may be an alias."""
+    """The name of a method or preset, given that name or an alias of it."""
     return _NAMES.get(name, name)
 
 
 def with_preset(config: MindConfig) -> MindConfig:
-    """`config` with the name of its method, in place of an alias, and the options that it fixes, if it is a preset.
+    """`config` with its method's name instead of an alias and, if that is a preset, with the options that it fixes.
 
-    Raises MindError for an option that the preset fixes at another value and that is not at its default.
+    Raises MindError for an option that is neither at its default nor at the value that the preset fixes.
     """
     config = dataclasses.replace(config, method=method_name(config.method))
     if config.method not in PRESETS:
@@ -67,7 +67,7 @@ def with_preset(config: MindConfig) -> MindConfig:
 
 
 def check_needs(config: MindConfig) -> None:
-    """Raises MindError if the method is a preset and an option that it needs is not given."""
+    """Raises MindError if the method is a preset that needs an option which is not set."""
     if config.method in PRESETS:
         given, default = (flat(dataclasses.asdict(some)) for some in (config, MindConfig()))
         for name in PRESETS[config.method].needs:
@@ -76,8 +76,8 @@ def check_needs(config: MindConfig) -> None:
 
 
 def check_given(method: str, values: Mapping[str, Any], where: str) -> None:
-    """Raises MindError, which begins with `where`, for an option among the JSON `values` of a configuration that its
-    method fixes at another value, be it the option's default."""
+    """Raises a MindError that begins with `where` if the JSON `values` of a configuration set an option to another
+    value than its preset fixes, even to the option's default."""
     if (method := method_name(method)) in PRESETS:
         given = flat(values)
         for name, value in flat(PRESETS[method].options).items():
@@ -88,7 +88,7 @@ def check_given(method: str, values: Mapping[str, Any], where: str) -> None:
 
 
 def neutral(method: str) -> Any:
-    """The defaults of what a preset fixes or needs, nested as in config.json; nothing for another method."""
+    """The defaults of the options that a preset fixes or needs, nested as in config.json; empty for other methods."""
     if method not in PRESETS:
         return {}
     names: dict[str, Any] = copy.deepcopy(PRESETS[method].options)
@@ -99,7 +99,7 @@ def neutral(method: str) -> Any:
 
 
 def _parts(value: Any, names: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a dataclass that `names` has as keys, nested as there."""
+    """The fields of a dataclass whose names are keys of `names`, nested in the same way."""
     return {
         name: _parts(getattr(value, name), inner) if isinstance(inner, Mapping) else getattr(value, name)
         for name, inner in names.items()
@@ -107,7 +107,7 @@ def _parts(value: Any, names: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def replaced(value: Any, changes: Mapping[str, Any]) -> Any:
-    """A dataclass with the changes, those of its parts within them."""
+    """A dataclass with `changes`, which may be nested: an entry for a part changes only the fields that it has."""
     return dataclasses.replace(
         value,
         **{

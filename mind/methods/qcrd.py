@@ -1,20 +1,22 @@
-"""QCRD, quality-guided contrastive rationales: learn from right rationales by their quality, and away from wrong ones.
+"""QCRD, quality-guided contrastive rationales: trains toward right rationales by their quality, and away from wrong
+ones.
 
     L = a CE(answer | predict, x) + (1 - a) [ q+ CE+ - beta (1 - q-) min(CE- - delta, 0) ]
 
-CE+ is that of the right rationale that the student finds easiest, CE- that of the wrong one that it finds hardest
+CE+ is that of the right rationale that is easiest for the student, CE- that of the wrong one that is hardest
 (`negative` "max") or easiest ("min"): a pass without a graph over all rationales of a question comes before each step,
-and choice and clip are constants. A wrong rationale whose CE reaches delta is pushed no further, so that the loss has a
-lower bound. q is the probability of being right that a discriminator gives a rationale: a small network on the vectors
-that MetaNet would see, trained on all right and wrong ones, for `discriminator_epochs` at first, then once per epoch.
+and no gradient flows through the choice or the clip. A wrong rationale is not pushed away further once its CE reaches
+delta, so the loss has a lower bound. q is the probability of being right that a discriminator gives a rationale: a
+small network on the vectors that MetaNet would get, trained on all right and wrong rationales, for
+`discriminator_epochs` before the first step and then once per epoch.
 
-Wrong are the wrong rationales of the data, and an answer to each question that the student samples every
-`refresh_epochs`: the student that it is compared with is up to so many epochs older. An answer that turns out right is
-left out [ours]: it is no lesson to unlearn. Vectors are those of the initial student throughout, of which a copy stays
-in memory: vectors of a student that moves would tell when a text was encoded, not whether it is right.
+Wrong rationales are those of the data, and an answer to each question that the student samples every `refresh_epochs`:
+it comes from a student that is up to that many epochs older. An answer that turns out right is left out [ours], since
+it should not be unlearned. The vectors always come from the initial student, of which a copy stays in memory: the
+vectors of a changing student would show when a text was encoded, not whether it is right.
 
-The source was not at hand; what it says is known from a review that contradicts itself on "min" and "max". Its
-discriminator is an encoder of its own, and a third term decays by 0.9 per epoch, which is left out.
+We had no access to the source; we know it from a review that contradicts itself on "min" and "max". Its discriminator
+is a separate encoder, and it has a third term that decays by 0.9 per epoch, which is left out here.
 """
 
 from __future__ import annotations
@@ -49,31 +51,32 @@ if TYPE_CHECKING:
 
 
 _LINES = 8
-"""Of metrics.jsonl, for a remark on how a run went."""
+"""Lines at the end of metrics.jsonl that a remark about a run looks at."""
 
 
 @dataclass(frozen=True)
 class QcrdOptions(MethodOptions):
-    """Options of QCRD; label, beta, delta, negative and refresh_epochs are the review's."""
+    """Options of QCRD; the values of label, beta, delta, negative and refresh_epochs are those of the review."""
 
     label: float = 0.5
     """a: weight of the answer alone; that of the rationales is 1 - a."""
     beta: float = 0.2
     """Weight of the wrong rationale."""
     delta: float = 3.0
-    """Training lowers the likelihood of a wrong rationale up to this cross-entropy, in nats per token."""
+    """Training lowers the likelihood of a wrong rationale until its cross-entropy reaches this value, in nats per
+    token."""
     negative: Literal["max", "min"] = "max"
-    """Which wrong rationale of a question that is: the one with the largest cross-entropy, or with the smallest."""
+    """Which wrong rationale of a question is used: the one with the largest or the smallest cross-entropy."""
     refresh_epochs: int = 5
-    """Epochs from one round of the student's own answers to the next; 0: none, only the wrong rationales of the
-    data."""
+    """Epochs from one round of the student's own answers to the next; 0: no such answers, only the wrong rationales of
+    the data."""
     sample_temperature: float = 1.0
     """Temperature of these answers [ours]. At the review's 1.5 the answers of a small chat model are noise: 7 to 8 nats
     per token, far beyond delta."""
     max_new_tokens: int = 256
     """Longest of these answers, in tokens [ours]."""
     label_prefix: str = "predict: "
-    """Text in front of the question if the answer alone is asked for."""
+    """Text before the question in the task that asks for the answer alone."""
     discriminator_epochs: int = 20
     """Epochs of the discriminator before the first step [ours]."""
     discriminator_learning_rate: float = 1e-3
@@ -102,9 +105,9 @@ class QcrdPlan(StepPlan):
     positive: Tensor
     """(Q,) the slot of the right rationale."""
     negative: Tensor
-    """(Q,) that of the wrong one; of a question without any it means nothing."""
+    """(Q,) the slot of the wrong one; meaningless for a question without any."""
     encoded: int
-    """Tokens of texts that became vectors for this step."""
+    """Tokens of the texts that were encoded for this step."""
 
 
 class Qcrd(Method):
@@ -186,7 +189,7 @@ class Qcrd(Method):
     def sequences_of(
         cls, config: MindConfig, question: Question, tokens: TokenizedQuestion, sequences: Sequences
     ) -> TokenizedQuestion:
-        """Its rationales, its answer, the longest sample if there are any, and its wrong rationales."""
+        """Its rationales, its answer, room for the longest sample if answers are sampled, and its wrong rationales."""
         options, answer = cls.options_in(config), len(config.data.perspectives)
         others = {answer: sequences.answered(question, options.label_prefix)}
         if options.refresh_epochs:
@@ -201,7 +204,7 @@ class Qcrd(Method):
 
     @property
     def _answer(self) -> int:
-        """The slot of the answer alone: right rationales are before it, wrong ones behind it."""
+        """The slot of the answer alone: right rationales come before it, wrong ones after it."""
         return self.context.perspectives
 
     def inputs(self) -> Mapping[str, Mapping[str, str]]:
@@ -227,7 +230,7 @@ class Qcrd(Method):
     def plan_of(
         self, questions: Sequence[TokenizedQuestion], losses: Tensor, quality: Tensor, encoded: int = 0
     ) -> QcrdPlan:
-        """What is trained on, given CE and q (Q, S) of all rationales, nan where there is none."""
+        """The step's plan, given CE and q (Q, S) of all rationales, nan for missing ones."""
         options, answer = self.options, self._answer
         rows = torch.arange(len(questions))
         positive = losses[:, :answer].nan_to_num(nan=torch.inf).argmin(1)
@@ -237,7 +240,7 @@ class Qcrd(Method):
         weights = torch.zeros_like(losses)
         weights[:, answer] = options.label
         weights[rows, positive] = (1 - options.label) * quality[rows, positive]
-        pushed = losses[rows, negative] < options.delta  # False of a question without a wrong rationale: nan
+        pushed = losses[rows, negative] < options.delta  # nan, and so False, for a question without a wrong rationale
         push = (1 - options.label) * options.beta * (1 - quality[rows, negative])
         weights[rows, negative] = torch.where(pushed, -push, 0.0)
         return QcrdPlan.training(
@@ -247,13 +250,13 @@ class Qcrd(Method):
     def loss(self, hidden: Tensor, head: Head, batch: MicroBatch, plan: StepPlan) -> LossTerms:
         assert isinstance(plan, QcrdPlan)
         terms = super().loss(hidden, head, batch, plan)
-        # What the clip adds for each wrong rationale that is pushed, the only ones with a negative weight.
+        # The constant that the clip adds for each wrong rationale that is pushed; only these have a negative weight.
         pushes = self.sequence_weights(plan).clamp(max=0).neg()
         clipped = self.options.delta * pushes[batch.present].sum() / len(pushes)
         return terms._replace(loss=terms.loss + clipped.to(terms.loss))
 
     def term_of(self, slot: int) -> int:
-        """Right rationales, the answer alone, wrong ones."""
+        """Term 0 is the right rationales, term 1 the answer alone, term 2 the wrong ones."""
         return (slot >= self._answer) + (slot > self._answer)
 
     def finish_step(self, plan: StepPlan, totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
@@ -286,7 +289,8 @@ class Qcrd(Method):
         )
 
     def _begin_epoch(self, step: Step) -> int:
-        """New answers of the student if it is time, and the discriminator's turn; returns the tokens encoded for it."""
+        """Samples new answers of the student if they are due, and trains the discriminator; returns the tokens encoded
+        for it."""
         options, encoded = self.options, 0
         if options.refresh_epochs and step.epoch % options.refresh_epochs == 0:
             prompts = [question.prompt for question in self.context.tokenized]
@@ -314,7 +318,7 @@ class Qcrd(Method):
         return encoded
 
     def _wrong_ones(self, answers: Sequence[tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-        """Of the answers to all questions those that say something and do not turn out right, by question."""
+        """The wrong ones among the student's `answers` to all questions, without empty rationales, by question."""
         texts = [text_of(self.context.tokenizer, answer, self._stop_text) for answer in answers]
         return {
             question.id: answer
@@ -323,7 +327,7 @@ class Qcrd(Method):
         }
 
     def _take(self, samples: Mapping[str, tuple[int, ...]]) -> int:
-        """These are the student's answers from now on; returns the tokens of their texts."""
+        """Stores the student's answers and encodes them; returns the number of tokens of their texts."""
         self._samples = dict(samples)
         texts = [_said(text_of(self.context.tokenizer, sample, self._stop_text)) for sample in samples.values()]
         if texts:
@@ -332,7 +336,7 @@ class Qcrd(Method):
         return self._encoder.tokens(texts)
 
     def _with_sample(self, name: str) -> TokenizedQuestion:
-        """A question with the answer that the student gave, if it is among the wrong ones, in place of the longest."""
+        """A question in which the student's wrong answer, if it has one, replaces the room for the longest sample."""
         question, slot = self.made[name], self._answer + 1
         others = {place: branch for place, branch in question.others.items() if place != slot}
         if name in self._samples:
@@ -357,5 +361,5 @@ class Qcrd(Method):
 
 
 def _said(text: str) -> str:
-    """An answer's rationale: what precedes its answer line, as the rationales of the data have it."""
+    """The rationale of an answer: the text before its answer line, as in the rationales of the data."""
     return rationale_of(text, lambda _: True)

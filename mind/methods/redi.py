@@ -1,19 +1,19 @@
-"""REDI (arXiv 2505.24850): learn from a right rationale, and away from a wrong one, without a reference model.
+"""REDI (arXiv 2505.24850): trains toward a right rationale and away from a wrong one, without a reference model.
 
     L = mean over pairs of CE(right) - alpha e^(-gamma CE(wrong)) CE(wrong)
 
-CE is the mean over the tokens of rationale and suffix, as in the source. The source takes the first right and the first
-wrong rationale of a question; here each epoch takes another pair. It is the second stage: the student is fine-tuned on
-right ones first (the authors': 5 epochs at 5e-5, then one at 1e-6).
+CE is the mean over the tokens of rationale and suffix, as in the source. The source uses the first right and the first
+wrong rationale of a question; here each epoch uses another pair. It is the second stage: the student is first
+fine-tuned on right rationales (the authors train 5 epochs at 5e-5, then one at 1e-6).
 
-gamma is an option of the authors' code, off there too. The factor is no constant: with it the weight of a wrong
-rationale's nll is -alpha e^(-gamma CE) (1 - gamma CE), which changes its sign at CE = 1 / gamma. Beyond that the wrong
-rationale is learned, so gamma bounds how far it is pushed away.
+gamma is an option of the authors' code, which is off there too. Gradients flow through the factor: with it the weight
+of a wrong rationale's nll is -alpha e^(-gamma CE) (1 - gamma CE), which changes its sign at CE = 1 / gamma. Beyond that
+point training makes the wrong rationale more likely again, so gamma bounds how far it is pushed away.
 
-The loss has no lower bound at gamma 0: the wrong rationales' own losses, `wrong_loss`, tell how far it has gone. What
-that may cost is bounded: the run stops if the right rationales have become less likely by `max_drop` nats per token. It
-does not only warn, since a student that gives right answers a third of the probability per token is of no use, every
-further step makes it worse, and the checkpoint before is still good.
+At gamma 0 the loss has no lower bound; the metric `wrong_loss`, the wrong rationales' own loss, shows how far it has
+gone. The damage is bounded: the run stops if the right rationales have become less likely by `max_drop` nats per token.
+It stops instead of warning, because a student that gives right answers a third of the probability per token is useless,
+every further step makes it worse, and the checkpoint before is still good.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from mind.records import MicroBatch
 from mind_kernels import Head
 
 _DECAY = 0.8
-"""Of the average over steps of the right rationales' loss: one step has few pairs."""
+"""Decay of the average of the right rationales' loss over steps: a single step has few pairs."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,13 @@ class RediOptions(MethodOptions):
     """Options of REDI; alpha and gamma are the authors'."""
 
     alpha: float = 0.8
-    """Weight of the wrong rationale's cross-entropy, which is subtracted; 0 is fine-tuning on the right ones."""
+    """Weight of the wrong rationale's cross-entropy, which is subtracted; 0: plain fine-tuning on the right
+    rationales."""
     gamma: float = 0.0
     """How fast that weight falls as the wrong rationale becomes less likely; 0: it stays constant."""
     max_drop: float | None = 1.0
-    """The run stops if the log-probability per token of the right rationales, averaged over the latest steps, is this
-    many nats below that of the first step; None: it never stops for that [ours]."""
+    """The run stops if the log-probability per token of the right rationales, averaged over recent steps, is this many
+    nats below that of the first step; None: no such stop [ours]."""
 
     BOUNDS = {
         "alpha": "a number in [0, 1]",
@@ -60,7 +61,7 @@ class RediOptions(MethodOptions):
 
 
 class Redi(PairMethod):
-    """One pair per question and step."""
+    """Trains on one pair per question and step."""
 
     Options = RediOptions
     title = "REDI"
@@ -97,7 +98,8 @@ class Redi(PairMethod):
         scaled[:, 0::2] = 0  # right rationales have no factor
         scaled = scaled.flatten()[batch.segment.to(hidden.device)]  # (N,)
         factor = (-scaled).exp()
-        # A sequence lies in one micro-batch, so its loss is known, and the derivative of CE e^(-gamma CE) is a weight.
+        # A sequence is whole in one micro-batch, so its loss is known here, and the derivative of CE e^(-gamma CE) can
+        # be used as a weight.
         loss, rows = self.cross_entropy(hidden, head, batch, weight * factor * (1 - scaled))
         rest = (weight * factor * scaled * rows.nll).sum()
         return LossTerms.of(loss + rest, rows, batch)

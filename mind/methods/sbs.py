@@ -1,12 +1,11 @@
-"""Distilling step-by-step (arXiv 2305.02301): the answer and the rationale as two tasks, told apart by the prompt.
+"""Distilling step-by-step (arXiv 2305.02301): the answer and the rationale are two tasks, each with its own prompt.
 
     L = mean over the questions of a CE(answer | predict, x) + (1 - a) CE(rationale | explain, x)
 
-CE is the mean over the tokens of a sequence; the source takes it over all tokens of the batch, which
-`--objective.normalize token` does for each of the two. A question with K_q
-rationales trains on one of them per epoch, in turn. The source asks for an answer by "predict: " alone, without any
-reasoning. `explain_with_answer` [ours] lets the answer line follow the rationale, so that a student can be asked as any
-other.
+CE is the mean over the tokens of a sequence; the source uses the mean over all tokens of the batch, as
+`--objective.normalize token` does for each of the two tasks. A question with K_q rationales trains on one of them per
+epoch, in turn. The source asks for an answer only with "predict: ", without any reasoning. With `explain_with_answer`
+[ours] the answer line also follows the rationale, so that the student can be asked like any other.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ class SbsOptions(MethodOptions):
     alpha: float = 0.5
     """a: weight of the answer."""
     explain_with_answer: bool = False
-    """The answer line follows the rationale too [ours]."""
+    """Put the answer line after the rationale too [ours]."""
     label_prefix: str = "predict: "
-    """Text in front of the question if the answer alone is asked for."""
+    """Text before the question in the task that asks for the answer alone."""
     rationale_prefix: str = "explain: "
-    """Text in front of the question if the rationale is asked for."""
+    """Text before the question in the task that asks for the rationale."""
 
     BOUNDS = {
         "alpha": "a number in [0, 1]",
@@ -75,7 +74,7 @@ class Sbs(Method):
     def sequences_of(
         cls, config: MindConfig, question: Question, tokens: TokenizedQuestion, sequences: Sequences
     ) -> TokenizedQuestion:
-        """Its answer, and then its explanations."""
+        """Its answer, and then its rationales."""
         options = cls.options_in(config)
         answer = sequences.answered(question, options.label_prefix)
         explanations = [

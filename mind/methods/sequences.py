@@ -1,5 +1,5 @@
-"""Training sequences that methods make of questions beside the right rationales: other prompts, wrong rationales, and
-the student's own answers."""
+"""Makes the training sequences that methods need besides right rationales: other prompts, wrong rationales, and the
+student's own answers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 class Sequences:
-    """Token ids as `mind.student.tokenization.tokenize` makes them, one sequence at a time.
+    """Makes token ids as `mind.student.tokenization.tokenize` does, one sequence at a time.
 
-    Each raises MindError for one that is longer than `student.max_length`, and as `Chat` does.
+    Each method raises MindError for a sequence longer than `student.max_length`, and for text that `Chat` cannot
+    encode.
     """
 
     def __init__(self, config: MindConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -26,13 +27,13 @@ class Sequences:
         self._longest = config.student.max_length
 
     def answered(self, question: Question, before: str = "") -> Branch:
-        """The question, behind `before`, and its answer line alone."""
+        """The question with `before` in front of it, and its answer line alone."""
         return self._checked(question, "answer", before, self._chat.suffix(question))
 
     def explained(
         self, question: Question, rationale: Rationale, before: str = "", *, answered: bool = False
     ) -> Branch:
-        """The question, behind `before`, and a rationale, with its answer line if it is to be `answered`."""
+        """The question with `before` in front of it, and a rationale, with its answer line if `answered`."""
         ids = self._chat.rationale(question, rationale.perspective, rationale.text)
         end = self._chat.suffix(question) if answered else self._chat.end()
         return self._checked(question, f"{rationale.perspective} rationale", before, [*ids, *end])
@@ -44,8 +45,8 @@ class Sequences:
         return self._checked(question, f"wrong {rationale.perspective} rationale", "", [*ids, *end])
 
     def longest_sample(self, question: Question, tokens: int) -> Branch:
-        """The question and an answer of the student of so many tokens, as long as one can be: it is not known before
-        the run, but whether it will fit is."""
+        """The question and a stand-in for the longest answer that the student may sample, of `tokens` tokens. The
+        answer is not known before the run, but whether it will fit is."""
         return self._checked(question, f"sample of up to {tokens} tokens", "", [self._chat.end_id] * tokens)
 
     def _checked(self, question: Question, what: str, before: str, ids: list[int]) -> Branch:

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on all rationales: the baseline of every other method.
+"""Supervised fine-tuning on all rationales, the baseline for every other method.
 
     L = mean over the questions of 1/K_q sum_k CE(r_k | x)
 
@@ -16,7 +16,7 @@ from mind.records import TokenizedQuestion
 
 
 class Sft(Method):
-    """Every rationale of a question is trained on, all with the same weight."""
+    """Trains on every rationale of a question, all with the same weight."""
 
     title = "SFT"
     unread = (*OF_MIND, *OF_ANSWERS)
@@ -25,6 +25,6 @@ class Sft(Method):
         return self.evenly(step.questions)
 
     def evenly(self, questions: Sequence[TokenizedQuestion]) -> StepPlan:
-        """All sequences of each question, with weights that are equal and sum to 1."""
+        """Trains on all sequences of each question, with equal weights that sum to 1."""
         present = present_sequences(questions, len(self.slots))
         return StepPlan.training(questions, present.double() / present.sum(1, keepdim=True))

@@ -1,4 +1,4 @@
-"""A stage of training that comes before a method's own."""
+"""Describes a stage of training that comes before a method's own."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Stage:
-    """What `Method.stages` returns: a run of its own in the folder RUN/stages/1-NAME, with a new optimizer."""
+    """A stage as `Method.stages` returns it: a run of its own in the folder RUN/stages/1-NAME, with a new optimizer."""
 
     method: str
     """The method or preset that trains in it."""
     name: str = ""
-    """The name of its folder; by default that of its method."""
+    """The name of its folder; empty: the name of its method."""
     settings: str = ""
-    """Its entry in `MindConfig.stages`, by default `name`; several stages may have one in common."""
+    """The key of its settings in `MindConfig.stages`, which several stages may share; empty: `name`."""
     learning_rate: float | None = None
-    """The default of its learning rate; None: that of its method."""
+    """The default of its learning rate; None: the default of its method."""
     begins_with: Literal["former", "base"] = "former"
-    """The student of the stage before it, or `student.model`. The first stage begins with `student.model`."""
+    """The student it starts with: that of the stage before it, or `student.model`. The first stage always starts with
+    `student.model`."""
     changes: Mapping[str, Any] = field(default_factory=dict)
-    """Options of the run that are others in this stage, nested as in config.json; not those of its evaluation, which
-    the stages have in common."""
+    """Options of the run that this stage changes, nested as in config.json. They may not be evaluation options, which
+    all stages share."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.method)

@@ -1,14 +1,15 @@
-"""TAID (arXiv 2501.16937): the target moves from the student's own distribution to the teacher's as training goes on.
+"""TAID (arXiv 2501.16937): distillation toward a target that moves from the student's own distribution to the
+teacher's.
 
     L = KL(p_t || q),  p_t = softmax((1 - t) z + t z_teacher), a constant
 
-t rises evenly from `t_start` to 1 over the run, or by a share of up to `alpha` of what is left to 1 per step, which is
-the larger the faster the loss falls, if that is more. At the authors' alpha the even rise is the faster of the two in
-runs of fewer than about 4,000 steps: the method is then plain interpolation. With `alpha` "auto", which is 4 over the
-number of steps, t rises twice as fast as evenly at first while the loss stands still, whatever the run's length, and
-the even rise takes over after four fifths of it [ours].
+t follows the larger of two rises: linearly from `t_start` to 1 over the run, or in each step by a share of 1 - t, at
+most `alpha`, that grows with the speed at which the loss falls. At the authors' alpha the linear rise is the larger one
+in runs of fewer than about 4,000 steps: the method is then plain interpolation. `alpha` "auto" is 4 / (number of
+steps): if the loss does not change, t then rises twice as fast as linearly at first, whatever the run's length, and the
+linear rise takes over after four fifths of the run [ours].
 
-The loss is the mean over the tokens of a sequence; the authors take that over all tokens (`objective.normalize`).
+The loss is the mean over the tokens of a sequence; the authors use the mean over all tokens (`objective.normalize`).
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ class TaidOptions(TeacherOptions):
     """Options of TAID; the defaults are the authors'."""
 
     t_start: float = 0.4
-    """The teacher's share in the first target."""
+    """t at the first step: the teacher's share in the target."""
     alpha: float | Literal["auto"] = 5e-4
     """Largest rise of t per step, as a share of 1 - t; "auto" follows from the number of steps [ours]."""
     momentum: float = 0.99
-    """Momentum of the average of the loss's relative change."""
+    """Momentum of the average of the relative change of the loss."""
     momentum_of: Literal["kl", "ce"] = "kl"
     """The loss whose change is averaged: the divergence, as in the paper, or the cross-entropy under p_t, as in the
-    authors' code; the latter is larger by the entropy of p_t, so its relative change is smaller."""
+    authors' code. The latter is larger by the entropy of p_t, so its relative change is smaller."""
 
     BOUNDS = {
         **TeacherOptions.BOUNDS,
@@ -59,7 +60,7 @@ class TaidOptions(TeacherOptions):
 
 
 class Taid(TeacherMethod):
-    """The divergence alone, from a target that moves."""
+    """Trains on the divergence alone, from a moving target."""
 
     Options = TaidOptions
     title = "TAID"
@@ -104,7 +105,7 @@ class Taid(TeacherMethod):
 
 
 class Schedule:
-    """t, and what it depends on. It is updated once per optimizer step, with the loss of all processes."""
+    """t and the numbers that it depends on. It is updated once per optimizer step, with the loss over all processes."""
 
     def __init__(self, options: TaidOptions, steps: int) -> None:
         self._options, self._steps = options, steps
@@ -112,13 +113,14 @@ class Schedule:
         self.t, self._average, self._loss, self._step = options.t_start, 0.0, math.inf, 0
 
     def update(self, loss: float) -> None:
-        """The loss of the step that has just been computed; `t` is that of the next one from now on."""
+        """Takes the loss of the step just computed; from then on `t` is that of the next step."""
         options = self._options
         if not math.isinf(self._loss):
             change = (self._loss - loss) / (self._loss + 1e-15)
             self._average = options.momentum * self._average + (1 - options.momentum) * change
             even = options.t_start + (1 - options.t_start) * self._step / self._steps
-            # Clamped: beside a loss of about 0 the change has no bound, and the sigmoid has reached 0 or 1 long before.
+            # Clamped: if the loss is about 0 the relative change has no bound, and the sigmoid has reached 0 or 1 long
+            # before.
             speed = 1 / (1 + math.exp(-max(-50.0, min(50.0, self._average))))
             rise = self._alpha * speed * (1 - self.t)
             self.t = min(1.0, max(even, self.t + rise))

@@ -1,4 +1,4 @@
-"""MIND: MetaNet scores the rationales, the student learns from the chosen ones and calibrates MetaNet."""
+"""MIND: MetaNet scores the rationales, the student learns from the selected ones, and its losses calibrate MetaNet."""
 
 from mind.methods.mind.method import Mind
 

@@ -2,12 +2,12 @@
 
     L_meta = KL(softmax(s / tau) || softmax(-L_real / tau)),  over the present perspectives of a question
 
-MetaNet learns from L_meta alone. The inertia is a smaller learning rate than in its warm-up and a window of gradient
-accumulation, and optionally an exponential moving average of L_real.
+MetaNet learns only from L_meta. The inertia consists of a smaller learning rate than in its warm-up, a window of
+gradient accumulation and, optionally, an exponential moving average of L_real.
 
-Scores lie in (0, 1), losses in nats: if they differ by half a nat or more between the rationales of a question, no
-scores reach the target, and MetaNet saturates; if they differ by hundredths, any scores will do. So L_real is measured
-in units of its own spread [ours], unless `metanet.spread` is None, which is the published form.
+Scores are in (0, 1), losses in nats. If the losses of a question's rationales differ by half a nat or more, no scores
+can reach the target, and MetaNet saturates; if they differ by hundredths, any scores fit. So L_real is measured in
+units of its own spread [ours], unless `metanet.spread` is None, which is the published form.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mind.errors import NotFiniteError
 from mind.finite import require_finite
 from mind.methods.mind.metanet import MetaNet
 
-# Of the variance by which L_real is measured: that of the last ten steps, about.
+# Decay of the variance by which L_real is scaled: an average over about the last ten steps.
 _SPREAD_DECAY = 0.9
 
 
@@ -34,7 +34,7 @@ def meta_loss(
     present: Tensor,  # (Q, K) bool
     tau: float,
 ) -> Tensor:  # ()
-    """L_meta over the `present` rationales, the mean over the questions; l_real gets no gradient."""
+    """L_meta over the `present` rationales, averaged over the questions; l_real gets no gradient."""
     mask = torch.where(present, 0.0, -torch.inf)
     losses = torch.where(present, l_real.detach(), 0).to(scores.dtype)
     log_p = torch.log_softmax(scores / tau + mask, dim=1)
@@ -49,7 +49,8 @@ def moving_average(
     l_real: Tensor,  # (Q, K)
     decay: float,
 ) -> Tensor:  # (Q, K)
-    """Takes the latest losses into the `average` (K,) of each question; nan where a loss was never known."""
+    """Takes the latest losses into the `average` (K,) of each question and returns the averages; nan for a loss that
+    was never known."""
     rows = []
     for name, latest in zip(ids, l_real, strict=True):
         before = average.get(name, latest).to(latest)
@@ -60,8 +61,8 @@ def moving_average(
 
 
 def mean_variance(l_real: Tensor) -> float:
-    """The variance of L_real (Q, K) within a question, nan where it is not known, in the mean of the questions of which
-    at least two losses are known; nan if there is none."""
+    """The variance of L_real (Q, K) within a question (nan entries are unknown), averaged over the questions with at
+    least two known losses; nan if there is none."""
     known = ~l_real.isnan()
     count = known.sum(1, keepdim=True)
     mean = l_real.nansum(1, keepdim=True) / count
@@ -70,15 +71,16 @@ def mean_variance(l_real: Tensor) -> float:
 
 
 class LossUnit:
-    """L_real in units of its own spread, which it follows: `metanet.spread`, or nats if that is None."""
+    """Scales L_real to the standard deviation `metanet.spread`, following the spread of recent losses; leaves nats if
+    that is None."""
 
     def __init__(self, spread: float | None) -> None:
         self.spread = spread
         self.variance = math.nan
-        """Of L_real within a question, of the latest questions; nan: none seen."""
+        """The variance of L_real within a question, over recent questions; nan before the first."""
 
     def follow(self, l_real: Tensor) -> None:
-        """Takes the losses (Q, K) of a step into the variance."""
+        """Updates the variance with the losses (Q, K) of a step."""
         latest = mean_variance(l_real)
         if math.isnan(self.variance):
             self.variance = latest
@@ -86,7 +88,7 @@ class LossUnit:
             self.variance += (1 - _SPREAD_DECAY) * (latest - self.variance)
 
     def __call__(self, l_real: Tensor) -> Tensor:
-        """The losses (Q, K) in the unit; all 0 as long as those seen have been equal."""
+        """The scaled losses (Q, K); all 0 as long as all losses within a question were equal."""
         if self.spread is None:
             return l_real
         return l_real * (self.spread / math.sqrt(self.variance) if self.variance > 0 else 0.0)
@@ -112,11 +114,11 @@ class Calibrator:
     ) -> float:
         """Adds the gradient of L_meta to the open window and returns L_meta. Called once per step of the student.
 
-        L_meta is over the rationales whose L_real is known: computed now, or in the moving average from before.
+        L_meta covers the rationales whose L_real is known: computed in this step, or kept in the moving average.
 
         Args:
             ids: of the step's Q questions.
-            scores: MetaNet's own, with its graph.
+            scores: MetaNet's own scores, with their graph.
             l_real: the student's mean NLL per token on each rationale, nan if it was not computed.
 
         Raises NotFiniteError if L_meta or its gradient is nan or infinite.
@@ -127,7 +129,7 @@ class Calibrator:
         loss = meta_loss(scores, smoothed, ~smoothed.isnan(), self.config.tau)
         loss.backward()
         gradients = [parameter.grad for parameter in self.metanet.parameters() if parameter.grad is not None]
-        # Read together: a GPU is waited for once.
+        # One read for both: a single wait for the GPU.
         value, norm = torch.stack([loss.detach(), torch.nn.utils.get_total_norm(gradients)]).tolist()
         if not math.isfinite(value) or not math.isfinite(norm):
             raise NotFiniteError(f"L_meta, which calibrates MetaNet, is {value}, its gradient's norm {norm}")
@@ -150,7 +152,7 @@ class Calibrator:
         l_real: Tensor,  # (Q, K) float32
         seed: int,
     ) -> list[float]:
-        """Trains MetaNet alone, by an optimizer of its own; returns the mean L_meta of each epoch.
+        """Trains MetaNet alone, with a separate optimizer; returns the mean L_meta of each epoch.
 
         Args:
             question: features of all questions to train on, on MetaNet's device like the other tensors.

@@ -1,4 +1,4 @@
-"""MetaNet's inputs: a frozen encoder's vectors of questions and rationales, computed once and cached on disk."""
+"""Computes MetaNet's inputs, a frozen encoder's vectors of questions and rationales, and caches them on disk."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ if TYPE_CHECKING:
 
 
 class Encoder(Protocol):
-    """Turns texts into vectors; `name` identifies it, weights included, in the cache."""
+    """Turns texts into vectors. `name` identifies it in the cache, weights included."""
 
     name: str
     parameters: int
-    """Of its model."""
+    """Number of parameters of its model."""
 
     def encode(self, texts: Sequence[str], progress: Callable[[int], object]) -> Tensor:
-        """Vectors (len(texts), F), float32, on the CPU; `progress` is told how many texts are done."""
+        """Vectors (len(texts), F), float32, on the CPU; `progress` gets the number of finished texts."""
         ...
 
     def tokens(self, texts: Sequence[str]) -> int:
-        """How many tokens it reads to encode them, without padding."""
+        """How many tokens it reads to encode the texts, without padding."""
         ...
 
 
 class StudentEncoder:
-    """The initial student's mean-pooled last hidden state."""
+    """Encodes by the mean-pooled last hidden states of the initial student."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack_length: int) -> None:
         self.model, self.tokenizer, self.pack_length = model, tokenizer, pack_length
@@ -56,7 +56,7 @@ class StudentEncoder:
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], progress: Callable[[int], object]) -> Tensor:
-        """See `Encoder`. A text is encoded on its own, packed with others."""
+        """As in `Encoder`. Texts are packed into rows, but no text sees another."""
         ids = self._ids(texts)
         lengths = [len(sequence) for sequence in ids]
         vectors: dict[int, Tensor] = {}
@@ -80,7 +80,7 @@ class SentenceEncoder:
     """A sentence-transformers model, by name or folder (extra `sentence-transformers`)."""
 
     def __init__(self, name: str, option: str = "metanet.encoder") -> None:
-        """`option` is what names it, for messages."""
+        """`option` is the option that named the model, for messages."""
         try:
             from sentence_transformers import SentenceTransformer  # pyright: ignore[reportMissingImports]
         except ImportError as error:
@@ -91,7 +91,7 @@ class SentenceEncoder:
             self._model = SentenceTransformer(find_model(option, name), trust_remote_code=False)
         except MindError:
             raise
-        except Exception as error:  # of files from elsewhere
+        except Exception as error:  # files of a stranger may raise anything
             raise MindError(f"{option} {name}: cannot be loaded: {one_line(describe(error), 400)}") from error
         self.name = f"sentence-{fingerprint(self._model.state_dict())}"
         self.parameters = sum(p.numel() for p in self._model.parameters())
@@ -108,12 +108,13 @@ class SentenceEncoder:
 
 
 def encoder_of(source: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pack_length: int) -> Encoder:
-    """What `metanet.encoder` names: "student", which is `model` as it is, or a sentence-transformers model."""
+    """The encoder that `metanet.encoder` names: "student", which is `model` in its present state, or a
+    sentence-transformers model."""
     return StudentEncoder(model, tokenizer, pack_length) if source == "student" else SentenceEncoder(source)
 
 
 def encoder_input(source: str, encoder: Encoder) -> dict[str, dict[str, str]]:
-    """What `Method.inputs` says of an encoder that `metanet.encoder` names, unless it is the student."""
+    """The entry in `Method.inputs` for the encoder that `metanet.encoder` names; empty if it is the student."""
     return {} if source == "student" else {"metanet.encoder": {"source": source, "sha256": encoder.name}}
 
 
@@ -132,7 +133,7 @@ def build_features(
     cache: Path,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Features:
-    """The features of the questions, from `cache` where the same encoder has seen the same texts.
+    """The features of the questions; texts that the same encoder has encoded before come from `cache`.
 
     Raises NotFiniteError for a text whose vector holds a nan or an infinity.
     """
@@ -147,7 +148,7 @@ def build_features(
 
 
 def texts_of(questions: Sequence[Question]) -> list[str]:
-    """What `build_features` encodes: the questions, and then the rationales of each."""
+    """The texts that `build_features` encodes: the questions, and then the rationales of each."""
     rationales = [rationale.text for question in questions for rationale in question.rationales]
     return [*(question.question for question in questions), *rationales]
 
@@ -155,14 +156,15 @@ def texts_of(questions: Sequence[Question]) -> list[str]:
 def vectors_of(
     texts: Sequence[str], encoder: Encoder, cache: Path, progress: Callable[[int], object] = lambda _: None
 ) -> Tensor:  # (len(texts), F)
-    """The vectors of texts, from `cache` where the same encoder has seen the same ones, float32 on the CPU.
+    """The vectors of texts, float32 on the CPU; texts that the same encoder has encoded before come from `cache`.
 
-    Several processes share the texts; the main one reads the cache and writes it, so each machine may have its own.
+    Several processes share the texts. Only the main one reads and writes the cache, so each machine may have its own.
 
     Raises NotFiniteError for a text whose vector holds a nan or an infinity.
     """
     texts = list(texts)
-    # "alone": older caches may hold states of students that saw other texts of the row.
+    # "alone" is a part of the key because older caches may hold states that were computed while texts of a row saw one
+    # another.
     digest = hashlib.sha256("\0".join(["alone", encoder.name, *texts]).encode()).hexdigest()[:32]
     file = cache / "features" / f"{digest}.safetensors"
     known = processes.agreed(lambda: _cached(file, texts))
@@ -171,7 +173,7 @@ def vectors_of(
         return known
     processes.by_main(lambda: make_cache(file.parent))
 
-    # As arrays: with a row of a tensor all of the tensor would travel.
+    # NumPy arrays, because sending a row of a tensor would send the whole tensor.
     def encoded(some: Sequence[str]) -> list[np.ndarray]:
         share = len(texts) / len(some)
         return list(encoder.encode(some, lambda done: progress(round(done * share))).numpy())

@@ -1,8 +1,8 @@
-"""MetaNet, the teaching assistant: which of a question's rationales can the student learn from now?
+"""MetaNet, the teaching assistant: predicts which of a question's rationales the student can learn from now.
 
 Three stages, from the figure of arXiv 2601.03717: one shared MLP aligns the encoder's vectors of the question and its
-rationales; multi-head self-attention over the K perspective vectors lets them see one another (synergy); an MLP a
-perspective scores it.
+rationales; multi-head self-attention over the K perspective vectors lets them see one another (synergy); one MLP per
+perspective computes its score.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ class MetaNet(nn.Module):
     def __init__(
         self, features: int, perspectives: int, width: int = 128, heads: int = 4, *, synergy: bool = True
     ) -> None:
-        """`features` is the encoder's width F, `perspectives` K, `width` that of the aligned vectors. Without `synergy`
-        each perspective stands in for what it would see of the others: the shapes stay."""
+        """`features` is the encoder's width F, `perspectives` is K, `width` is that of the aligned vectors. Without
+        `synergy` each perspective's own vector replaces what it would see of the others, so that the shapes stay the
+        same."""
         super().__init__()
         self._sees_others = synergy
         # Mean-pooled hidden states have a few coordinates hundreds of times larger than the rest.
@@ -39,9 +40,11 @@ class MetaNet(nn.Module):
     def forward(self, question: Tensor, rationales: Tensor, present: Tensor) -> Tensor:
         """Scores (Q, K) from question (Q, F), rationales (Q, K, F) and present (Q, K) bool.
 
-        A missing perspective neither attends nor is attended to, and scores 0. Each question needs one rationale.
+        A missing perspective neither attends nor is attended to, and scores 0. Each question needs at least one
+        rationale.
         """
-        with torch.autocast(question.device.type, enabled=False):  # the student's bf16 is not MetaNet's
+        # MetaNet stays in float32 if the student computes in bf16
+        with torch.autocast(question.device.type, enabled=False):
             return self._scores(question.float(), rationales.float(), present)
 
     def _scores(self, question: Tensor, rationales: Tensor, present: Tensor) -> Tensor:

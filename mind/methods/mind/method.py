@@ -33,15 +33,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class MindPlan(StepPlan):
-    """`weights` are alpha, `trained` is I_dyn."""
+    """In this plan, `weights` are alpha and `trained` is I_dyn."""
 
     scored: Scored
     present: Tensor
-    """(Q, K) bool, on the CPU: the rationales that there are."""
+    """(Q, K) bool, on the CPU: the rationales that exist."""
 
 
 class Mind(Method):
-    """Scores select and weigh the rationales; MetaNet's, which the student's losses teach, or others."""
+    """Scores select and weigh the rationales. They come from MetaNet, which learns from the student's losses, or from a
+    baseline."""
 
     title = "MIND"
     fewest_rationales, lesson = TO_COMPARE, "two rationales of a question"

@@ -1,11 +1,11 @@
-"""The student's objective: scores -> I_dyn and alpha; alpha and a micro-batch -> its L_total, through mind_kernels.
+"""The student's objective: computes I_dyn and alpha from scores, and L_total of a micro-batch through mind_kernels.
 
     I_dyn   = {k : s_k >= beta max_j s_j}
     alpha_k = exp(s_k / tau_student) / sum_{j in I_dyn} exp(s_j / tau_student) in I_dyn, else 0
     L_total = sum_k alpha_k CE(r_k | x) + lambda sum_{i<j} alpha_i alpha_j JSD(P_i || P_j)
 
-(arXiv 2601.03717.) CE is the mean over the tokens of rationale and suffix, JSD the mean over the suffix positions, or
-those of `objective.answer_span`.
+(arXiv 2601.03717.) CE is the mean over the tokens of rationale and suffix, JSD the mean over the positions of
+`objective.answer_span`, by default the suffix.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def select(
 ) -> tuple[Tensor, Tensor]:  # I_dyn (Q, K) bool, alpha (Q, K)
     """The selected rationales and their weights, without a graph; each row of alpha sums to 1.
 
-    The argmax of each question is always selected. A missing perspective never is.
+    The largest score of each question is always selected. A missing perspective never is.
     """
     scores = torch.where(present, scores.detach(), 0)
     selected = present & (scores >= beta * scores.amax(dim=1, keepdim=True))
@@ -42,7 +42,8 @@ def anchored(
     scores: Tensor,  # (Q, K)
     present: Tensor,  # (Q, K) bool
 ) -> Tensor:  # (Q, K)
-    """s - max_j s_j + 1: scores of which the largest is 1. L_meta, and alpha for a given I_dyn, stay as they are."""
+    """s - max_j s_j + 1: scores shifted so that the largest is 1. This changes neither L_meta nor, for a given I_dyn,
+    alpha."""
     highest = torch.where(present, scores, -torch.inf).amax(1, keepdim=True)
     return torch.where(present, scores - highest + 1, 0)
 
@@ -55,19 +56,19 @@ def student_loss(
     row_weight: Tensor,  # (N,)
     config: ObjectiveConfig,
 ) -> LossTerms:
-    """The share of a micro-batch in the mean of L_total over the Q questions of its step.
+    """A micro-batch's share of the mean of L_total over the Q questions of its step.
 
-    Its sums, beside those of LossTerms.of: "sft" and "consistency", the shares of the cross-entropy and of the
-    consistency (without lambda); "pairs" and "jsd", the pairs of answer distributions and the sum of their JSD in nats,
-    unweighted.
+    In addition to the sums of LossTerms.of it returns "sft" and "consistency", the shares of the cross-entropy and of
+    the consistency (without lambda), and "pairs" and "jsd", the number of pairs of answer distributions and the
+    unweighted sum of their JSD in nats.
 
     Args:
         hidden: the student's last hidden states of the micro-batch's labeled rows, in its order.
         head: its LM head.
         batch: the selected rationales of some of the step's questions.
         alpha: the weights of the rationales, 0 for those that are not selected.
-        row_weight: those of the rows in the cross-entropy, `Method.row_weights`.
-        config: lambda, threshold of the sparse gradient, backend.
+        row_weight: the weights of the rows in the cross-entropy, from `Method.row_weights`.
+        config: sets lambda, the threshold of the sparse gradient, and the backend.
     """
     alpha = alpha.to(row_weight)
     pair_weight = pair_weights(alpha[:, :, None] * alpha[:, None, :], batch, hidden)
@@ -85,7 +86,7 @@ def student_loss(
         backend=config.backend,
     )
     there = batch.answer_rows.to(hidden.device) >= 0
-    jsd = cast(PairStats, stats.pairs).jsd  # a weight per pair, not per member of a mixture
+    jsd = cast(PairStats, stats.pairs).jsd  # this weight applies to a pair, not to a member of a mixture
     return LossTerms.of(
         loss,
         stats.rows,

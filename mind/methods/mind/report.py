@@ -1,4 +1,4 @@
-"""What the report shows of a run of MIND, and what it remarks on."""
+"""What the report of a MIND run shows, and the remarks on it."""
 
 from __future__ import annotations
 
@@ -27,21 +27,22 @@ if TYPE_CHECKING:
     from mind.report.reading import Metrics
 
 FEWEST_LINES = 8
-"""Of metrics.jsonl, for a remark on how a run went."""
+"""Lines at the end of metrics.jsonl that a remark about a run looks at."""
 OF_METANET = ("metanet", "shuffled")
-"""Values of `metanet.scores` with which MetaNet scores."""
+"""Values of `metanet.scores` for which MetaNet computes the scores."""
 LEAST_RISE = 1e-3
-"""Of L_meta, in nats, for a remark: near 0 a batch's noise is a large share of it and says nothing."""
+"""The smallest rise of L_meta, in nats, that is worth a remark: near 0 the noise of a batch is a large share of it."""
 
 
 def sections(config: MindConfig) -> tuple[Section, Section]:
-    """The student, with its objective's parts; the scores and what they select, with MetaNet if they are its own."""
+    """Two sections: the student with the parts of its objective; the scores and what they select, with MetaNet if it
+    made them."""
     scores = (*_selection(config), *(METANET if config.metanet.scores in OF_METANET else (LEARNING_RATE,)))
     return Section("Student", _student(config)), Section("Scores and selection", scores)
 
 
 def remarks(config: MindConfig, metrics: Metrics) -> list[str]:
-    """What MetaNet or the selection by its scores did not do."""
+    """Remarks on what MetaNet, or the selection by its scores, failed to do."""
     return list(_remarks(config, metrics)) if config.metanet.scores in OF_METANET else []
 
 
@@ -66,13 +67,13 @@ def _remarks(config: MindConfig, metrics: Metrics) -> Iterator[str]:
 
 
 def _smaller(config: MindConfig) -> str:
-    """What makes the losses differ by less."""
+    """The advice that makes the losses differ by less."""
     spread = config.metanet.spread
     return "metanet.spread 0.25 scales them" if spread is None else f"a metanet.spread below {spread:g} scales them"
 
 
 def _same_selection(shares: Mapping[str, float]) -> str:
-    """What was selected throughout, by the share of the questions for which each perspective was."""
+    """What the whole run selected, in words, by the share of the questions for which each perspective was selected."""
     selected = [name for name, share in shares.items() if share > 0]
     if all(share == 1 for share in shares.values()):
         return (
@@ -176,4 +177,4 @@ METANET = (
         series=(*LEARNING_RATE.series, Series("meta_learning_rate", "MetaNet", AMBER)),
     ),
 )
-"""What is shown of MetaNet itself."""
+"""Charts of MetaNet itself."""

@@ -1,6 +1,6 @@
-"""Where the scores of MIND's rationales come from: MetaNet, or what it is compared with.
+"""The sources of MIND's scores: MetaNet, and the baselines that it is compared with.
 
-A scorer that has no MetaNet costs no warm-up, no features and no observed rationales beyond its own.
+A scorer without MetaNet costs no warm-up, no features, and no observed rationales except those that it needs itself.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ class Scored(NamedTuple):
     """The scores of a step's questions."""
 
     scores: Tensor
-    """(Q, K), positive for the rationales that there are; with MetaNet's graph if it made them."""
+    """(Q, K), positive for the rationales that exist; with MetaNet's graph if it made them."""
     own: Tensor
-    """(Q, K) those that feedback is compared with; `scores`, unless these were changed since."""
+    """(Q, K) the scores before any change, which feedback is compared with; the same as `scores` if nothing changed
+    them."""
 
 
 class Scorer(ABC):
-    """Scores the rationales of each step's questions, and may learn from L_real."""
+    """Scores the rationales of each step's questions; it may learn from L_real."""
 
     feedback = False
-    """Whether it learns from L_real of the rationales that were not selected, as `metanet.feedback` says."""
+    """Whether it learns from L_real of rationales that were not selected, as `metanet.feedback` says."""
 
     def __init__(self, context: MethodContext) -> None:
         self.context = context
@@ -55,7 +56,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def score(self, step: Step, present: Tensor) -> Scored:
-        """Of the step's questions; present (Q, K) bool, on the CPU: the rationales that there are."""
+        """The scores of the step's questions; present (Q, K) bool, on the CPU: the rationales that exist."""
 
     def finish_step(self, questions: Sequence[TokenizedQuestion], scored: Scored, l_real: Tensor) -> StepMetrics:
         """Learns from L_real (Q, K) of a step, nan where it is not known."""
@@ -79,7 +80,7 @@ class Scorer(ABC):
 
 
 class MetaNetScorer(Scorer):
-    """MetaNet's scores, calibrated by L_real before training and during it."""
+    """MetaNet's scores; L_real calibrates MetaNet before and during training."""
 
     def __init__(self, context: MethodContext) -> None:
         super().__init__(context)
@@ -99,7 +100,8 @@ class MetaNetScorer(Scorer):
         return encoder_input(self.config.encoder, self._encoder)
 
     def before_training(self) -> Iterable[Mapping[str, Any]]:
-        """MetaNet alone: L_real of the still student on every rationale, once, then epochs over that table."""
+        """Trains MetaNet alone: L_real of the untrained student on every rationale, computed once, then epochs over
+        that table."""
         context = self.context
         warms_up = self.config.warmup_epochs > 0
         observed = losses_work(context.tokenized, context.perspectives, context.pack_options) if warms_up else 0
@@ -125,7 +127,7 @@ class MetaNetScorer(Scorer):
         return Scored(scores, scores)
 
     def scores(self, questions: Sequence[TokenizedQuestion], present: Tensor) -> Tensor:
-        """MetaNet's scores (Q, K), with its graph, of questions of the run and their `present` (Q, K) rationales."""
+        """MetaNet's scores (Q, K), with their graph, for questions of the run and their `present` (Q, K) rationales."""
         index = torch.tensor([self._index[question.id] for question in questions])
         metanet = self.calibrator.metanet
         inputs = (self.features.question[index], self.features.rationales[index], present)
@@ -156,9 +158,9 @@ class MetaNetScorer(Scorer):
 
 
 class ShuffledScorer(MetaNetScorer):
-    """MetaNet's scores, dealt out anew among the rationales of each question: the random control of its selection.
+    """MetaNet's scores, permuted at random among the rationales of each question: a control for its selection.
 
-    How many rationales are selected, and with which weights, stays as MetaNet has it; MetaNet learns as ever.
+    The number of selected rationales and their weights stay those of MetaNet's scores; MetaNet learns as usual.
     """
 
     def score(self, step: Step, present: Tensor) -> Scored:
@@ -180,19 +182,19 @@ class UniformScorer(Scorer):
 
 
 class RandomScorer(Scorer):
-    """Scores drawn evenly from (0, 1), others in each step."""
+    """Scores drawn uniformly from (0, 1), anew in each step."""
 
     def score(self, step: Step, present: Tensor) -> Scored:
         drawn = torch.rand(present.shape, generator=_generator(self.context, step), dtype=torch.float64)
-        scores = torch.where(present, 1 - drawn, 0)  # (0, 1]: the rule of selection wants positive scores
+        scores = torch.where(present, 1 - drawn, 0)  # (0, 1]: the selection rule needs positive scores
         return Scored(scores, scores)
 
 
 class InstantScorer(Scorer):
-    """The student's losses of this step, which it observes first: s = 1 + min_j L_j - L_k, below `_LOWEST` none, in the
-    unit in which MetaNet would learn them.
+    """Scores from the student's losses in this step, which are observed first: s = 1 + min_j L_j - L_k, at least
+    `_LOWEST`, with losses in the unit in which MetaNet would learn them.
 
-    Of all scores whose largest is 1 these have the smallest L_meta: it is 0.
+    Among all scores whose largest is 1, these minimize L_meta: it is 0.
     """
 
     def __init__(self, context: MethodContext) -> None:
@@ -213,7 +215,7 @@ class InstantScorer(Scorer):
 
 
 class TableScorer(Scorer):
-    """The same of a moving average of L_real, one per question and rationale: a MetaNet that cannot generalize."""
+    """The same formula with a moving average of L_real per question and rationale: a MetaNet that cannot generalize."""
 
     feedback = True
 
@@ -223,7 +225,7 @@ class TableScorer(Scorer):
         self._unit = LossUnit(self.config.spread)
 
     def before_training(self) -> Iterable[Mapping[str, Any]]:
-        """L_real of the still student on every rationale."""
+        """Computes L_real of the untrained student on every rationale."""
         context = self.context
         context.model.eval()
         with Progress("L_real of all rationales", len(context.tokenized), "question") as bar:
@@ -269,7 +271,7 @@ SCORERS: dict[str, type[Scorer]] = {
     "instant": InstantScorer,
     "table": TableScorer,
 }
-"""What `metanet.scores` names."""
+"""Value of `metanet.scores` -> its scorer."""
 
 _LOWEST = 2.0**-40
 
@@ -278,10 +280,10 @@ def scores_of_losses(
     losses: Tensor,  # (Q, K)
     present: Tensor,  # (Q, K) bool
 ) -> Tensor:  # (Q, K)
-    """1 + min_j L_j - L_k, at least 2^-40, and 0 for a rationale that there is not.
+    """1 + min_j L_j - L_k, at least 2^-40, and 0 for a missing rationale.
 
-    The rule s_k >= beta max_j s_j wants positive scores: the largest is 1 here, and one that would be negative is
-    selected by no beta above 2^-40.
+    The rule s_k >= beta max_j s_j needs positive scores. The largest is 1 here, and a score that would be negative
+    becomes 2^-40, which no larger beta selects.
     """
     known = torch.where(present, losses, torch.inf)
     scores = 1 + known.amin(1, keepdim=True) - known
