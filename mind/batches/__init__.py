@@ -1,1 +1,1 @@
-"""From tokenized questions to the hidden states of a micro-batch, and the student's loss on it."""
+"""Turns tokenized questions into micro-batches, computes their hidden states, and the student's loss on them."""

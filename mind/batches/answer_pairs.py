@@ -1,4 +1,4 @@
-"""Pairs of rationales whose distributions are compared at aligned positions: the weight of each pair of rows."""
+"""Computes the weights of pairs of rationales whose distributions are compared at aligned positions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def pair_weights(
     batch: MicroBatch,
     hidden: Tensor,  # (N, D)
 ) -> Tensor:  # (P, K, K) float32, float64 for float64 hidden states; on their device
-    """w_qij / (P_qij Q) at each of the P_qij positions that rationales i and j of question q both have.
+    """The weight w_qij / (P_qij Q) for each of the P_qij positions that rationales i and j of question q both have.
 
     The weighted sum over positions is then the mean over the step's Q questions of sum_{i<j} w_qij mean_p D_pij.
     """

@@ -1,10 +1,11 @@
-"""Best-fit decreasing bin packing: which sequences share a packed row.
+"""Best-fit decreasing bin packing: decides which sequences share a packed row.
 
-Items go in decreasing length, ties in input order; each goes to the fullest bin that still holds it, ties to the bin
-opened first. Never more than 11/9 OPT + 6/9 bins (the bound of first-fit decreasing; Dosa 2007, Johnson 1974).
+Items are placed in decreasing length (ties in input order), each into the fullest bin that still has room for it (ties
+go to the bin opened first). It never needs more than 11/9 OPT + 6/9 bins (the bound of first-fit decreasing; Dosa 2007,
+Johnson 1974).
 
-Two implementations with equal results: `mind._packer` (csrc/host/packer.cpp) and its Python twin below. `PACKER` says
-which one "auto" takes, and `packer_unavailable_reason()` why the compiled one is not there.
+There are two implementations with equal results: `mind._packer` (csrc/host/packer.cpp) and the Python one below.
+`PACKER` says which one "auto" uses, and `packer_unavailable_reason()` why the compiled one is missing.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ else:
     _unavailable_reason = None
 
 PACKER: Literal["compiled", "python"] = "python" if _packer is None else "compiled"
-"""What implementation="auto" uses."""
+"""The implementation that "auto" uses."""
 
 _warned = False
 
 
 def packer_unavailable_reason() -> str | None:
-    """Why the compiled packer could not be imported; None when it could."""
+    """Why the compiled packer could not be imported; None if it could."""
     return _unavailable_reason
 
 
@@ -48,13 +49,13 @@ def best_fit(
 
     Args:
         lengths: item sizes in tokens, each 1 to `capacity`.
-        capacity: what a bin holds, in tokens.
+        capacity: size of a bin, in tokens.
         implementation: "compiled" or "python" by name, or "auto" for `PACKER`; where that is "python" the first call
             warns once, with the reason.
 
     Raises:
         MindError: a capacity below 1, a length outside 1 to capacity (its index and value are named), lengths that are
-            not a flat list of integers, or implementation="compiled" where it is not available.
+            not a flat list of integers, or implementation="compiled" if it is not available.
     """
     items = _checked(lengths, capacity)
     if implementation not in ("auto", "compiled", "python"):
@@ -73,7 +74,7 @@ def best_fit(
 
 
 def bins_of(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Best fit: the items of each bin, in their order; one that is longer than `capacity` has a bin of its own."""
+    """Best fit: the items of each bin, in input order; an item longer than `capacity` has a bin of its own."""
     capacity = max(1, capacity)
     members: dict[int, list[int]] = {}
     for item, number in enumerate(best_fit([min(length, capacity) for length in lengths], capacity)):
@@ -110,8 +111,8 @@ def _warn_once() -> None:
 
 
 def _best_fit_python(lengths: np.ndarray, capacity: int) -> np.ndarray:
-    """The compiled packer's algorithm, step by step: the residuals that occur, and a min-heap of bins for each."""
-    residuals: list[int] = []  # ascending, those of `bins_of` and no others
+    """The same algorithm as the compiled packer: the residuals that occur, and a min-heap of bins for each."""
+    residuals: list[int] = []  # ascending; exactly the keys of `bins_of`
     bins_of: dict[int, list[int]] = {}
     chosen = [0] * len(lengths)
     opened = 0

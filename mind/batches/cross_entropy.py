@@ -1,4 +1,4 @@
-"""The student's cross-entropy on the rationales of a micro-batch, and on whole questions without a graph."""
+"""Computes the student's cross-entropy on the rationales of a micro-batch, and on whole questions without a graph."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 QUESTIONS_AT_ONCE = 8
-"""Questions that are packed together, and by which progress is told."""
+"""Number of questions that are packed together between two progress reports."""
 
 
 def cross_entropy(
@@ -34,16 +34,16 @@ def cross_entropy(
     gradient_threshold: float | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, RowStats]:
-    """The weighted sum of the labeled rows' losses (), and their statistics; segment q K + k is rationale k of
-    question q.
+    """The weighted sum () of the labeled rows' losses, and their statistics; segment q K + k is rationale k of question
+    q.
 
     Args:
         hidden: the student's last hidden states of the rows of `batch`, in its order.
         head: its LM head.
-        batch: what the rows predict, and which rationale each belongs to.
+        batch: says what the rows predict, and which rationale each belongs to.
         row_weight: the weight of each row, a constant; None: 1.
-        gradient_threshold: of the sparse gradient, a share of each row's; None: the exact gradient.
-        backend: of mind_kernels, by name.
+        gradient_threshold: threshold of the sparse gradient, a share of each row's gradient; None: the exact gradient.
+        backend: the name of a backend of mind_kernels.
     """
     return linear_cross_entropy(
         hidden,
@@ -64,9 +64,9 @@ def row_weights(
     batch: MicroBatch,
     hidden: Tensor,  # (N, D)
 ) -> Tensor:  # (N,) float32, float64 for float64 hidden states; on their device
-    """w_qk / (T_qk Q) for each labeled row: `cross_entropy` is then the mean over the step's Q questions of
-    sum_k w_qk CE_qk, where CE_qk is the mean over the T_qk tokens of rationale and suffix, each times its own weight if
-    the tokens have any."""
+    """w_qk / (T_qk Q) for each labeled row. With these weights `cross_entropy` is the mean over the step's Q questions
+    of sum_k w_qk CE_qk, where CE_qk is the mean over the T_qk tokens of rationale and suffix. If the tokens have
+    weights of their own, each row's weight is multiplied by its token's."""
     exact = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     each = weights.to(hidden.device, exact) / batch.tokens.to(hidden.device).clamp(min=1)
     rows = each.flatten()[batch.segment.to(hidden.device)] / len(weights)
@@ -78,11 +78,12 @@ def token_mean(
     tokens: Tensor,  # (Q, K), of all sequences of the step
     terms: Sequence[int],  # K numbers
 ) -> Tensor:  # (Q, K)
-    """The weights with which a mean over the tokens of each sequence becomes one over all tokens of a term.
+    """The weights that turn means over the tokens of each sequence into a mean over all tokens of a term.
 
-    A term is the slots of the same number in `terms`; their weights have one sign. Each weight is multiplied by the
-    sequence's tokens and divided by their weighted mean in the term: by `row_weights` every token of a term then has
-    the weight of its sequence, and the term has the weight in all that it had before.
+    A term consists of the slots with the same number in `terms`; all its weights have the same sign. Each weight is
+    multiplied by its sequence's number of tokens and divided by the weighted mean of these numbers in the term. With
+    `row_weights` every token of a term then has the weight of its sequence, and the total weight of the term does not
+    change.
     """
     out = torch.zeros_like(weights)
     for term in set(terms):
@@ -100,15 +101,15 @@ def rationale_losses(
     pack_options: PackOptions,
     progress: Callable[[int], object] = lambda _: None,
 ) -> tuple[Tensor, Tensor]:  # (Q, K) float32, (Q, K) int64; on the CPU
-    """L_real, the mean NLL in nats per token of each rationale with its suffix, nan for a missing one; and its tokens.
-    Several processes share the questions.
+    """L_real, the mean NLL in nats per token of each rationale with its suffix, nan for a missing one; and the number
+    of its tokens. Several processes share the questions.
 
-    Args:
-        model: the student; its mode (train or eval) is left as it is.
-        questions: the Q questions.
-        perspectives: K.
-        pack_options: how they become rows of the trunk.
-        progress: called with how many questions are done so far.
+        Args:
+            model: the student; its mode (train or eval) is left as it is.
+            questions: the Q questions.
+            perspectives: K.
+            pack_options: how the questions are packed into rows of the trunk.
+            progress: called with the number of finished questions.
 
     Raises NotFiniteError with the questions whose loss is nan or infinite.
     """
@@ -136,7 +137,7 @@ def rationale_losses(
 
 
 def losses_work(questions: Sequence[TokenizedQuestion], perspectives: int, pack_options: PackOptions) -> int:
-    """Tokens of the trunk that `rationale_losses` computes, given the same."""
+    """Tokens of the trunk that `rationale_losses` computes for the same arguments."""
     parts = (micro_batches(some, perspectives, pack_options) for some in _parts(questions))
     return sum(batch.total_tokens for part in parts for batch in part)
 
@@ -146,6 +147,6 @@ def _parts(questions: Sequence[TokenizedQuestion]) -> Iterator[Sequence[Tokenize
 
 
 def rationale_means(stats: RowStats, batch: MicroBatch) -> Tensor:  # (Q, K), nan for what is not in the micro-batch
-    """L_real from the statistics of a micro-batch's rows, whose segments are its rationales."""
+    """L_real, computed from the statistics of a micro-batch's rows, whose segments are its rationales."""
     assert stats.segment_nll is not None, "the call had no segments"
     return stats.segment_nll.view(batch.tokens.shape)

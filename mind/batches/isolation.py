@@ -1,10 +1,11 @@
-"""Which rows a model computes as if each sequence were alone: a probe of the very model, not a list of families.
+"""Tests whether a model computes the sequences of a packed row as if each were alone. It probes the loaded model
+instead of keeping a list of families.
 
-Attention keeps the sequences of a row apart by a mask; a recurrent state, a convolution or a mask of a model's own
-does not, and learned positions may count from the start of the row. A few tokens show it: the gradient of a sequence's
-states with respect to every other token of the row is exactly zero if nothing leaks, in any dtype, and the states are
-those of the sequence on its own if its positions are right. What begins beyond a number of tokens, such as a window,
-needs more of them: the model's configuration tells how many.
+Attention separates the sequences of a row by a mask. A recurrent state, a convolution or a model's own mask does not,
+and learned positions may count from the start of the row. A few tokens show it: if nothing leaks, the gradient of a
+sequence's states with respect to every other token of the row is exactly zero, in any dtype; and if the positions are
+right, the states equal those of the sequence alone. An effect that begins beyond some number of tokens, such as a
+window, needs a longer probe: the model's configuration says how long.
 """
 
 from __future__ import annotations
@@ -32,14 +33,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Layout = Literal["plain", "shared", "padded", "left"]
-"""Sequences one after another, documents with branches, or a row for each sequence, padded on the right or the left."""
+"""The layouts of rows: sequences one after another, documents with branches, or one row per sequence, padded on the
+right or the left."""
 
 _LENGTH = 9  # tokens of the probed sequence
-_UNSEEN = 2  # of them are behind those whose states are differentiated, so that a state that sees later ones is found
-_PROMPT = 4  # of them are its prompt in rows with shared prompts
+# the last tokens, whose states are not differentiated, so that a state that depends on later tokens is found
+_UNSEEN = 2
+_PROMPT = 4  # the tokens of the prompt, in rows with shared prompts
 
-# Settings that name a length in tokens from which on some layer computes something else: windows, chunks, keys that are
-# compressed or chosen, the positions that were trained.
+# Settings with a length in tokens from which some layer computes differently: windows, chunks, keys that are compressed
+# or selected, the positions that were trained.
 _SPAN = re.compile(
     r"window(_(size|len|length))?$|att(entio)?n_chunk_(size|length)$|^local_attention|^compress_rate|"
     r"^index_(topk|block_size)$|^original_max_position"
@@ -50,8 +53,7 @@ _SPAN = re.compile(
 class _Findings:
     spans: list[tuple[str, int]]
     faults: dict[tuple[Any, ...], dict[int, str | None]] = field(default_factory=dict)
-    """By layout and the way in which the model computes (attention, device and dtype); by the probe's reach in tokens.
-    """
+    """(layout, attention, device and dtype) -> length of the probe in tokens -> fault, None if there is none."""
     told: bool = False
 
 
@@ -59,10 +61,10 @@ _findings: WeakKeyDictionary[nn.Module, _Findings] = WeakKeyDictionary()
 
 
 def keeps_sequences_apart(model: PreTrainedModel, length: int) -> bool:
-    """Whether sequences one after another in a row of `length` tokens are computed as on their own.
+    """Whether sequences one after another in a row of `length` tokens are computed as if each were alone.
 
-    If not, each needs a row of its own, padded: a warning says so once, with the reason. Raises MindError if the model
-    does not compute that like sequences on their own either.
+    If not, each needs a padded row of its own: a warning says so once, with the reason. Raises MindError if the model
+    does not even compute padded rows like single sequences.
     """
     reason = fault(model, "plain", length)
     if reason is None:
@@ -85,11 +87,11 @@ def keeps_sequences_apart(model: PreTrainedModel, length: int) -> bool:
 
 
 def branch_fault(model: PreTrainedModel, longest: int, length: int) -> str | None:
-    """Why the branches of shared prompts in a row of `length` tokens are not computed like sequences on their own; None
-    if they are.
+    """Why the branches of shared prompts in a row of `length` tokens are not computed as if each were alone; None if
+    they are.
 
-    `longest` is the length in tokens of the longest prompt with a branch: the mask of shared prompts knows no window,
-    and one that no sequence fills is none.
+    `longest` is the length in tokens of the longest prompt with a branch. The mask of shared prompts has no sliding
+    window, which makes no difference if no sequence is longer than the window.
     """
     windows = [(name, span) for name, span in _found(model).spans if not name.startswith("original")]
     name, span = min(windows, key=lambda item: item[1], default=("", longest))
@@ -103,8 +105,8 @@ def fault(model: PreTrainedModel, layout: Layout, length: int) -> str | None:
     """What is wrong with the states of a sequence if the model computes rows of `length` tokens in this layout; None if
     nothing is.
 
-    Probed once for each attention, device and dtype that the model computes with, with more tokens than any of its
-    windows below `length` has.
+    Probed once per attention, device and dtype of the model, with more tokens than any of its windows that is shorter
+    than `length`.
     """
     weight: Any = model.get_input_embeddings().weight
     found = _found(model)
@@ -126,7 +128,8 @@ def _probed(model: PreTrainedModel, layout: Layout, reach: int) -> str | None:
         probe = _PROBES[layout](probe_ids(model, 60 + 3 * reach).tolist(), reach)
         try:
             return _difference(model, probe)
-        except Exception as error:  # of the model's own code: the layout does not work, and whoever is told reads why
+        # the model's own code may raise anything: the layout does not work, and the message has the reason
+        except Exception as error:
             return f"raises {describe(error)}"
 
 
@@ -137,7 +140,7 @@ def _found(model: PreTrainedModel) -> _Findings:
 
 
 def _spans(model: PreTrainedModel) -> Iterator[tuple[str, int]]:
-    """(name, tokens) of the settings that name a length from which on some layer computes something else."""
+    """(name, tokens) of the settings with a length from which some layer computes differently."""
     config = model.config.get_text_config()
     layers = set(getattr(config, "layer_types", None) or ())
     slides = "sliding_attention" in layers or (not layers and getattr(config, "use_sliding_window", True))
@@ -147,7 +150,7 @@ def _spans(model: PreTrainedModel) -> Iterator[tuple[str, int]]:
 
 
 def _numbers(value: Any, name: str) -> Iterator[tuple[str, int]]:
-    """The integers of a configuration with their names; numbers of a table are named by it."""
+    """The integers of a configuration value with their names; numbers in a table are named after it."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _numbers(item, name if _SPAN.search(name) else str(key))
@@ -156,11 +159,11 @@ def _numbers(value: Any, name: str) -> Iterator[tuple[str, int]]:
 
 
 _Inputs = Callable[[Any], dict[str, Any]]
-"""From the model to what its trunk is given."""
+"""Layout -> function that builds the trunk's inputs."""
 
 
 class _Probe(NamedTuple):
-    """Rows, and the sequences in them to compare; the last of these is the one to differentiate."""
+    """Rows, and the sequences in them to compare; the last of these is differentiated."""
 
     inputs: _Inputs
     sequences: Sequence[list[int]]
@@ -194,12 +197,12 @@ def _difference(model: PreTrainedModel, probe: _Probe) -> str | None:
 
 
 def _states_and_embeddings(model: PreTrainedModel, inputs: dict[str, Any]) -> tuple[Tensor, list[Tensor]]:
-    """The states (B T, D) of rows, with a graph down to their embeddings (B, T, E) and no further."""
+    """The states (B T, D) of rows, with a graph that ends at their embeddings (B, T, E), and these."""
     embedded: list[Tensor] = []
 
     def differentiable(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
         embedded.append(output.detach().requires_grad_())
-        return embedded[-1].clone()  # which the model may change in place
+        return embedded[-1].clone()  # the model may change its input in place
 
     handle = model.get_input_embeddings().register_forward_hook(differentiable)
     try:
@@ -228,7 +231,8 @@ def _left(ids: list[int], reach: int) -> _Probe:
 
 
 def _shared(ids: list[int], reach: int) -> _Probe:
-    """The second of three branches of the second of three documents, beyond `reach` tokens behind its prompt."""
+    """The probed sequence is the second of three branches in the second of three documents, more than `reach` tokens
+    after its prompt."""
     prompt, branch, a, a1, a2, b1, b3, c = _cut(ids, [_PROMPT, _LENGTH - _PROMPT, 3, 4, 2, 3 + reach, 2, 4])
     pack = document_pack([(a, (a1, a2)), (prompt, (b1, branch, b3)), (c, ())])
     of_prompt = len(a + a1 + a2) + torch.arange(len(prompt))
@@ -240,8 +244,8 @@ _PROBES = {"plain": _plain, "shared": _shared, "padded": _padded, "left": _left}
 
 
 def _sequences(ids: list[int], reach: int, first: int) -> list[list[int]]:
-    """The first and the last are there to disturb. The one before the last is longer than `reach`; if that is not 0,
-    there is a short one, too, which must not heed that the row is longer."""
+    """The first and the last sequence are there to disturb. The one before the last is longer than `reach`; if that is
+    not 0, a short one is added, which must not depend on the row being longer."""
     long, before, after, *short = _cut(ids, [_LENGTH + reach, first, 5, *([_LENGTH] if reach else [])])
     return [before, *short, long, after]
 

@@ -1,9 +1,9 @@
-"""Token ids -> micro-batches: padding-free rows with labeled rows, segments and aligned answer rows.
+"""Packs token ids into micro-batches: rows without padding, with labeled rows, segments and aligned answer rows.
 
-A step's questions are dealt into micro-batches by best fit, each question whole in one of them, since the consistency
-of its answers ties its rationales together. Within a micro-batch the rows of the trunk hold documents: a prompt with
-all the branches that fit, or, where prompts are not shared, a prompt with one. All of it runs on the host, so that the
-loss needs no synchronization with a GPU.
+The questions of a step are distributed over micro-batches by best fit. Each question is whole in one micro-batch, since
+the consistency term compares its rationales. Within a micro-batch the rows of the trunk hold documents: a prompt with
+as many of its branches as fit or, if prompts are not shared, a prompt with one. Everything runs on the host, so that
+the loss needs no synchronization with a GPU.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from mind.records import AnswerSpan, MicroBatch, Pack, PackOptions, TokenizedQue
 def micro_batches(
     questions: Sequence[TokenizedQuestion], perspectives: int, options: PackOptions, chosen: Tensor | None = None
 ) -> list[MicroBatch]:
-    """The micro-batches of the `chosen` (Q, K) rationales of the questions; None stands for all there are.
+    """The micro-batches of the `chosen` (Q, K) rationales of the questions; None: all rationales.
 
-    `perspectives` is K. Neither a row nor a micro-batch exceeds `options.length` tokens, but for a sequence that is
-    longer (a row of its own) and a question that is (a micro-batch of its own, of several rows).
+    `perspectives` is K. Rows and micro-batches have at most `options.length` tokens, except that a longer sequence has
+    a row of its own, and a longer question a micro-batch of its own, of several rows.
 
-    Raises MindError for a prompt that alone is longer than `options.length`.
+    Raises MindError for a prompt that is longer than `options.length`.
     """
     documents = [_documents(q, question, _slots(question, q, chosen), options) for q, question in enumerate(questions)]
     present = [q for q, parts in enumerate(documents) if parts]
@@ -49,7 +49,7 @@ def present_sequences(questions: Sequence[TokenizedQuestion], slots: int) -> Ten
 
 
 def check_prompt(question: TokenizedQuestion, length: int) -> None:
-    """Raises MindError for a prompt that alone is longer than a row."""
+    """Raises MindError for a prompt that is longer than a row."""
     for prompt in prompts_of(question):
         if len(prompt) > length:
             raise MindError(
@@ -58,12 +58,12 @@ def check_prompt(question: TokenizedQuestion, length: int) -> None:
 
 
 def prompts_of(question: TokenizedQuestion) -> list[tuple[int, ...]]:
-    """The prompts that its sequences continue, each once; its own comes first."""
+    """The distinct prompts that its sequences continue; its own prompt comes first."""
     return list(dict.fromkeys([question.prompt, *(branch.prompt for branch in question.branches.values())]))
 
 
 def plain_pack(sequences: Sequence[Sequence[int]]) -> Pack:
-    """A row of sequences that nothing labels, such as texts to encode."""
+    """A row of sequences without labels, such as texts to encode."""
     return document_pack([(ids, ()) for ids in sequences])
 
 
@@ -80,14 +80,15 @@ def sequence_lengths(question: TokenizedQuestion) -> list[int]:
 
 
 def naive_tokens(questions: Sequence[TokenizedQuestion]) -> tuple[int, int]:
-    """(with padding, without): tokens of all sequences of the questions, each in a row of the longest one's length."""
+    """(with padding, without): tokens of all sequences of the questions; padding extends each to the longest one's
+    length."""
     lengths = [length for question in questions for length in sequence_lengths(question)]
     return len(lengths) * max(lengths), sum(lengths)
 
 
 @dataclass(frozen=True)
 class _Document:
-    """A prompt of question q and the branches, rationale and suffix for the most, in its slots ks."""
+    """A prompt of question q and its branches in the slots ks, mostly rationale and suffix."""
 
     q: int
     ks: tuple[int, ...]
@@ -104,7 +105,8 @@ def _slots(question: TokenizedQuestion, q: int, chosen: Tensor | None) -> list[i
 
 
 def _documents(q: int, question: TokenizedQuestion, ks: list[int], options: PackOptions) -> list[_Document]:
-    """Branches of one prompt may share it; the prompts come in the order of their first slots."""
+    """The documents of a question: branches of one prompt may share it; prompts are in the order of their first
+    slots."""
     check_prompt(question, options.length)
     by_prompt: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
     for k in ks:
@@ -129,7 +131,7 @@ def _micro_batch(
     segment: list[int] = []
     weights: list[float] = []
     tokens = torch.zeros(len(questions), perspectives, dtype=torch.int64)
-    last_row: dict[tuple[int, int], int] = {}  # (q, k) -> one past its last labeled row
+    last_row: dict[tuple[int, int], int] = {}  # (q, k) -> the position after its last labeled row
     for q, k, branch in _branches(rows):
         target.extend(branch)
         weights.extend(questions[q].branches[k].weights or [1.0] * len(branch))
@@ -187,9 +189,10 @@ def _answer_rows(
     last_row: dict[tuple[int, int], int],
     span: AnswerSpan,
 ) -> tuple[Tensor, Tensor]:
-    """Rows (P, K) of the aligned positions of the span and the question (P,) of each, where there are two to compare.
+    """Rows (P, K) of the aligned positions of the span and the question (P,) of each, where at least two rationales
+    have the position.
 
-    Of span "all" a position that the longest rationale alone has is left out: there is nothing to compare it with.
+    With span "all", a position that only the longest rationale has is left out: there is nothing to compare it with.
     """
     blocks, owners = [], []
     for q, question in enumerate(questions):

@@ -1,8 +1,8 @@
-"""Prompts computed once: which models can let branches share one, and the attention that takes the mask for it.
+"""Decides whether the rationales of a question can share its prompt in a model, and which attention computes them.
 
-A branch sees its document's prompt and itself, at the positions that it would have alone. That is a mask, so it needs
-an attention that takes masks: PyTorch's SDPA with a dense one, or FlexAttention, which skips masked blocks. Flash
-attention takes none; it computes plain sequences, each with its prompt.
+A branch sees its document's prompt and itself, at the same positions as if it were alone. This needs an attention that
+accepts masks: PyTorch's SDPA with a dense mask, or FlexAttention, which skips masked blocks. Flash attention accepts no
+masks; it computes plain sequences, each with its own prompt.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ from mind.student.model import (
 
 MASKED_ATTENTION = (SPAN_ATTENTION, "sdpa", "eager", "flex_attention")
 FLEX_LENGTH = 2048
-"""Row length in tokens from which masked blocks are worth FlexAttention's compilation [not measured on a GPU]."""
+"""Row length in tokens from which skipping masked blocks is worth FlexAttention's compilation [not measured on a
+GPU]."""
 
 
 def obstacle(model: nn.Module, attention: str, longest: int, length: int) -> str | None:
-    """Why the branches of a prompt cannot share it in this model; None where they can.
+    """Why the branches of a prompt cannot share it in this model; None if they can.
 
-    `attention` is the implementation that will compute it, `longest` the tokens of the longest sequence, `length` those
-    of a row.
+    `attention` is the implementation that will compute them, `longest` the tokens of the longest sequence, `length`
+    those of a row.
     """
     if attention not in MASKED_ATTENTION:
         return f"{attention} takes no attention mask"
@@ -50,11 +51,11 @@ def obstacle(model: nn.Module, attention: str, longest: int, length: int) -> str
 def attention_and_pack_options(
     model: nn.Module, config: MindConfig, questions: Sequence[TokenizedQuestion], device: str
 ) -> tuple[str, PackOptions]:
-    """The attention that trains, by transformers' name, and how the questions are packed for it.
+    """The training attention, by transformers' name, and how the questions are packed for it.
 
-    `device` is "cpu" or "cuda"; the model is there afterwards, since what is probed is what trains. Raises MindError
-    for an attention that is not there or cannot train on the device, for a model that has more in its own training loss
-    than the cross-entropy, and as `choose_pack_options` does.
+    The model is moved to `device` ("cpu" or "cuda"), so that the probed model is the one that trains. Raises MindError
+    for an attention that is not available or cannot train on the device, for a model whose own training loss has more
+    terms than the cross-entropy, and as `choose_pack_options` does.
     """
     train = config.train
     attention = choose_attention(config.student.attention, device, train.pack_length, train.share_prompts)
@@ -71,8 +72,8 @@ def choose_pack_options(
     the model can compute them, or if it is "always".
 
     Warns, with the reason, if it is "auto" and the model cannot. Raises MindError if it is "always" and the model
-    cannot, for a prompt that alone is longer than `length`, for a sequence longer than the model's context, and for a
-    model whose logits are not those of trunk and head or that computes no row like sequences on their own.
+    cannot, for a prompt longer than `length`, for a sequence longer than the model's context, for a model whose logits
+    are not computed by trunk and head alone, and for one that computes no layout of rows like single sequences.
     """
     for question in questions:
         check_prompt(question, length)
@@ -90,17 +91,17 @@ def choose_pack_options(
         return PackOptions(length, True)
     if share_prompts == "always":
         raise MindError(f"train.share_prompts is always, but prompts cannot be shared: {reason}")
-    if apart:  # else it has been said that every sequence has its own row
+    if apart:  # otherwise another warning has said that every sequence has its own row
         message = f"each rationale is computed with its own copy of the prompt: {reason}"
         warnings.warn(message, RuntimeWarning, stacklevel=2)
     return PackOptions(length, False)
 
 
 def choose_attention(attention: str, device: str, length: int, share_prompts: str) -> str:
-    """transformers' name of the attention that trains: `attention`, or what "auto" stands for.
+    """transformers' name of the training attention: `attention`, or the choice for "auto".
 
-    On a CPU SDPA span by span (mind/student/span_attention.py). On a GPU FlexAttention for shared prompts in rows of at
-    least FLEX_LENGTH tokens, flash-attention for plain rows where it is installed, and SDPA otherwise.
+    On a CPU: SDPA span by span (mind/student/span_attention.py). On a GPU: FlexAttention for shared prompts in rows of
+    at least FLEX_LENGTH tokens, flash-attention for plain rows if it is installed, otherwise SDPA.
     """
     if attention != "auto":
         return attention
@@ -113,9 +114,9 @@ def choose_attention(attention: str, device: str, length: int, share_prompts: st
 
 @contextmanager
 def use_attention(model: nn.Module, name: str) -> Iterator[None]:
-    """The model computes attention by `name` inside: generation is left with what it was loaded with.
+    """Inside the block, the model uses the attention `name`; generation outside keeps the one that it was loaded with.
 
-    Raises MindError where that attention is not installed or the model lacks it.
+    Raises MindError if that attention is not installed or the model does not support it.
     """
     model = causal_lm(model)
     before = attention_of(model)

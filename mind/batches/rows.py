@@ -1,4 +1,5 @@
-"""What the trunk is given for a row: plain sequences one after another, branches of shared prompts, or padded rows."""
+"""Builds the trunk's inputs for a row: plain sequences one after another, branches of shared prompts, or padded
+rows."""
 
 from __future__ import annotations
 
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 
 
 def plain_inputs(model: PreTrainedModel, pack: Pack) -> dict[str, Any]:
-    """For a pack without branches, T tokens in a row: input_ids (1, T) and what keeps its documents apart."""
+    """For a pack without branches, with T tokens in a row: input_ids (1, T), and the arguments that separate its
+    documents."""
     inputs = _ids_and_positions(model, pack)
-    # Restarting position_ids without an attention mask are transformers' sign of plain sequences: it builds the
-    # block-diagonal mask itself, with the layer's own window where it has one.
+    # Position ids that restart, without an attention mask, tell transformers that these are plain sequences: it builds
+    # the block-diagonal mask itself, with the layer's own window if it has one.
     if "flash" in attention_of(model):
         lengths, boundaries = pack.boundaries.diff(), pack.boundaries.to(model.device, torch.int32)
         longest = int(lengths.max())
@@ -36,21 +38,21 @@ def plain_inputs(model: PreTrainedModel, pack: Pack) -> dict[str, Any]:
 
 
 def shared_inputs(model: PreTrainedModel, pack: Pack) -> dict[str, Any]:
-    """For any pack: input_ids (1, T) and the mask by which branches share a prompt."""
+    """For any pack: input_ids (1, T), and the mask that lets branches share a prompt."""
     embeddings: Any = model.get_input_embeddings()
     mask = branch_mask(pack, attention_of(model), embeddings.weight.dtype, model.device)
     return _ids_and_positions(model, pack) | {"attention_mask": mask}
 
 
 def padded_inputs(model: PreTrainedModel, sequences: Sequence[Tensor]) -> dict[str, Any]:
-    """For sequences of token ids: input_ids (B, T), a row for each, padded on the right to the longest."""
+    """For sequences of token ids: input_ids (B, T), one row per sequence, padded on the right to the longest."""
     ones = [torch.ones_like(sequence) for sequence in sequences]
     padded = {"input_ids": pad_sequence(list(sequences), True), "attention_mask": pad_sequence(ones, True)}
     return {name: tensor.to(model.device) for name, tensor in padded.items()}
 
 
 def left_padded_inputs(model: PreTrainedModel, sequences: Sequence[Tensor]) -> dict[str, Any]:
-    """The same padded on the left, as transformers' generation gives it to the trunk."""
+    """One row per sequence, padded on the left, as transformers' generation passes it to the trunk."""
     ones = [torch.ones_like(sequence) for sequence in sequences]
     mask = pad_sequence(ones, True, padding_side="left")
     padded = {"input_ids": pad_sequence(list(sequences), True, padding_side="left"), "attention_mask": mask}
@@ -67,7 +69,8 @@ def _ids_and_positions(model: PreTrainedModel, pack: Pack) -> dict[str, Any]:
 
 
 def branch_mask(pack: Pack, attention: str, dtype: torch.dtype, device: torch.device) -> Tensor | BlockMask:
-    """What each token of a pack sees, as `attention` takes it: bool or additive (1, 1, T, T), or a BlockMask."""
+    """What each token of a pack sees, in the form that `attention` needs: a bool or additive mask (1, 1, T, T), or a
+    BlockMask."""
     length = len(pack.input_ids)
     document = torch.repeat_interleave(pack.boundaries.diff()).to(device)
     branch = pack.branch.to(device)

@@ -1,4 +1,4 @@
-"""Which questions an optimizer step holds."""
+"""Plans which questions each optimizer step trains on."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from mind.records import TokenizedQuestion
 
 
 def question_tokens(question: TokenizedQuestion) -> int:
-    """Tokens of a question, whatever its packing and selection: each prompt once, and every sequence behind it."""
+    """Tokens of a question, independent of packing and selection: each prompt once, and every sequence after it."""
     return sum(map(len, prompts_of(question))) + sum(len(branch.ids) for branch in question.branches.values())
 
 
 def within_budget(questions: Sequence[TokenizedQuestion], config: TrainConfig, parameters: int) -> TrainConfig:
-    """`config` with as many epochs as its budget can pay at most, and as it is without one.
+    """`config` with as many epochs as its budget could pay for at most; unchanged without a budget.
 
-    A step reads at least the prompts of its questions, in a forward pass (in one with a backward pass, if the budget is
-    of trained tokens), through the student's `parameters`. What it costs is known when it has been taken.
+    A step reads at least the prompts of its questions, in a forward pass (with a backward pass if the budget is in
+    trained tokens), through the student's `parameters`. Its actual cost is only known after it.
     """
     if config.budget is None:
         return config
@@ -34,8 +34,9 @@ def within_budget(questions: Sequence[TokenizedQuestion], config: TrainConfig, p
 def plan_steps(questions: Sequence[TokenizedQuestion], config: TrainConfig) -> list[list[int]]:
     """The questions of every optimizer step of a run, as indices: the same for the same questions and seed.
 
-    Each epoch is a permutation of the questions, cut into steps; its last step holds what is left. A step takes
-    questions in order while they fit into `tokens_per_step`, and at least one, or `questions_per_step` if that is set.
+    Each epoch is a permutation of the questions, cut into steps; its last step has the rest. Questions join a step in
+    order as long as they fit into `tokens_per_step`, and at least one; if `questions_per_step` is set, a step has that
+    many.
 
     Raises MindError for a prompt that alone exceeds the budget, and for more steps than can be planned.
     """

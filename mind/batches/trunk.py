@@ -1,4 +1,4 @@
-"""The student's trunk: packs -> last hidden states."""
+"""Computes the last hidden states of packs by the student's trunk."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def pack_hidden(model: nn.Module, pack: Pack) -> Tensor:
     """Last hidden states (T, D) of a pack, after the final norm; no sequence and no branch sees another.
 
-    A model that mixes the sequences of a row gets a row for each of them, and says so once. Raises MindError for a
-    model that computes neither like sequences on their own, and for branches that it does not keep apart.
+    If the model mixes the sequences of a row, each gets a row of its own, and a warning says so once. Raises MindError
+    for a model that computes neither layout like single sequences, and for branches that it does not separate.
     """
     model = causal_lm(model)
     if pack.branched:
@@ -44,7 +44,7 @@ def labeled_hidden(model: nn.Module, batch: MicroBatch) -> Tensor:
 
 
 def _padded_hidden(model: PreTrainedModel, pack: Pack) -> Tensor:
-    """The same from a row for each sequence: as many rows at once as the pack has tokens for, the longest first."""
+    """The same from one row per sequence, the longest first; each pass has about as many tokens as the pack."""
     lengths = pack.boundaries.diff().tolist()
     sequences = pack.input_ids.split(lengths)
     states: list[Tensor] = [torch.empty(0)] * len(lengths)

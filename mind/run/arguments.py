@@ -1,4 +1,4 @@
-"""The options of a run as transformers' Trainer takes them."""
+"""Turns the configuration of a run into the arguments of transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from mind.errors import MindError, require
 
 
 def training_arguments(config: MindConfig) -> TrainingArguments:
-    """The Trainer's arguments for a configuration; raises MindError for what it refuses on this machine."""
+    """The Trainer's arguments for a configuration; raises MindError for a configuration that the Trainer refuses on
+    this machine."""
     try:
         arguments = _training_arguments(config)
     except ValueError as error:
@@ -28,7 +29,8 @@ def training_arguments(config: MindConfig) -> TrainingArguments:
 
 
 def _run_name(folder: Path) -> str:
-    """In services that runs report to: the folder's name, behind that of the run if it is a stage's."""
+    """The name of a run in the service that it reports to: the folder's name; for a stage, the run's name and the
+    stage's."""
     return f"{folder.parent.parent.name}/{folder.name}" if folder.parent.name == "stages" else folder.name
 
 
@@ -36,12 +38,12 @@ def _training_arguments(config: MindConfig) -> TrainingArguments:
     train = config.train
     if train.learning_rate is None:
         raise MindError("train.learning_rate is None: mind.methods.with_options gives it that of the method")
-    # Named only where it is wanted: newer releases of transformers warn that the argument has a new name.
+    # Passed only if it is set: newer releases of transformers warn that the argument has a new name.
     checkpointing: dict[str, Any] = {"gradient_checkpointing": True} if train.gradient_checkpointing else {}
     return TrainingArguments(
         output_dir=config.output,
         run_name=_run_name(Path(config.output)),
-        per_device_train_batch_size=1,  # item of the plan, which holds all steps of the run
+        per_device_train_batch_size=1,  # one item of the plan, which is a whole step
         num_train_epochs=1,
         learning_rate=train.learning_rate,
         weight_decay=train.weight_decay,
@@ -52,7 +54,7 @@ def _training_arguments(config: MindConfig) -> TrainingArguments:
         save_steps=train.save_steps,
         save_total_limit=2,
         seed=train.seed,
-        report_to="wandb" if train.report_to == "wandb" else "none",  # TensorBoard: MethodTrainer.train
+        report_to="wandb" if train.report_to == "wandb" else "none",  # TensorBoard is added in MethodTrainer.train
         remove_unused_columns=False,
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),

@@ -1,4 +1,4 @@
-"""Checkpoints: what a trainer writes into them, and what they must be to go on from."""
+"""Writes and reads checkpoints: what they hold, and the checks before training continues from one."""
 
 from __future__ import annotations
 
@@ -27,18 +27,19 @@ from mind.run_folder import RunFolder
 
 @contextmanager
 def usable(checkpoint: str | Path | None) -> Iterator[None]:
-    """Inside, a checkpoint is read: whatever is wrong with its files becomes a MindError that names it."""
+    """Inside the block a checkpoint is read: any error in its files becomes a MindError that names it."""
     remedy = "without this folder --resume goes on from the checkpoint before it"
     try:
         yield
     except MindError as error:
         raise MindError(f"{checkpoint}: {error}; {remedy}") from None
-    except Exception as error:  # whatever torch, safetensors and the Trainer raise for a file that is damaged
+    except Exception as error:  # torch, safetensors and the Trainer raise many kinds for a damaged file
         raise MindError(f"{checkpoint}: cannot be read: {one_line(describe(error), 400)}; {remedy}") from error
 
 
 def check_trainer_state(checkpoint: Path) -> None:
-    """Reads what the Trainer itself reads too late to say more than what Python says, and believes.
+    """Reads the trainer's state to check it: the Trainer itself would read it late, and trust it or fail with Python's
+    own message.
 
     Raises MindError if it is not the state after a step.
     """
@@ -49,9 +50,9 @@ def check_trainer_state(checkpoint: Path) -> None:
 
 
 def check_loaded(model: nn.Module, loaded: Any) -> None:
-    """Raises MindError if the weights that were `loaded` into the model are not all of its own.
+    """Raises MindError if the `loaded` weights are not all the weights of the model.
 
-    What is one tensor with another, such as a tied head, is saved once.
+    Of parameters that share one tensor, such as a tied head, a checkpoint holds one.
     """
     tensors, missing = model.state_dict(keep_vars=True), set(loaded.missing_keys)
     there = {id(tensor) for name, tensor in tensors.items() if name not in missing}
@@ -61,8 +62,8 @@ def check_loaded(model: nn.Module, loaded: Any) -> None:
 
 
 class CheckpointedTrainer(Trainer):
-    """transformers' Trainer, whose checkpoints have what a method needs to go on and, of a student that is divided
-    among processes, the shards of each; nothing that is not finite is saved or goes on."""
+    """transformers' Trainer with checkpoints that also hold what a method needs to go on and, if the student is divided
+    among processes, the shards of each. It neither saves nor resumes numbers that are not finite."""
 
     context: MethodContext
     method: Method
@@ -77,11 +78,11 @@ class CheckpointedTrainer(Trainer):
         raise NotImplementedError
 
     def forget_optimizer(self) -> None:
-        """No step comes after this: what the optimizer keeps of them, twice the student, makes room."""
+        """Frees the optimizer's state, twice the size of the student, since no step comes after this."""
         _plain(self.optimizer).state.clear()
 
     def _require_finite_state(self, what: str) -> None:
-        """Raises NotFiniteError, from `what` on, for a weight or a number of the optimizer that is not finite."""
+        """Raises a NotFiniteError that begins with `what` if a weight or a number of the optimizer is not finite."""
         trained = {name: p for name, p in self.context.model.named_parameters() if p.requires_grad}
         optimizer = cast(torch.optim.Optimizer, self.optimizer)
         state = {name: optimizer.state.get(p, {}) for name, p in trained.items()}
@@ -91,14 +92,14 @@ class CheckpointedTrainer(Trainer):
             raise NotFiniteError(f"{what} {bad} is not finite")
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Into a checkpoint. The student of a run is saved by mind.run.finish."""
+        """Writes the student into a checkpoint. mind.run.finish saves the student of a finished run."""
         if isinstance(self.student, Sharded):
             self.student.save(Path(cast(str, output_dir)), _plain(self.optimizer))
         else:
             super().save_model(output_dir, _internal_call)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if isinstance(self.student, Sharded):  # the optimizer's state is beside the weights
+        if isinstance(self.student, Sharded):  # the optimizer's state is saved with the weights
             if self.args.should_save:
                 torch.save(cast(Any, self.lr_scheduler).state_dict(), Path(output_dir) / SCHEDULER_NAME)
         else:
@@ -107,10 +108,10 @@ class CheckpointedTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._require_finite_state("after it")
         checkpoint = self.folder.checkpoint(self.state.global_step)
-        state = self.method.state_dict()  # which may find that it is not finite
+        state = self.method.state_dict()  # raises if it is not finite
         with saving(checkpoint):
             super()._save_checkpoint(model, trial)
-        processes.wait()  # each leaves its random state there before the checkpoint is complete
+        processes.wait()  # each process writes its random state there before the checkpoint is complete
         if self.args.should_save:
             progress = {"meter": self.meter.state_dict(), "seconds": self.seconds()}
             if self.budget is not None:
@@ -148,7 +149,7 @@ class CheckpointedTrainer(Trainer):
             super()._load_rng_state(checkpoint)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Refuses where the Trainer warns and goes on."""
+        """Raises an error if loaded weights do not match, where the Trainer only warns."""
         check_loaded(self.context.model, load_result)
 
 

@@ -1,4 +1,4 @@
-"""What can be said of a run before it begins: that its options work on this machine and with its student."""
+"""Checks before a run begins that its options work on this machine and with its student."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def check_options(config: MindConfig) -> None:
-    """Raises MindError for options that cannot work here, whatever the data and the student are."""
+    """Raises MindError for options that cannot work on this machine, whatever the data and the student are."""
     _check_service(config)
     check_needs(config)
     check_attention(config.student.attention)
@@ -49,7 +49,7 @@ def check_options(config: MindConfig) -> None:
 
 
 def check_student(model: PreTrainedModel, config: MindConfig) -> None:
-    """Raises MindError for options that this student cannot follow."""
+    """Raises MindError for options that do not work with this student."""
     own = causal_lm(model)
     context = context_of(own)
     require(
@@ -92,9 +92,9 @@ def _check_backend(config: MindConfig) -> None:
 
 
 def _check_compiler() -> None:
-    """Most machines without a C++ compiler have a torch that needs one."""
+    """Raises MissingError if torch.compile does not work on this machine, mostly for lack of a C++ compiler."""
     device = processes.device()
     try:
         torch.compile(torch.sin)(torch.zeros(2, device=device))
-    except Exception as error:  # of torch's many parts, each with its own
+    except Exception as error:  # the parts of torch raise many kinds
         raise MissingError(f"train.compile: torch cannot compile here: {one_line(describe(error), 400)}") from error

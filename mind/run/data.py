@@ -1,4 +1,4 @@
-"""The questions of a run: read from files, or generated."""
+"""Loads the questions of a run: from files, or from the built-in generator."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class RunData:
     heldout: list[Question]
     evaluation: dict[str, list[Question]]
     leaks: Mapping[str, Leaks] = field(default_factory=dict)
-    """What the training questions have in common with those of evaluation files, by label, if they have anything; those
-    that were left out for it among them."""
+    """What the training questions have in common with those of evaluation files, by label (only labels with something
+    in common); includes training questions that were left out because of it."""
 
     @property
     def measured(self) -> dict[str, list[Question]]:
-        """The sets that the student is measured by, as messages name them."""
+        """The sets of questions on which the student is measured, by the name that messages use."""
         return {"held-out": self.heldout} | {f"evaluation {label}": some for label, some in self.evaluation.items()}
 
 
@@ -51,7 +51,7 @@ def load_data(config: MindConfig) -> RunData:
     evaluation = {
         label: asked_questions(label, some, config.evaluation.questions) for label, some in run_data.evaluation.items()
     }
-    # Not with those that are generated beside the training questions, in the same words about other numbers.
+    # Generated questions are not checked: they share their words with the training questions, with other numbers.
     found = leaks_of(train, {label: evaluation[label] for label in files})
     return replace(
         run_data,
@@ -63,7 +63,7 @@ def load_data(config: MindConfig) -> RunData:
 
 
 def without_leaks(train: list[Question], found: Mapping[str, Leaks], data: DataConfig) -> list[Question]:
-    """The training questions, by `data.leaks` without those that evaluation questions are found in."""
+    """The training questions; if `data.leaks` is "drop", without those that share text with evaluation questions."""
     leaking = set().union(*(one.training for one in found.values()))
     if data.leaks == "keep" or not leaking:
         return train
@@ -79,15 +79,16 @@ def without_leaks(train: list[Question], found: Mapping[str, Leaks], data: DataC
 
 
 def described_leaks(found: Leaks) -> str:
-    """As in "3 training questions have 13 words in a row of 2 of its questions"."""
+    """The leaks in words: "3 training questions have 13 words in a row of 2 of its questions"."""
     training, test = len(found.training), len(found.test)
     return f"{number_of(training, 'training question')} share {WORDS} words in a row with {test} of its questions"
 
 
 def trained_on(questions: Sequence[Question], data: DataConfig) -> list[Question]:
-    """The training questions, those of `data.only` with the rationales of that perspective alone, right and wrong.
+    """The training questions; with `data.only`, those that have a rationale of that perspective, with its rationales
+    only, right and wrong.
 
-    If `data.shuffle_perspectives` is given, each perspective's name stands for another one in each question. Raises
+    With `data.shuffle_perspectives`, the names of the perspectives are first permuted within each question. Raises
     MindError if no question has a rationale of `data.only`.
     """
     if data.shuffle_perspectives is not None:
@@ -116,8 +117,8 @@ def trained_on(questions: Sequence[Question], data: DataConfig) -> list[Question
 
 
 def _dealt_anew(question: Question, seed: int) -> Question:
-    """The question with the names of its rationales permuted among them, and those of wrong ones likewise. It depends
-    on the seed and the question's id alone: a choice of other questions deals the same."""
+    """The question with the names permuted among its rationales, and likewise among its wrong ones. The result depends
+    only on the seed and the question's id, not on which other questions there are."""
     names = [rationale.perspective for rationale in question.rationales]
     dealt = random.Random(text_digest(f"{seed} {question.id}")).sample(names, len(names))
     new = dict(zip(names, dealt, strict=True))
@@ -131,16 +132,16 @@ def _dealt_anew(question: Question, seed: int) -> Question:
 
 
 def described_data(data: RunData) -> str:
-    """How many questions there are of each set and answer type: "training: 700 number; held-out: 70 number"."""
+    """The number of questions per set and answer type, in words: "training: 700 number; held-out: 70 number"."""
     sets = {"training": data.train} | data.measured
     return "questions by answer type: " + "; ".join(f"{name}: {described_types(some)}" for name, some in sets.items())
 
 
 def warn_of_overlap(data: RunData, config: DataConfig) -> None:
-    """Warns, for each set that the student is measured by, how many of its questions it is trained on.
+    """Warns for each set that measures the student how many of its questions are also training questions.
 
-    Two questions are the same if their texts are, up to case, white space and Unicode's compatible characters. If more
-    than those are given away (`data.leaks`), and kept, that is told, too.
+    Two questions are the same if their texts are equal up to case, white space and Unicode's compatible characters. If
+    further questions leak (`data.leaks`) and are kept, a warning says that too.
     """
     for name, questions in data.measured.items():
         if count := len(asked_in(questions, data.train)):
@@ -171,13 +172,14 @@ def _from_files(config: MindConfig, faults: Faults) -> RunData:
     questions = faults.attempt(load, data.train)
     if data.heldout is not None:
         return RunData(questions, faults.attempt(load, data.heldout), {})
-    if not questions:  # which `faults` has the reason of
+    if not questions:  # `faults` already has the reason
         return RunData([], [], {})
     return RunData(*split_heldout(questions, data.heldout_fraction, config.train.seed), {})
 
 
 def _fewest_rationales(method: str) -> int:
-    """Of a question. The methods load PyTorch, which faults in the data of the default one need not wait for."""
+    """The number of right rationales that a question needs. Other methods than the default load PyTorch, which is not
+    needed to find faults in the data of the default one."""
     if method == MindConfig().method:
         return TO_COMPARE
     from mind.methods import method_class

@@ -1,8 +1,8 @@
-"""When a run ends or pauses, and its budget: floating-point operations, or tokens with a backward pass, by the counters
-of mind/run/work.py.
+"""Decides when a run ends or pauses. A budget is in floating-point operations or in tokens with a backward pass, as
+counted by mind/run/work.py.
 
-Methods are compared at equal budgets, and what a step costs is known when it has been taken: MIND's depends on what it
-selects. So training goes on until the budget is spent, and the first step that reaches it is the last.
+Methods are compared at equal budgets, but the cost of a step is only known after it: MIND's depends on what it selects.
+So training continues until the budget is spent, and the first step that reaches it is the last.
 """
 
 from __future__ import annotations
@@ -17,37 +17,38 @@ from mind import processes
 
 
 class Budget:
-    """What a run, or a stage of one, may still spend."""
+    """Counts what a run, or a stage of it, has spent of its budget."""
 
     def __init__(self, total: float, cost: Callable[[Mapping[str, int]], int]) -> None:
-        """`total` is in the unit of `cost`, which tells what tokens cost by their kind."""
+        """`total` is in the unit of `cost`, which computes the cost of tokens by kind."""
         self.total, self.cost = total, cost
         self.spent = 0
         self._before = 0  # when the latest step began
 
     def add(self, work: Mapping[str, int]) -> None:
-        """The tokens of a step, by kind, or of what came before the first one."""
+        """Adds the tokens, by kind, of a step or of the work before the first one."""
         self._before = self.spent
         self.spent += self.cost(work)
 
     @property
     def reached(self) -> bool:
-        """Whether it is spent."""
+        """Whether the budget is spent."""
         return self.spent >= self.total
 
     def steps(self, taken: int) -> int:
-        """How many it seems to pay for, `taken` being what has been spent for."""
+        """An estimate of the number of steps that the budget pays for, given that `taken` steps cost what has been
+        spent."""
         return taken if self.reached or not self.spent else round(taken * self.total / self.spent)
 
     @property
     def middle(self) -> float:
-        """The share that was spent by the middle of the latest step, in [0, 1)."""
+        """The share of the budget that was spent by the middle of the latest step, in [0, 1)."""
         return (self._before + min(self.spent, self.total)) / 2 / self.total if self._before < self.total else 0.9999
 
 
 class LastStep(TrainerCallback):
-    """The last step writes its line of metrics wherever it lies between two of them. If a budget says which is the
-    last, it leaves a checkpoint as the last of all does. So does the one after which a run pauses."""
+    """Makes the last step write a line of metrics, even between two regular lines. If the budget ends the run or the
+    run pauses, the step also leaves a checkpoint."""
 
     def __init__(self, budget: Budget | None, pause_at: float | None) -> None:
         self._budget, self._pause_at = budget, pause_at
@@ -59,6 +60,7 @@ class LastStep(TrainerCallback):
             control.should_log = True
         elif self._pause_at is not None:
             pause_at = self._pause_at
-            self.paused = processes.agreed(lambda: time.monotonic() >= pause_at)  # by one clock
+            # the main process's clock decides for all
+            self.paused = processes.agreed(lambda: time.monotonic() >= pause_at)
         if spent or self.paused:
             control.should_save = control.should_training_stop = True

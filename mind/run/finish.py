@@ -1,4 +1,4 @@
-"""What a run, or a stage of it, leaves at its end: the student, what it cost, and the report."""
+"""Writes what a finished run, or a stage of it, leaves behind: the student, its cost, and the report."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from mind.student.adapters import merged
 
 
 def finish(trainer: MethodTrainer, train_s: float) -> None:
-    """The student, the status, which marks the run as finished, and the report; `train_s` is how long training took."""
+    """Saves the student, then the status, which marks the run as finished, and the report; `train_s` is how long
+    training took, in seconds."""
     folder = trainer.folder
     parameters = _parameters(trainer)
     peaks = _largest(processes.together(peak_memory()))
     student = trainer.student.saved()
 
     def write() -> None:
-        _save_student(trainer, student)  # merges LoRA into the model, so nothing looks at the adapters after it
+        _save_student(trainer, student)  # this merges LoRA into the model, so nothing may use the adapters afterwards
         folder.write_status(_status(trainer, train_s, parameters, peaks))
         write_run_report(folder)
         for remark in run_remarks(folder):
@@ -34,8 +35,8 @@ def finish(trainer: MethodTrainer, train_s: float) -> None:
 
 
 def _save_student(trainer: MethodTrainer, model: Any) -> None:
-    """The final student, LoRA merged, as AutoModelForCausalLM.from_pretrained loads it; its adapter and the method
-    beside it."""
+    """Saves the final student with LoRA merged, as AutoModelForCausalLM.from_pretrained loads it, and its adapter and
+    the method's state beside it."""
     folder, method = trainer.folder, trainer.method
     if trainer.context.config.student.lora:
         with saving(folder.adapter), replacing_folder(folder.adapter) as partial:
@@ -57,7 +58,7 @@ def _parameters(trainer: MethodTrainer) -> dict[str, int]:
 def _status(
     trainer: MethodTrainer, train_s: float, parameters: Mapping[str, int], peaks: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Of all stages together; the sizes and the number of processes are those of the last one."""
+    """The status of all stages together; sizes and the number of processes are those of the last stage."""
     folder, others = trainer.folder, trainer.method.parameters_by_work()
     logged, own = Metrics.of(folder), Metrics(folder.metrics).counted()
     tokens, seconds = (logged.total(name) for name in ("tokens", "step_s"))
@@ -87,5 +88,5 @@ def _status(
 
 
 def _largest(peaks: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of all processes, by name."""
+    """The largest value of each name over all processes."""
     return {name: max(one[name] for one in peaks) for name in peaks[0]}

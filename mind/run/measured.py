@@ -1,4 +1,4 @@
-"""The evaluations of a run: of its student before training, or one that was made elsewhere, and after it."""
+"""Runs the evaluations of a run: of its student before training (or takes over an earlier one) and after training."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from mind.run.stages import StageRun
 from mind.run_folder import RunFolder
 
 Files = Mapping[str, Sequence[Question]]
-"""The questions of a run that its student is asked, by label."""
+"""The questions that the student is asked, by label."""
 
 
 def check_evaluation(
     stage: StageRun, context: MethodContext, files: Files, heldout: Sequence[TokenizedQuestion]
 ) -> None:
-    """Raises MindError for a question that the student cannot be asked, and for a former evaluation that is not of
-    this student and these questions."""
+    """Raises MindError for a question that the student cannot be asked, and for an earlier evaluation of another
+    student or other questions."""
     config, model = context.config, context.model
     before = method_class(config.method).asks_with(config)
     for questions in files.values():
@@ -40,9 +40,9 @@ def check_evaluation(
 def evaluated_before(
     stage: StageRun, context: MethodContext, files: Files, heldout: Sequence[TokenizedQuestion]
 ) -> dict[str, Any] | None:
-    """The evaluation before training, with the digests by which another run may take it over; None if it is skipped.
+    """The evaluation before training, with digests by which another run can take it over; None if it is skipped.
 
-    One that was made elsewhere is taken as it is, its held-out NLL if that is of the same rationales.
+    An earlier evaluation is used as it is, and its held-out NLL too if that is of the same rationales.
     """
     if context.config.evaluation.before == SKIP:
         return None
@@ -69,7 +69,8 @@ def evaluated(
     folder: RunFolder,
     when: Literal["before", "after"],
 ) -> dict[str, Any]:
-    """The held-out NLL and the accuracies of the student as it is now; its answers go to the folder's responses."""
+    """The held-out NLL and the accuracies of the student as it is now; its answers are written to the folder's
+    responses."""
     config = context.config
     nll = _nll(context, heldout, folder, when)
     before = method_class(config.method).asks_with(config)
@@ -83,8 +84,8 @@ def _is_read(place: str, folder: RunFolder) -> bool:
 
 
 def _place(stage: StageRun) -> str | None:
-    """Where the evaluation lies that stands for the one before this stage; None: it is made, skipped, or that of
-    another stage."""
+    """The place of the evaluation that replaces the one before this stage; None if there is none: it is made, skipped,
+    or taken from another stage."""
     place = stage.config.evaluation.before
     return None if place == SKIP or stage.evaluated is not None else place
 

@@ -1,4 +1,4 @@
-"""What a training step is worth writing down, and the bar that shows it."""
+"""Collects what training steps report, for metrics.jsonl, and shows it in the progress bar."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mind.run.ending import Budget
 
 
 class StepMeter:
-    """Metrics of the steps since the last `flush`."""
+    """Accumulates the metrics of the steps since the last `flush`."""
 
     def __init__(self, perspectives: Sequence[str]) -> None:
         self.perspectives = tuple(perspectives)
@@ -31,7 +31,7 @@ class StepMeter:
         self._loss = 0.0
         self._tokens = 0
         self._seconds = 0.0
-        self._sums: dict[str, tuple[float, int]] = {}  # and of how many questions
+        self._sums: dict[str, tuple[float, int]] = {}  # name -> sum, and number of questions in it
         self._tables: dict[str, Tensor] = {}  # (2, K) each: sum and count
         self._latest: dict[str, Any] = {}
         self._work: Counter[str] = Counter()
@@ -42,9 +42,9 @@ class StepMeter:
         """Adds one step.
 
         Args:
-            metrics: what the step has to say; its tables are (questions, K).
+            metrics: what the method reports of the step; its tables are (questions, K).
             loss: the step's loss.
-            questions: how many it has.
+            questions: number of questions in the step.
             tokens: its labeled tokens, trained on or observed.
             work: tokens by kind (mind/run/work.py).
             seconds: wall time of its forward and backward passes.
@@ -64,12 +64,12 @@ class StepMeter:
         self._work.update(work)
 
     def flush(self) -> dict[str, Any]:
-        """A line of metrics.jsonl: means over the questions since the last call, tables as a mean per perspective.
+        """A line of metrics.jsonl: means over the questions since the last call; tables become a mean per perspective.
 
-        A mean that some steps lack is over the questions of the others.
+        A mean that some steps do not report covers the questions of the others.
 
-        {"loss": 1.5, "loss part": 1.0, "l_real": {"analogy": 1.0}, "work": {"trained": 99}, ...}; a perspective of
-        which nothing is known is left out. "loss" is the mean over the steps, "tokens" and "step_s" are sums,
+        {"loss": 1.5, "loss part": 1.0, "l_real": {"analogy": 1.0}, "work": {"trained": 99}, ...}; perspectives without
+        a known value are left out. "loss" is the mean over the steps, "tokens" and "step_s" are sums, and
         "tokens_per_s" is their ratio.
         """
         row: dict[str, Any] = {"loss": self._loss / self._steps}
@@ -86,7 +86,7 @@ class StepMeter:
         return row
 
     def state_dict(self) -> dict[str, Any]:
-        """The steps since the last `flush`, as JSON takes them and returns them to the last digit."""
+        """The steps since the last `flush`, in a form that JSON restores to the last digit."""
         return {
             "steps": self._steps,
             "loss": self._loss,
@@ -108,7 +108,8 @@ class StepMeter:
 
 
 def row_metrics(totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
-    """What every method has to say of a step: from the sums of LossTerms.of and the (Q, K) losses on the rationales."""
+    """The metrics that every method reports for a step: from the sums of LossTerms.of and the (Q, K) losses of the
+    rationales."""
     rows = totals["rows"]
     means = {
         "accuracy": totals["correct"] / rows,
@@ -119,10 +120,11 @@ def row_metrics(totals: Mapping[str, float], l_real: Tensor) -> StepMetrics:
 
 
 class ProgressBar(TrainerCallback):
-    """A bar of the steps, with the loss, the speed and a few words of the method."""
+    """A progress bar over the steps, with the loss, the speed and a few words of the method."""
 
     def __init__(self, words: Callable[[Mapping[str, Any]], str], budget: Budget | None = None) -> None:
-        """`words` is the `progress` of a Method; with a `budget` the number of steps is what it seems to pay for."""
+        """`words` is the `progress` of a Method. With a `budget`, the number of steps is an estimate of what it pays
+        for."""
         self._words, self._budget = words, budget
         self._bar: Progress | None = None
 
@@ -148,7 +150,8 @@ class ProgressBar(TrainerCallback):
 
 
 class TensorBoard(TensorBoardCallback):
-    """transformers' callback, in a folder of ours; a resumed run takes back what a kill undid."""
+    """transformers' callback, writing to the run's folder; a resumed run removes what was written after its
+    checkpoint."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -160,7 +163,8 @@ class TensorBoard(TensorBoardCallback):
 
 
 def peak_memory() -> dict[str, float]:
-    """Peaks of this process so far in MiB: the resident set, and PyTorch's allocator on a GPU if there is one."""
+    """Peak memory of this process so far, in MiB: the resident set, and PyTorch's allocator on a GPU if there is
+    one."""
     peaks = {"peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
     if torch.cuda.is_available():
         peaks["peak_gpu_mib"] = torch.cuda.max_memory_allocated() / 2**20

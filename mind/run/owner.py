@@ -1,4 +1,4 @@
-"""The folder of a run whose launch has several processes: the main one owns it, and the others read what it wrote."""
+"""Locks the folder of a run for a launch of several processes: the main one writes it, and the others read it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from mind.errors import MindError
 from mind.run_folder import MARK, RunFolder
 
 LOOK_S = 60
-"""Seconds for what another machine wrote to come into sight: NFS remembers for as long that a file was not there."""
+"""Seconds to wait until a file written by another machine becomes visible: NFS remembers that long that a file was
+missing."""
 
 
 @contextmanager
 def held(folder: RunFolder) -> Iterator[None]:
-    """The folder, made if it is missing, is this launch's own inside.
+    """Inside the block the folder, made if it is missing, belongs to this launch alone.
 
-    Raises MindError in all processes if another launch has it, or if one of this launch does not see it.
+    Raises MindError in all processes if another launch has it, or if a process of this launch does not see it.
     """
     with ExitStack() as stack:
         processes.by_main(lambda: stack.enter_context(folder.held()))
@@ -30,8 +31,8 @@ def held(folder: RunFolder) -> Iterator[None]:
 
 
 def _check_shared(folder: RunFolder) -> None:
-    """Every process must come to read the word that the main one leaves. A folder that is empty otherwise goes with the
-    error: nothing has begun."""
+    """Checks that every process can read a word that the main one writes. After an error a folder that is otherwise
+    empty is removed, since nothing has begun."""
     if processes.count() == 1:
         return
     mark = folder.path / MARK
@@ -50,7 +51,8 @@ def _check_shared(folder: RunFolder) -> None:
 
 
 def _comes(file: Path, word: str) -> bool:
-    """Whether the file is there with this word, now or within LOOK_S; the others wait for this process meanwhile."""
+    """Whether the file with this word is visible, now or within LOOK_S; the other processes wait for this one
+    meanwhile."""
     end = time.monotonic() + min(LOOK_S, processes.timeout_s() / 2)
     while not (file.exists() and file.read_text() == word):
         if time.monotonic() > end:

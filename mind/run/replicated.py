@@ -1,5 +1,4 @@
-"""How the student lies on the processes of a run: whole in each. mind/run/sharded.py has the other way, behind the same
-methods."""
+"""Holds a whole copy of the student in each process. mind/run/sharded.py divides it instead, with the same methods."""
 
 from __future__ import annotations
 
@@ -28,36 +27,37 @@ class Replicated:
         self.model = model
 
     def in_lockstep(self, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch | None]:
-        """The micro-batches of this process, and None for each that another process has more."""
+        """The micro-batches of this process, followed by None for each that another process has more."""
         return batches
 
     def observe(self, compute: Callable[[], T]) -> T:
-        """`compute()`, forward passes of the student, without a graph."""
+        """Runs `compute`: forward passes of the student without a graph."""
         with torch.no_grad():
             return compute()
 
     def learn(self, compute: Callable[[], LossTerms] | None) -> tuple[LossTerms | None, Tensor]:
-        """`compute()`, what a micro-batch gives to its step, and the loss () whose backward pass is due; None if there
-        is no micro-batch for this process, which only `in_lockstep` brings about."""
+        """Runs `compute`, which gives a micro-batch's part of the step, and returns it with the loss () to call
+        backward on; `compute` is None if this process has no micro-batch left, which only happens with
+        `in_lockstep`."""
         assert compute is not None
         terms = compute()
         return terms, terms.loss
 
     def add_up_gradients(self) -> None:
-        """After the last backward pass of a step: each process has the gradient of all from now on."""
+        """Called after the last backward pass of a step: then each process has the gradient summed over all."""
         add_up_gradients(self.model.parameters())
 
     def gradient_norm(self) -> Tensor:
-        """The norm () of the student's gradient; no process needs another to know it."""
+        """The norm () of the student's gradient; needs no exchange between processes."""
         return torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
 
     def first(self, name: str | None) -> str | None:
-        """What this process found somewhere in the student, which is the same in all."""
+        """The name that this process found in its copy of the student; all processes find the same."""
         return name
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """Inside, each process may compute with the student as it likes, without a graph."""
+        """Inside the block, each process may use the student freely, without a graph."""
         yield
 
     def saved(self) -> nn.Module | None:

@@ -1,4 +1,4 @@
-"""The report of a run, with what its method shows."""
+"""Writes the report of a run, including the sections of its method."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mind.run_folder import RunFolder
 
 
 def write_run_report(folder: RunFolder) -> Path:
-    """Writes the report of a run, also of one that was interrupted, and returns its path.
+    """Writes the report of a run, even an interrupted one, and returns its path.
 
-    Raises MindError for a folder without configuration or metrics, and for files of it that are malformed.
+    Raises MindError for a folder without configuration or metrics, and for malformed files in it.
     """
     config = load_run_config(folder.config)
     if folder.stages and not folder.metrics.exists():
@@ -27,6 +27,6 @@ def write_run_report(folder: RunFolder) -> Path:
 
 
 def run_remarks(folder: RunFolder) -> Sequence[str]:
-    """What looks wrong in the metrics of a run, by its method."""
+    """Remarks of the run's method on what looks wrong in its metrics."""
     config = load_run_config(folder.config)
     return method_class(config.method).remarks(config, Metrics(folder.metrics))

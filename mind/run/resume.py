@@ -1,4 +1,4 @@
-"""What a resumed run is held to: the configuration and the inputs with which it began."""
+"""Checks that a resumed run continues with the configuration and the inputs with which it began."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from mind.run_folder import RunFolder
 from mind.student.fingerprint import fingerprint, settings
 
 OF_STUDENT = ("settings", "weights")
-"""The entries of `inputs_of` that are about the student with which a run begins."""
+"""The entries of `inputs_of` that describe the student at the start of a run."""
 
 
 def saved_config(config: MindConfig, folder: RunFolder) -> MindConfig:
-    """The configuration of the run in `folder`, from where it and what it reads lie now.
+    """The configuration of the run in `folder`, with the present places of the folder and of its inputs.
 
-    `config` may differ from it in `output`, since a folder can be moved, in a larger `train.max_steps` or
-    `train.epochs` and, of a run that is not finished, in the places of what `check_inputs` compares. Raises MindError,
-    with the options, for another difference, and for a config.json that is not the one it began with.
+    `config` may differ from the saved one in `output`, since a folder can be moved; in a larger `train.max_steps` or
+    `train.epochs`; and, if the run is not finished, in the paths of inputs that `check_inputs` compares by content.
+    Raises MindError, with the options, for other differences, and if config.json has changed since the run began.
     """
     saved = dataclasses.replace(load_run_config(folder.config), output=config.output)
     asked, kept = (flat(dataclasses.asdict(some)) for some in (config, saved))
@@ -50,7 +50,7 @@ def saved_config(config: MindConfig, folder: RunFolder) -> MindConfig:
             + ", ".join(f"{name} ({kept.get(name)} there)" for name in changed)
         )
     began = folder.read_inputs().get("options")
-    # A field that is absent means its default, be it that an older version did not have it, or that it was taken out.
+    # An absent field means its default, whether an older version lacked the field or somebody removed it.
     readings = [_options(saved, folder, names)["sha256"] for names in (None, flat(folder.read_config()))]
     require(
         began is None or any(reading in (began["sha256"], began.get("former")) for reading in readings),
@@ -58,20 +58,20 @@ def saved_config(config: MindConfig, folder: RunFolder) -> MindConfig:
         "name another --output",
     )
     length = {name: getattr(saved.train, name) for name in ("max_steps", "epochs")}
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, **length))  # with the places of now
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, **length))  # with the present paths
 
 
 def _compared(folder: RunFolder) -> set[str]:
-    """The options that name places whose content is compared when the run goes on."""
+    """The options that name files or folders whose content is compared when the run goes on."""
     known = folder.read_inputs().keys()
     names = {name for name in known if name != "options"}
-    if "tokens" in known:  # as the student's tokenizer and template make them; weights and settings have entries, too
+    if "tokens" in known:  # covers the tokenizer and its template; weights and settings have entries of their own
         names |= {"student.model", "student.chat_template"}
-    return names | {"evaluation.before"}  # a former evaluation has its own digests
+    return names | {"evaluation.before"}  # an earlier evaluation has digests of its own
 
 
 def _are_paths(*values: Any) -> bool:
-    """Absolute ones: what else names a file may as well be a keyword, such as "word-problems"."""
+    """Whether all values are absolute paths; any other text may be a keyword, such as "word-problems"."""
     return all(isinstance(value, str) and os.path.isabs(value) for value in values)
 
 
@@ -82,8 +82,8 @@ def _is_longer(config: MindConfig, saved: MindConfig) -> bool:
 
 
 def _options(config: MindConfig, folder: RunFolder, known: Collection[str] | None = None) -> dict[str, str]:
-    """Of what is read from somewhere, its content counts, not the place. `known` are the options that a config.json
-    holds; None: all that there are."""
+    """Digest of the options, without the paths of inputs that are compared by content. `known` are the options in a
+    config.json; None: all options."""
     places = ["output", "student.model", "data.train", "data.heldout", "data.evaluation", "metanet.encoder"]
     places.append("evaluation.before")
     places += [f"options.{name}" for name in method_class(config.method).sources]
@@ -93,7 +93,7 @@ def _options(config: MindConfig, folder: RunFolder, known: Collection[str] | Non
 
 
 def input_places(config: MindConfig) -> list[str | None]:
-    """The files and folders that a run may read, and names that are none."""
+    """The files and folders that a run may read; some entries are names that are no paths."""
     student, data, method = config.student, config.data, method_class(config.method)
     own = [getattr(method.options_in(config), name) for name in method.sources]
     common = [student.model, student.chat_template, data.train, data.heldout, *data.evaluation]
@@ -102,7 +102,7 @@ def input_places(config: MindConfig) -> list[str | None]:
 
 
 def check_extension(saved: MindConfig, method: Method) -> None:
-    """Raises MindError unless the run with more steps begins with the very steps of the `saved` one."""
+    """Raises MindError unless the first steps of the longer run are exactly the steps of the `saved` one."""
     context, config = method.context, method.context.config
     before = method.plan(saved, context.tokenized)
     steps = len(before)
@@ -133,14 +133,14 @@ def check_extension(saved: MindConfig, method: Method) -> None:
 def inputs_of(data: RunData, heldout: Sequence[TokenizedQuestion], method: Method, student: str) -> dict[str, Any]:
     """What a run reads, by the option that names it: {"data.train": {"source": "mine.jsonl", "sha256": "..."}}.
 
-    The digests are of what is used: questions as they were read, token ids, the settings and weights of the `student`,
-    named as it was loaded, and what the method adds.
+    The digests are of what is used: questions as they were read, token ids, the settings and weights of the `student`
+    (a folder or name, as it was loaded), and the method's own inputs.
     """
     context = method.context
     config = context.config
     files = evaluation_labels(config.data.evaluation)
     weights = dict(context.model.named_parameters())
-    if config.student.lora:  # the adapters begin at random, and a checkpoint holds them
+    if config.student.lora:  # adapters start at random values, and a checkpoint holds them
         weights = {name: weight for name, weight in weights.items() if not weight.requires_grad}
     return {
         "options": _options(config, RunFolder(config.output)),
@@ -158,10 +158,10 @@ def inputs_of(data: RunData, heldout: Sequence[TokenizedQuestion], method: Metho
 
 
 def check_inputs(inputs: Mapping[str, Any], folder: RunFolder, *, new: Sequence[str] = ()) -> None:
-    """Raises MindError that names the first of the `inputs` that is not what the run in `folder` began with.
+    """Raises a MindError that names the first of the `inputs` that differs from what the run in `folder` began with.
 
-    Of those that `new` names it keeps what is not known yet. A run of an older version did not keep any: warns, and
-    keeps these from now on.
+    Inputs named in `new` are recorded if they are not known yet. A run of an older version has no record: then it
+    warns, and records the present inputs.
     """
     known = folder.read_inputs()
     if not known:
@@ -177,7 +177,7 @@ def check_inputs(inputs: Mapping[str, Any], folder: RunFolder, *, new: Sequence[
         known |= missing
         folder.write_inputs(known)
     for name, entry in inputs.items():
-        if name == "options":  # saved_config has compared them
+        if name == "options":  # saved_config has compared these
             continue
         require(
             name in known and known[name]["sha256"] == entry["sha256"],
@@ -187,7 +187,7 @@ def check_inputs(inputs: Mapping[str, Any], folder: RunFolder, *, new: Sequence[
 
 
 def input_entry(source: str, rows: Iterable[Any]) -> dict[str, str]:
-    """What inputs.json says of the JSON `rows` that were read from `source`: that name, and a digest of the rows."""
+    """The entry of inputs.json for the JSON `rows` read from `source`: that name, and a digest of the rows."""
     return {"source": source, "sha256": text_digest("".join(json.dumps(row) + "\n" for row in rows))}
 
 

@@ -1,4 +1,4 @@
-"""The student's own answers within training: what `sample` of a Step does."""
+"""Samples the student's own answers during training: the `sample` of a Step."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from mind.student.tokenization import Chat
 
 
 class Sampler:
-    """Samples from the student as it is at the moment: without a graph, with dropout off.
+    """Samples from the current student, without a graph and with dropout off.
 
-    What draws the tokens of an answer depends on the run's seed, the step and the answer's place among those of the
-    step alone: a resumed run, other packs and more processes sample the same.
+    The random numbers of an answer depend only on the run's seed, the step and the answer's place among those of the
+    step: a resumed run, another packing and more processes give the same samples.
     """
 
     def __init__(self, context: MethodContext) -> None:
-        """Built before the attention that trains is set: answers are generated as in the evaluation."""
+        """Must be built before the training attention is set: answers are generated with the attention of the
+        evaluation."""
         self._context = context
         self._attention = attention_of(causal_lm(context.model))
 
@@ -45,7 +46,7 @@ class Sampler:
         max_new_tokens: int,
         progress: Callable[[int], object] | None = None,
     ) -> list[tuple[int, ...]]:
-        """See `mind.methods.step.Sample`; `step` is the step's number. The processes share the work."""
+        """As described in `mind.methods.step.Sample`; `step` is the step's number. The processes share the work."""
         config = self._context.config
         draws = torch.rand(
             len(prompts), max_new_tokens, generator=random_of(config.train.seed, step, "sample"), dtype=torch.float64
@@ -71,7 +72,7 @@ class Sampler:
 
     @contextmanager
     def _as_evaluated(self, model: nn.Module) -> Iterator[None]:
-        """With the attention that the model was loaded with, and without the compiled trunk."""
+        """Inside the block, the model uses the attention that it was loaded with, and no compiled trunk."""
         trunk = trunk_of(causal_lm(model))
         compiled, trunk._compiled_call_impl = trunk._compiled_call_impl, None
         try:

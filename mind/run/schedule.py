@@ -1,4 +1,4 @@
-"""The learning rate of each step of a run."""
+"""Computes the learning rate of each step of a run."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from mind.errors import MindError
 def rate_factors(train: TrainConfig, steps: int) -> Callable[[int], float]:
     """The learning rate of step 0, 1, ... of a run of `steps` steps, as a share of `train.learning_rate`.
 
-    With w = ceil(warmup_ratio steps) it is (i + 1) / w in step i < w, and then transformers' schedule. Raises MindError
-    for a schedule that there is not, and for one that needs more than its name.
+    With w = ceil(warmup_ratio steps) it is (i + 1) / w in step i < w; then it follows transformers' schedule. Raises
+    MindError for an unknown schedule, and for one that needs further options.
     """
     try:
         return _factors(train, train.lr_scheduler, steps)
@@ -31,11 +31,11 @@ def rate_factors(train: TrainConfig, steps: int) -> Callable[[int], float]:
 
 
 class BudgetRates(LambdaLR):
-    """The learning rates of a run that ends when its budget is spent: those of `rate_factors`, by the share of the
-    budget that has been spent by the middle of a step."""
+    """The learning rates of a run with a budget: `rate_factors` at the share of the budget that is spent by the middle
+    of each step."""
 
     RESOLUTION = 10_000
-    """Steps of the schedule that is followed."""
+    """Steps of the schedule from which the rates are read."""
 
     def __init__(self, optimizer: torch.optim.Optimizer, train: TrainConfig) -> None:
         factors = rate_factors(train, self.RESOLUTION)
@@ -43,7 +43,8 @@ class BudgetRates(LambdaLR):
         super().__init__(optimizer, lambda _: factors(int(self.spent * self.RESOLUTION)))
 
     def follow(self, spent: float) -> None:
-        """Sets the rates of the step in whose middle this share was spent, in [0, 1): before the optimizer's step."""
+        """Sets the rates for a step, given the share in [0, 1) that is spent by its middle; call it before the
+        optimizer's step."""
         self.spent = spent
         self._last_lr = [rate * self.lr_lambdas[0](0) for rate in self.base_lrs]
         for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
@@ -52,7 +53,7 @@ class BudgetRates(LambdaLR):
 
 def _factors(train: TrainConfig, name: str, steps: int) -> Callable[[int], float]:
     warmup = math.ceil(train.warmup_ratio * steps)
-    skipped = int(warmup > 0)  # transformers warms up from 0: its first step would train nothing
+    skipped = int(warmup > 0)  # transformers' warm-up starts at 0, so its first step would train nothing
     optimizer = torch.optim.SGD([torch.zeros(())], lr=1.0)
     shape = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps + skipped)
     if not isinstance(shape, LambdaLR):  # it follows a metric instead of the steps

@@ -1,13 +1,14 @@
-"""How the student lies on the processes of a run: divided among them by FSDP2, with its gradient and the optimizer's
-state. mind/run/replicated.py has the other way, behind the same methods.
+"""Divides the student, its gradient and the optimizer's state among the processes by FSDP2. mind/run/replicated.py
+keeps a whole copy in each instead, with the same methods.
 
-PyTorch's fully_shard divides each layer, and what is left of the model, once it is loaded: it takes any transformers
-model, LoRA's adapters included, and leaves checkpoints to us. (transformers' DistributedConfig loads models divided,
-without adapters, and its Trainer resumes none.) A layer is whole while it computes, and its gradient until it has been
-added up; nobody ever holds the whole gradient or the whole state of the optimizer.
+PyTorch's fully_shard divides each layer, and the rest of the model, after loading: it works with any transformers
+model, including LoRA adapters, and leaves checkpoints to us. (transformers' DistributedConfig divides models while
+loading, but without adapters, and its Trainer cannot resume them.) A layer is whole only while it computes, and its
+gradient only until it has been summed over the processes; no process ever holds the whole gradient or the whole state
+of the optimizer.
 
-Whole layers are exchanged in every forward and backward pass, so all processes have to take the same number of them:
-one that has nothing left to compute takes part with passes over two tokens, whose loss is 0.
+The processes exchange whole layers in every forward and backward pass, so all must run the same number of passes: a
+process that has nothing left to compute runs passes over two tokens, whose loss is 0.
 """
 
 from __future__ import annotations
@@ -37,17 +38,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _WEIGHTS = "sharded"
-"""The folder of a checkpoint with the shards of the student and of the optimizer's state."""
+"""The subfolder of a checkpoint that holds the shards of the student and of the optimizer's state."""
 
 
 class Sharded:
-    """Each process has a share of every weight, and of its gradient and its state in the optimizer.
+    """Each process has a share of every weight, of its gradient and of its optimizer state.
 
-    All processes call each method, in the same order.
+    All processes must call each method, in the same order.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        """Divides the `model`, which may have PEFT's wrapper and is the same in all processes, in place; it is on the
+        """Divides the `model` in place. It may have PEFT's wrapper, must be the same in all processes, and is on the
         device where it computes.
 
         Raises MindError for a model whose layers are not known, and for one that is divided already.
@@ -62,7 +63,7 @@ class Sharded:
         self._form = _without_weights(model)
         self._trunk = trunk_of(student)
         processes.begin()
-        if not distributed.is_initialized():  # one process, which shares with nobody
+        if not distributed.is_initialized():  # a single process, which has nobody to share with
             store = distributed.HashStore()  # pyright: ignore[reportPrivateImportUsage]
             distributed.init_process_group(store=store, rank=0, world_size=1)
         self._device = student.device
@@ -70,27 +71,29 @@ class Sharded:
         self._group = mesh.get_group()
         options: dict[str, Any] = {"mesh": mesh, "mp_policy": _policy(student)}
         for block in blocks:
-            # What is computed last is needed first in the backward pass, and by methods that look at it in between.
+            # The layers computed last are needed first, by the backward pass and by methods that look at them before
+            # it.
             fully_shard(block, **options, reshard_after_forward=block is not blocks[-1])
         fully_shard(student, **options, reshard_after_forward=False)
         parts = cast(list[FSDPModule], [*blocks, student])
         *_, self._last, self._student = parts
-        # Otherwise FSDP goes by the order of all forward passes, of which each process has its own where it is `whole`.
+        # Otherwise FSDP assumes one order of forward passes, but processes differ in theirs inside `whole`.
         for before, part in zip([self._student, *parts], parts, strict=False):
             part.set_modules_to_backward_prefetch([before])
         self._parts = parts
         student._mind_inside = MethodType(lambda self, function: function(), student)
         register_fsdp_forward_method(student, "_mind_inside")
         self._inside: Callable[[Callable[[], Any]], Any] = student._mind_inside
-        self.observe(lambda: None)  # the first call tells FSDP which module is the whole
+        self.observe(lambda: None)  # the first forward pass tells FSDP which module is the outermost one
 
     def in_lockstep(self, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch | None]:
-        """The micro-batches of this process, and None for each that another process has more."""
+        """The micro-batches of this process, followed by None for each that another process has more."""
         most = self._over_processes(len(batches), distributed.ReduceOp.MAX)
         return [*batches, *[None] * (most - len(batches))]
 
     def observe(self, compute: Callable[[], T]) -> T:
-        """`compute()`, forward passes of the student, without a graph; others may take another number of passes."""
+        """Runs `compute`: forward passes of the student without a graph; processes may run different numbers of
+        passes."""
         with torch.no_grad():
             try:
                 return self._inside(lambda: self._with_spare_passes(compute)[0])
@@ -99,8 +102,8 @@ class Sharded:
                     part.reshard()
 
     def learn(self, compute: Callable[[], LossTerms] | None) -> tuple[LossTerms | None, Tensor]:
-        """`compute()`, what a micro-batch gives to its step, and the loss () whose backward pass is due, in all
-        processes at once; None if there is no micro-batch for this process."""
+        """Runs `compute`, which gives a micro-batch's part of the step, and returns it with the loss () to call
+        backward on, in all processes at once; `compute` is None if this process has no micro-batch left."""
         known: list[LossTerms] = []
 
         def loss() -> Tensor:
@@ -112,25 +115,26 @@ class Sharded:
             known.append(own)
             return own.loss + spare.to(own.loss)
 
-        total = self._inside(loss) * processes.count()  # by which FSDP divides the sum of the gradients
+        total = self._inside(loss) * processes.count()  # FSDP divides the sum of the gradients by this number
         return (known[0] if known else None), total
 
     def add_up_gradients(self) -> None:
-        """After the last backward pass of a step: each has its share of the gradient of all already."""
+        """Called after the last backward pass of a step; nothing to do, since each process has its share of the summed
+        gradient already."""
 
     def gradient_norm(self) -> Tensor:
-        """The norm () of the student's gradient, in all processes."""
+        """The norm () of the student's gradient over all processes; all must call it."""
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm: Any = torch.nn.utils.get_total_norm(gradients)
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
     def first(self, name: str | None) -> str | None:
-        """What the first process that found something in its share of the student has found."""
+        """The name found by the first process that found one in its share of the student."""
         return next(filter(None, processes.together(name)), None)
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """Inside, each process has all weights, and may compute with the student as it likes, without a graph."""
+        """Inside the block, each process has all weights and may use the student freely, without a graph."""
         self._keep(True)
         try:
             for part in self._parts:
@@ -148,7 +152,7 @@ class Sharded:
             part.set_reshard_after_backward(not whole, recurse=False)
 
     def saved(self) -> nn.Module | None:
-        """The student in one piece on the CPU of the main process, None in the others."""
+        """The whole student on the CPU of the main process, None in the others."""
         main, form = processes.main(), self._form
         whole = dict(form.named_parameters()) if main else {}
         replaced = {}
@@ -160,7 +164,7 @@ class Sharded:
         return copy.deepcopy(form, replaced) if main else None
 
     def save(self, folder: Path, optimizer: Any) -> None:
-        """Writes each process's shards of what is trained, and of the optimizer's state, into a checkpoint."""
+        """Writes each process's shards of the trained weights and of the optimizer's state into a checkpoint."""
         from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
         from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -169,14 +173,14 @@ class Sharded:
             save(state, checkpoint_id=folder / _WEIGHTS)
 
     def load_weights(self, folder: Path) -> None:
-        """Restores what is trained from a checkpoint of any number of processes."""
+        """Restores the trained weights from a checkpoint, which any number of processes may have written."""
         from torch.distributed.checkpoint.state_dict_loader import load
 
         with _failures():
             load({"model": self._trained()}, checkpoint_id=folder / _WEIGHTS)
 
     def load_optimizer(self, folder: Path, optimizer: Any) -> None:
-        """Restores the optimizer's state from a checkpoint of any number of processes."""
+        """Restores the optimizer's state from a checkpoint, which any number of processes may have written."""
         from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
         from torch.distributed.checkpoint.state_dict_loader import load
 
@@ -189,9 +193,11 @@ class Sharded:
         return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
 
     def _with_spare_passes(self, compute: Callable[[], T] | None) -> tuple[T | None, Tensor]:
-        """`compute()`, and a zero () with the graph of the passes that this process took for the others' sake.
+        """Runs `compute`; also returns a zero () with the graph of the passes that this process ran only for the
+        others.
 
-        Every pass of a process that computes begins with a sign, which those that are done wait for."""
+        Each process that computes announces every pass; the processes that are done wait for these announcements.
+        """
 
         def sign(*_: Any) -> None:
             self._any_computes(True)
@@ -207,7 +213,8 @@ class Sharded:
         return own, spare
 
     def _any_computes(self, this: bool) -> bool:
-        """Tells the others whether this process computes; whether any does, if this one is done and waits for them."""
+        """Tells the others whether this process computes; if it is done, it waits and returns whether any other
+        computes."""
         sign = torch.full((), int(this), device=self._device)
         distributed.all_reduce(sign, group=self._group)
         return this or bool(sign)  # a process that computes does not wait for the GPU
@@ -219,9 +226,9 @@ class Sharded:
 
 
 def blocks_of(student: PreTrainedModel) -> list[nn.Module]:
-    """The layers of a model, in the order in which it has them, by transformers' own list of their classes.
+    """The layers of a model, in its order, found by transformers' own list of layer classes.
 
-    Raises MindError for a model that has none, and for one with parameters that cannot be divided layer by layer.
+    Raises MindError for a model without such layers, and for one with parameters that cannot be divided layer by layer.
     """
     names, what = student._no_split_modules or (), f"train.shard fsdp2: {type(student).__name__}"
     blocks = {name: module for name, module in student.named_modules() if type(module).__name__ in names}
@@ -237,8 +244,8 @@ def blocks_of(student: PreTrainedModel) -> list[nn.Module]:
 
 @contextmanager
 def _failures() -> Iterator[None]:
-    """What went wrong in one of the processes while a checkpoint was written or read is raised in all; torch's own
-    exception for it is none of Exception."""
+    """Inside the block, a failure of one process while a checkpoint is written or read is raised in all; torch's own
+    exception for it does not derive from Exception."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     try:
@@ -249,7 +256,7 @@ def _failures() -> Iterator[None]:
 
 
 def _policy(student: nn.Module) -> Any:
-    """Gradients are added up in the dtype that they have, in float32 if that is a shorter one."""
+    """How gradients are summed: in their own dtype, but at least in float32."""
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
     short = any(p.requires_grad and p.dtype.itemsize < 4 for p in student.parameters())
@@ -257,6 +264,6 @@ def _policy(student: nn.Module) -> Any:
 
 
 def _without_weights(model: nn.Module) -> nn.Module:
-    """A copy of the model that has its parameters' names and shapes, and none of their memory."""
+    """A copy of the model with the names and shapes of its parameters but none of their memory."""
     empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
     return copy.deepcopy(model, cast(dict[int, Any], empty))

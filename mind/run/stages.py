@@ -1,6 +1,6 @@
-"""The stages of a run: each an ordinary run, with an optimizer and a schedule of its own.
+"""Splits a run into its stages: each is an ordinary run, with its own optimizer and schedule.
 
-Earlier stages lie in RUN/stages/1-sft and so on; the last is the run itself, which begins when they are finished.
+Earlier stages are in RUN/stages/1-sft and so on; the last stage is the run itself, which begins when they are finished.
 """
 
 from __future__ import annotations
@@ -20,28 +20,29 @@ from mind.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class StageRun:
-    """One stage of a run, as a run."""
+    """One stage of a run, described as a run."""
 
     config: MindConfig
-    """Of this stage alone."""
+    """The configuration of this stage alone."""
     former: RunFolder | None
-    """The stage whose student it begins with; None: it begins with `student.model`."""
+    """The stage whose student it starts with; None: it starts with `student.model`."""
     evaluated: tuple[RunFolder, Literal["before", "after"]] | None
-    """The run that evaluates the student with which this one compares its own, and when; None: it does so itself."""
+    """The run whose evaluation (before or after its training) this stage uses as its own "before"; None: it makes its
+    own."""
     earlier: tuple[RunFolder, ...] = ()
     """The stages before it."""
     until: float = 1.0
-    """The share of the run's budget, if it has one, that is spent when it ends."""
+    """The share of the run's budget, if it has one, that is spent when this stage ends."""
 
     @property
     def folder(self) -> RunFolder:
-        """Where it is, or will be."""
+        """Its folder, which need not exist yet."""
         return RunFolder(self.config.output)
 
     @property
     def student(self) -> StudentConfig:
-        """The student that it begins with, which brings its chat template if it comes from the stage before it. Until
-        that one is finished: `student.model`."""
+        """The student that it starts with; one from the stage before brings its chat template. Until that stage is
+        finished: `student.model`."""
         student = self.config.student
         if self.former is None or not self.former.finished:
             return student
@@ -49,9 +50,9 @@ class StageRun:
 
 
 def stages_of(config: MindConfig) -> list[StageRun]:
-    """The stages of a run in their order, the run itself last; `config` is complete (`with_options`).
+    """The stages of a run in order, the run itself last; `config` is complete (`with_options`).
 
-    Raises MindError for settings of a stage that cannot be.
+    Raises MindError for settings that a stage cannot have.
     """
     method, folder = method_class(config.method), RunFolder(config.output)
     stages = [stage for stage in method.stages(config) if not config.stages[stage.settings].skip]
@@ -62,13 +63,13 @@ def stages_of(config: MindConfig) -> list[StageRun]:
         until = sum(shares[:number])
         runs.append(dataclasses.replace(_following(runs, own, stage.begins_with), until=until))
     last = _following(runs, config, method.begins_with)
-    if runs and last.former is not None:  # the run as a whole began with the student of its first stage
+    if runs and last.former is not None:  # the run as a whole starts with the student of its first stage
         last = dataclasses.replace(last, evaluated=(runs[0].folder, "before"))
     return [*runs, last]
 
 
 def _shares(stages: Sequence[Stage], config: MindConfig, all_of_it: bool) -> list[float]:
-    """The shares of the budget of these stages; with `all_of_it` nothing is left to the method's own."""
+    """The budget shares of these stages; with `all_of_it` the method's own stage gets none of the budget."""
     given = [config.stages[stage.settings].share for stage in stages]
     left = 1 - sum(share for share in given if share is not None)
     others = given.count(None) + (0 if all_of_it else 1)
@@ -91,7 +92,7 @@ def _following(runs: Sequence[StageRun], config: MindConfig, begins_with: Litera
 
 
 def _config_of(stage: Stage, config: MindConfig, folder: RunFolder, share: float) -> MindConfig:
-    """The configuration of an earlier stage: that of the run, but for its method and what it has of its own."""
+    """The configuration of an earlier stage: that of the run, with the stage's method and its own settings."""
     try:
         train = _train_of(stage, config, share)
         others = {"output": str(folder.path), "method": stage.method, "stages": {}, "options": MindConfig().options}

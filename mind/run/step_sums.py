@@ -1,4 +1,4 @@
-"""What the micro-batches and the processes of a step add up."""
+"""Adds up the results of a step over its micro-batches and over the processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mind.methods.step import LossTerms
 
 
 class StepSums:
-    """Sums by name, and the L_real (Q, K) of the rationales that were computed; float64 on the student's device."""
+    """Sums by name, and L_real (Q, K) of the rationales that were computed; float64 on the student's device."""
 
     def __init__(self, shape: torch.Size, device: torch.device) -> None:
         """`shape` is (Q, K)."""
@@ -25,7 +25,7 @@ class StepSums:
         for name, value in terms.sums.items():
             self.add_number(name, value)
         self.add_number("loss", terms.loss.detach())
-        self._l_real[0] += torch.where(terms.l_real.isnan(), 0, terms.l_real)  # an infinite loss stays one
+        self._l_real[0] += torch.where(terms.l_real.isnan(), 0, terms.l_real)  # an infinite loss stays infinite
         self._l_real[1] += ~terms.l_real.isnan()
 
     def add_number(self, name: str, value: Tensor | float) -> None:
@@ -34,7 +34,7 @@ class StepSums:
         self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def over_processes(self, processes: int) -> tuple[dict[str, float], Tensor]:
-        """The sums, and L_real (Q, K) with nan where no process computed it, over all processes; on the CPU.
+        """The sums over all processes, and L_real (Q, K) with nan for what no process computed; on the CPU.
 
         Waits for a GPU, once.
         """
@@ -49,7 +49,7 @@ class StepSums:
         return dict(zip(names, sums, strict=True)), l_real[0] / l_real[1]
 
     def _names(self, processes: int) -> list[str]:
-        """Those of all processes: one whose share of the step is empty knows none itself."""
+        """The names of the sums of all processes: a process whose share of the step is empty knows none."""
         if processes == 1:
             return sorted(self._sums)
         names: list[list[str]] = [[] for _ in range(processes)]
@@ -58,11 +58,12 @@ class StepSums:
 
 
 BUCKET_BYTES = 2**26
-"""Gradients that travel together: enough for the full bandwidth, little beside the student."""
+"""Bytes of gradients that are sent together: enough for the full bandwidth, little compared with the student."""
 
 
 def add_up_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """The gradient of each trained parameter becomes its sum over all processes; one without any counts as zero."""
+    """Replaces the gradient of each trained parameter by its sum over all processes; a missing gradient counts as
+    zero."""
     if processes.count() == 1:
         return
     processes.begin()
@@ -80,7 +81,8 @@ def add_up_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def take_from_main(tensors: Iterable[Tensor]) -> None:
-    """The numbers of the main process, in all: replicas begin with the same ones, whoever drew new weights."""
+    """Copies the numbers of the main process to all, so that replicas start equal even if each drew its own new
+    weights."""
     if processes.count() > 1:
         processes.begin()
         for tensor in tensors:
@@ -88,7 +90,7 @@ def take_from_main(tensors: Iterable[Tensor]) -> None:
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Neighbours of one dtype, in buckets of at most BUCKET_BYTES or of one tensor."""
+    """Consecutive tensors of one dtype, in buckets of at most BUCKET_BYTES or of a single tensor."""
     bucket: list[Tensor] = []
     size = 0
     for tensor in tensors:

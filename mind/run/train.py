@@ -1,11 +1,11 @@
-"""A run from its configuration to its report: what it does, read from top to bottom, whatever its method.
+"""Runs a training run from its configuration to its report; the steps are the same for every method.
 
 data -> evaluation before -> what the method needs before training -> training -> evaluation after -> report
 
-A run with earlier stages (mind/run/stages.py) does so in each of them first, in a folder of its own.
+A run with earlier stages (mind/run/stages.py) first does all of this for each of them, in a folder of its own.
 
-Several processes (mind/processes.py) go through it together. What is computed they share; the main one alone writes
-the folder, by `processes.by_main`, and the others go on when it has.
+Several processes (mind/processes.py) run it together. They share the computation; only the main one writes the folder,
+by `processes.by_main`, while the others wait.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from mind.student.tokenization import embedding_rows, tokenize
 
 @dataclass(frozen=True)
 class _Clock:
-    """When a run, or a stage of it, began to work, by time.perf_counter, and when it pauses, by time.monotonic."""
+    """When a run, or a stage of it, began to work (time.perf_counter), and when it pauses (time.monotonic)."""
 
     started: float
     pause_at: float | None
@@ -82,22 +82,22 @@ def train(
 ) -> RunFolder:
     """Trains a student as `config` says and returns the run's folder, or goes on with the run in `config.output`.
 
-    A run that was killed and resumed gives, on a CPU, the numbers of one that was not. One that is finished is left as
-    it is, unless `train.max_steps` or `train.epochs` is larger now and its steps are the first ones of the longer run.
-    Everything that can be wrong with the input is checked before the folder is touched.
+    On a CPU, a run that was killed and resumed gives the same numbers as one that was not. A finished run is left as it
+    is, unless `train.max_steps` or `train.epochs` is larger now and its steps are the first steps of the longer run.
+    All input is checked before the folder is changed.
 
     Args:
-        config: everything that determines the run.
+        config: all settings of the run.
         resume: continue from the last complete checkpoint of the run in `config.output`; `config` is its own.
-        overwrite: if `config.output` holds another run, this one takes its place once it begins.
-        data: what `mind.run.data.load_data` gave for `config`, if it has been called before; None: it is called here.
-        pause_at: the run pauses after the step that is taken at this time, by time.monotonic; None: never.
+        overwrite: if `config.output` holds another run, delete that run once this one begins.
+        data: the result of `mind.run.data.load_data` for `config`, if the caller has it; None: load it here.
+        pause_at: a time by time.monotonic; the run pauses after the first step that ends later. None: never.
 
     Raises:
         MindError: for bad input, for a folder that holds something else or in which another process trains, and, if the
             run is resumed, for options and data that are not those it began with.
         PausedError: at `pause_at`, with a checkpoint of the last step.
-        BudgetError: for a budget of which nothing is left for training, or for a stage.
+        BudgetError: if the budget leaves nothing for training, or for a stage.
         NotFiniteError: for the first number that is nan or infinite; nothing is saved as a student then.
     """
     started = time.perf_counter()
@@ -129,7 +129,7 @@ def _check_free(folder: RunFolder, config: MindConfig, overwrite: bool) -> None:
 def _resumed(config: MindConfig, folder: RunFolder, clock: _Clock, data: RunData | None) -> RunFolder:
     saved = processes.agreed(lambda: saved_config(config, folder))
     stages = stages_of(config)
-    # The main process says so for all: another machine may be slow to see it on a shared file system.
+    # The main process decides for all: another machine may see a shared file system late.
     finished, *to_come = processes.agreed(lambda: [folder.finished, *(not one.folder.finished for one in stages)])
     stages = [*compress(stages[:-1], to_come), stages[-1]]
     finished = finished and saved == config
@@ -151,14 +151,14 @@ def _resumed(config: MindConfig, folder: RunFolder, clock: _Clock, data: RunData
 
 
 def _write_missing_reports(folder: RunFolder) -> None:
-    """Of what is finished, if a kill came between."""
+    """Writes the reports that finished runs lack because the process was killed before."""
     for one in (folder, *folder.stages):
         if one.finished and not one.report.exists():
             write_run_report(one)
 
 
 def _data(stages: Sequence[StageRun], data: RunData | None) -> RunData:
-    """The questions of a run; `data`, if they have been loaded before. Its options are checked first."""
+    """The questions of a run; `data` if they have been loaded before. Checks the options of all stages first."""
     for stage in stages:
         check_options(stage.config)
     config = stages[-1].config
@@ -170,16 +170,16 @@ def _data(stages: Sequence[StageRun], data: RunData | None) -> RunData:
 
 
 def _checked(stages: Sequence[StageRun], data: RunData) -> tuple[_Run | None, Mapping[str, Any], float]:
-    """Everything that can be wrong in the stages to come is found here, before the folder is touched.
+    """Finds everything that can be wrong in the remaining stages, before the folder is changed.
 
-    Returns the last stage, if it is the only one, what it reads, and what it takes of the budget if it takes all its
-    steps. Of several each is prepared with the student that there is by now; None is returned in the last one's place,
-    and what it reads without a student that is yet to come.
+    Returns the last stage (None if it is not the only one), its inputs, and what it needs of the budget if it always
+    takes all its steps. If there are several stages, each is prepared with the student that exists now, and the inputs
+    leave out a student that does not exist yet.
     """
     loaded: dict[StudentConfig, Any] = {}
     run = None
     for stage in stages:
-        run = None  # and its student with it
+        run = None  # frees its student too
         run = _prepared(stage, data, loaded)
     assert run is not None
     if len(stages) == 1:
@@ -195,12 +195,12 @@ def _checked(stages: Sequence[StageRun], data: RunData) -> tuple[_Run | None, Ma
 
 
 def _new_inputs(stage: StageRun) -> tuple[str, ...]:
-    """Those that are there when the stage begins, and not when the run does."""
+    """The inputs that exist when the stage begins but not when the run does."""
     return () if stage.former is None else OF_STUDENT
 
 
 def _prepared(stage: StageRun, data: RunData, loaded: dict[StudentConfig, Any] | None = None) -> _Run:
-    """What the stage needs; everything that can be wrong with it is found here.
+    """What the stage needs, after finding everything that can be wrong with it.
 
     `loaded` keeps a student, unchanged, for the next stage that is checked.
     """
@@ -208,7 +208,7 @@ def _prepared(stage: StageRun, data: RunData, loaded: dict[StudentConfig, Any] |
     student = processes.agreed(lambda: stage.student)
     set_seed(config.train.seed)
     if student not in loaded:
-        loaded.clear()  # there may be room for one
+        loaded.clear()  # memory may hold only one
         loaded[student] = load_student(student)
     model, tokenizer = loaded[student]
     check_student(model, config)
@@ -227,15 +227,15 @@ def _prepared(stage: StageRun, data: RunData, loaded: dict[StudentConfig, Any] |
 def _train_stages(
     stages: Sequence[StageRun], data: RunData, run: _Run | None, reserve: float, clock: _Clock
 ) -> RunFolder:
-    """The stages to come, one after the other. `run` is the last one, if there is no other; else it will take
-    `reserve` of the budget."""
+    """Runs the remaining stages, one after the other. `run` is the last one if it is the only one; otherwise the last
+    one will need `reserve` of the budget."""
     *earlier, last = stages
     total = last.config.train.budget or 0.0
     for stage in earlier:
         tell(f"stage {stage.folder.path.name}, by method {stage.config.method}, in {stage.folder.path}")
         _train_stage(_prepared(stage, data), clock, stage.until * (total - reserve))
-        gc.collect()  # a Trainer and its student refer to one another, and the next student needs the room
-        clock = dataclasses.replace(clock, started=time.perf_counter())  # each stage has its own time
+        gc.collect()  # a Trainer and its student refer to each other, and the next student needs the memory
+        clock = dataclasses.replace(clock, started=time.perf_counter())  # each stage has a time of its own
     if run is None:
         tell(f"last stage, by method {last.config.method}")
         run = _prepared(last, data)
@@ -245,7 +245,7 @@ def _train_stages(
 
 
 def _train_stage(run: _Run, clock: _Clock, until: float) -> None:
-    """An earlier stage: begins it or goes on with it."""
+    """Begins an earlier stage or goes on with it."""
     with held(run.stage.folder):
         processes.by_main(lambda: _begin_stage(run))
         _train(run, clock, until)
@@ -261,8 +261,8 @@ def _begin_stage(run: _Run) -> None:
 
 
 def _train(run: _Run, clock: _Clock, until: float) -> RunFolder:
-    """From the last checkpoint, if there is one, to the report. If the run has a budget, so much of it is spent then,
-    with what the stages before this one took."""
+    """Trains from the last checkpoint, if there is one, to the report. If the run has a budget, this stage ends when
+    the share `until` is spent, including what the stages before it spent."""
     context, method, data, heldout, folder = run.method.context, run.method, run.data, run.heldout, run.stage.folder
     last_step, checkpoint, evaluation = processes.agreed(lambda: _begun(run.stage))
     evaluation |= {"leaks": {label: one.counts() for label, one in data.leaks.items()}}
@@ -302,8 +302,8 @@ def _train(run: _Run, clock: _Clock, until: float) -> RunFolder:
 
 
 def _begun(stage: StageRun) -> tuple[int, Path | None, dict[str, Any]]:
-    """The step of the last checkpoint, that checkpoint if there is one, and what has been evaluated; the record of the
-    run is that up to there, with this start."""
+    """The step of the last checkpoint, the checkpoint if there is one, and the evaluations so far. Cuts the run's
+    record back to that step and adds this start to it."""
     folder = stage.folder
     start = {"date": now(), "command": command(), "versions": _versions(), "threads": torch.get_num_threads()}
     folder.append_start(start | {"processes": processes.count()})
@@ -315,7 +315,7 @@ def _begun(stage: StageRun) -> tuple[int, Path | None, dict[str, Any]]:
 
 
 def _cost(run: _Run) -> Callable[[Mapping[str, int]], int]:
-    """What tokens cost by their kind, in the unit of the run's budget."""
+    """The function that computes the cost of tokens by kind, in the unit of the run's budget."""
     train, model, others = run.method.context.config.train, run.method.context.model, run.method.parameters_by_work()
     if train.trained_tokens is not None:
         return lambda work: work.get("trained", 0)
@@ -325,7 +325,7 @@ def _cost(run: _Run) -> Callable[[Mapping[str, int]], int]:
 
 
 def _budget(run: _Run, until: float) -> Budget | None:
-    """What the stage may spend itself; None if it takes all its steps."""
+    """What the stage itself may spend; None if it takes all its steps."""
     if run.method.context.config.train.budget is None or run.method.takes_all_steps:
         return None
     tokens = run.method.context.config.train.trained_tokens is not None
@@ -340,7 +340,7 @@ def _budget(run: _Run, until: float) -> Budget | None:
 
 
 def _reserve(run: _Run) -> float:
-    """What a stage costs that takes all its steps, whatever the budget: it reads each of their questions once."""
+    """The cost of a stage that takes all its steps whatever the budget: it reads each of their questions once."""
     context = run.method.context
     if context.config.train.budget is None or not run.method.takes_all_steps:
         return 0.0
@@ -350,7 +350,7 @@ def _reserve(run: _Run) -> float:
 
 
 def _count_spent(budget: Budget, folder: RunFolder, checkpoint: Path | None) -> None:
-    """Up to the checkpoint, or before the first step."""
+    """Adds what was spent up to the checkpoint, or before the first step."""
     if checkpoint is not None:
         budget.spent = processes.agreed(lambda: folder.read_progress(checkpoint)["spent"])
     else:
@@ -359,5 +359,5 @@ def _count_spent(budget: Budget, folder: RunFolder, checkpoint: Path | None) -> 
 
 
 def _versions() -> dict[str, str]:
-    """Of what the numbers of a run may depend on."""
+    """Versions of the packages that a run's numbers may depend on."""
     return {"mind-kernels": mind_kernels.__version__} | versions(NUMERIC_PACKAGES)

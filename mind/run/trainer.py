@@ -1,7 +1,7 @@
-"""MethodTrainer: transformers' Trainer for any method of mind/methods.
+"""MethodTrainer: adapts transformers' Trainer to any method of mind/methods.
 
-A step does work only where it counts: the rationales that the method trains on in micro-batches with a forward and a
-backward pass each, those that it only observes in forward passes without a graph.
+A step computes only what counts: forward and backward passes for the rationales that the method trains on, and forward
+passes without a graph for those that it only observes.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ class MethodTrainer(CheckpointedTrainer):
     """Trains the student of a MethodContext by a method.
 
     The questions of every step are planned ahead (mind/batches/steps.py); the loss is a mean over them, however many
-    micro-batches and processes share the work. Several processes each compute their share of a step's questions and add
-    up gradients and statistics, so that the method learns the same in all. The student is whole in each of them, or
-    divided among them, as `train.shard` says.
+    micro-batches and processes share the work. Each process computes its share of a step's questions; gradients and
+    statistics are summed over the processes, so the method gets the same in all. Each process holds the whole student
+    or a part of it, as `train.shard` says.
 
-    It stops with a NotFiniteError at the first number that is nan or infinite, before that reaches a checkpoint, and
-    with the StoppedError of a method.
+    It stops with a NotFiniteError at the first number that is nan or infinite, before a checkpoint can hold it, and
+    with a StoppedError if the method raises one.
     """
 
     loss_is_scaled_for_ga = True
@@ -88,19 +88,20 @@ class MethodTrainer(CheckpointedTrainer):
         pause_at: float | None = None,
         **trainer_options: Any,
     ) -> None:
-        """`started` is when the run began to work, by time.perf_counter, None: now. It ends when the `budget` is spent,
-        and pauses after the step that is taken at `pause_at`, by time.monotonic. `trainer_options` go to transformers'
-        Trainer, such as callbacks. Raises MindError for a schedule of the learning rate that there is not."""
+        """`started` is when the run began to work, by time.perf_counter; None: now. The run ends when the `budget`
+        is spent, and pauses after the first step that ends later than `pause_at`, by time.monotonic.
+        `trainer_options`, such as callbacks, go to transformers' Trainer. Raises MindError for an unknown schedule
+        of the learning rate."""
         self.context, self.method, self.budget = context, method, budget
         self.folder = RunFolder(context.config.output)
         self.meter = StepMeter(method.slots)
         self._gradients_checked = False
         self._steps = PlannedSteps(context)
-        rate_factors(context.config.train, steps=1)  # which may find that there is no such schedule
+        rate_factors(context.config.train, steps=1)  # raises for an unknown schedule
         self._training_began = time.perf_counter()
         self._started = self._training_began if started is None else started
-        self._seconds_before = {"wall_s": 0.0, "train_s": 0.0}  # those of the starts up to the checkpoint
-        self._step, self._questions = 0, [""]  # the latest one, and the ids of its questions
+        self._seconds_before = {"wall_s": 0.0, "train_s": 0.0}  # those of earlier starts, up to the checkpoint
+        self._step, self._questions = 0, [""]  # the latest step, and the ids of its questions
         self._gradient_norm = torch.zeros(())
         self._questions_until = [0, *accumulate(map(len, context.steps))]
         super().__init__(
@@ -112,11 +113,11 @@ class MethodTrainer(CheckpointedTrainer):
             **trainer_options,
         )
         self._check_launch()
-        # Gradients are added up as the student says, not by DistributedDataParallel in every backward pass.
+        # `self.student` sums the gradients, instead of DistributedDataParallel in every backward pass.
         self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
-        self.student = Replicated(context.model)  # until it trains
+        self.student = Replicated(context.model)  # until training begins
         self._sampler = Sampler(context)
-        self.remove_callback(PrinterCallback)  # metrics.jsonl and the progress bar say it better
+        self.remove_callback(PrinterCallback)  # metrics.jsonl and the progress bar show more
         self._last_step = LastStep(budget, pause_at)
         self.add_callback(self._last_step)
         for network in method.networks().values():
@@ -134,10 +135,10 @@ class MethodTrainer(CheckpointedTrainer):
         return DataLoader(self._steps, batch_size=1, collate_fn=self.data_collator)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Trainer.train, with the attention and, if the configuration says so, the compiled trunk that train.
+        """Trainer.train, with the attention and, if configured, the compiled trunk for training.
 
-        Raises NotFiniteError and StoppedError with the step and its questions, the former with the last checkpoint, and
-        PausedError with the step if it was time to pause.
+        Raises NotFiniteError and StoppedError with the step and its questions (the former also with the last
+        checkpoint), and PausedError with the step if it was time to pause.
         """
         self.folder.path.mkdir(parents=True, exist_ok=True)
         self._training_began = time.perf_counter()
@@ -150,7 +151,7 @@ class MethodTrainer(CheckpointedTrainer):
                 result = super().train(*args, **kwargs)
             except (NotFiniteError, StoppedError) as error:
                 where = f"step {self._step}, {named_questions(self._questions)}"
-                # To resume would end there again: a method stops by what it was told to.
+                # Resuming would end there again: a method stops because of its options.
                 way_back = f"; {self.folder.way_back()}" if isinstance(error, NotFiniteError) else ""
                 raise type(error)(f"{where}: {error}{way_back}") from None
         if self._last_step.paused:
@@ -159,18 +160,19 @@ class MethodTrainer(CheckpointedTrainer):
 
     @contextmanager
     def compiled_trunk(self) -> Iterator[None]:
-        """The trunk is compiled inside if `train.compile` is set; generation is left as it was."""
+        """Inside the block, the trunk is compiled if `train.compile` is set; generation is not."""
         trunk = trunk_of(causal_lm(self.context.model))
         if self.context.config.train.compile:
             trunk.compile(dynamic=True)
         try:
             yield
         finally:
-            trunk._compiled_call_impl = None  # what Module.compile sets; it has no inverse
+            trunk._compiled_call_impl = None  # Module.compile sets this and has no inverse
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
-        """The service that `train.report_to` names gets the metrics of this run, and of no other in this process."""
+        """Inside the block, the service that `train.report_to` names gets the metrics of this run only, not of others
+        in this process."""
         report_to = self.context.config.train.report_to if self.is_world_process_zero() else "none"
         if report_to == "tensorboard":
             callback = TensorBoard(self.folder.tensorboard)
@@ -194,7 +196,7 @@ class MethodTrainer(CheckpointedTrainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Forward and backward of one optimizer step, in as many micro-batches as it takes."""
+        """Runs forward and backward passes of one optimizer step, in as many micro-batches as needed."""
         started = time.perf_counter()
         self._draw_apart()
         self._step, self._questions = self.state.global_step + 1, [question.id for question in inputs["questions"]]
@@ -223,8 +225,8 @@ class MethodTrainer(CheckpointedTrainer):
         return torch.tensor(loss, device=self.args.device)
 
     def _draw_apart(self) -> None:
-        """Dropout drops something else in each process: they have other rows, and were all seeded alike. The main one
-        draws as one process alone does."""
+        """Gives each process its own random numbers for dropout: they have different rows but were all seeded alike.
+        The main process draws the same as a single process does."""
         if number := self.args.process_index:
             seed = random_of(self.args.seed, self.state.global_step, f"process {number}").initial_seed()
             torch.manual_seed(seed)
@@ -238,7 +240,7 @@ class MethodTrainer(CheckpointedTrainer):
             chosen: Tensor, others: Sequence[TokenizedQuestion] | None = None, /, *, measure: Measure | None = None
         ) -> Tensor:
             some = questions if others is None else others
-            student.eval()  # what a method decides by has no dropout
+            student.eval()  # a method's decisions use no dropout
             totals, table = self._observe(student, some, chosen, measure).over_processes(self.args.world_size)
             student.train()
             _check_finite(totals, table, some, chosen)
@@ -255,7 +257,7 @@ class MethodTrainer(CheckpointedTrainer):
         return self.method.prepare(Step(step, epoch, questions, observe, sample)), work
 
     def _compute(self, student: nn.Module, plan: StepPlan) -> tuple[dict[str, float], Tensor]:
-        """The sums of a step and its L_real, over all processes; the gradients, too, are of all processes."""
+        """The sums of a step and its L_real over all processes; the gradients are summed over all processes too."""
         sums = self._observe(student, plan.questions, plan.observed)
         sums.add_number("trained", 0)
         batches = self.student.in_lockstep(self._micro_batches(plan.questions, plan.trained))
@@ -271,7 +273,7 @@ class MethodTrainer(CheckpointedTrainer):
             self._gradients_checked = True
         if plan.trained.any():
             self.student.add_up_gradients()
-        # Known here, where a GPU is waited for anyway; clipping takes it from here.
+        # Computed here, where the GPU is waited for anyway; clipping uses this value.
         self._gradient_norm = self.student.gradient_norm()
         sums.add_number("gradient_norm", self._gradient_norm / self.args.world_size)
         totals, l_real = sums.over_processes(self.args.world_size)
@@ -285,8 +287,8 @@ class MethodTrainer(CheckpointedTrainer):
         chosen: Tensor,
         measure: Measure | None = None,
     ) -> StepSums:
-        """This process's share of forward passes without a graph over the chosen (Q, K) rationales; what `measure`
-        gives takes the place of L_real."""
+        """This process's share of forward passes without a graph over the chosen (Q, K) rationales; if `measure` is
+        given, its result replaces L_real."""
         sums = StepSums(chosen.shape, self.args.device)
         sums.add_number("observed", 0)
 
@@ -310,7 +312,7 @@ class MethodTrainer(CheckpointedTrainer):
         return terms if measure is None else terms._replace(l_real=measure(hidden, head_of(student), batch))
 
     def _micro_batches(self, questions: Sequence[TokenizedQuestion], chosen: Tensor) -> list[MicroBatch]:
-        """Those of the chosen (Q, K) rationales, on the CPU, that this process computes."""
+        """This process's micro-batches of the chosen (Q, K) rationales, on the CPU."""
         mine = torch.zeros(len(questions), 1, dtype=torch.bool)
         costs = [question_tokens(question) for question in questions]
         mine[processes.shares(costs, self.args.world_size)[self.args.process_index]] = True
@@ -329,11 +331,11 @@ class MethodTrainer(CheckpointedTrainer):
             if self.budget is None
             else BudgetRates(optimizer, train)
         )
-        self._created_lr_scheduler = True  # Trainer's sign that another call of `train` needs another
+        self._created_lr_scheduler = True  # tells the Trainer that another call of `train` needs a new one
         return self.lr_scheduler
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Not how this trainer works: a step is more than one loss. mind.evaluation has the held-out NLL."""
+        """Not used by this trainer, since a step has more than one loss. mind.evaluation computes the held-out NLL."""
         raise MindError("MethodTrainer.compute_loss: use training_step, or mind.evaluation for the held-out loss")
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -343,11 +345,11 @@ class MethodTrainer(CheckpointedTrainer):
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the step's metrics to what the Trainer logs: a line of metrics.jsonl, and flat for its callbacks."""
-        # The Trainer knows one pass, over all steps.
+        """Adds the step's metrics to what the Trainer logs: as a line of metrics.jsonl, and flat for its callbacks."""
+        # The Trainer counts a single epoch over all steps.
         self.state.epoch = self._questions_until[self.state.global_step] / len(self.context.tokenized)
         if "loss" in logs:
-            # The loss, too, is the meter's: the Trainer's own does not survive a resume.
+            # The loss comes from the meter too: the Trainer's own is lost on resuming.
             row = {**logs, **self.meter.flush(), **peak_memory(), "epoch": self.state.epoch}
             if self.is_world_process_zero():
                 self.folder.append_metrics([{"phase": "train", "step": self.state.global_step, **row}])
@@ -355,11 +357,11 @@ class MethodTrainer(CheckpointedTrainer):
         super().log(logs, start_time)
 
     def end_at(self, step: int) -> None:
-        """No step comes after this one, with which a checkpoint was left."""
+        """Ends training: no step comes after this one, which left a checkpoint."""
         self._steps.count = step
 
     def seconds(self) -> dict[str, float]:
-        """Wall time of the whole run and of its training so far, over all starts; without what a kill undid."""
+        """Wall time of the whole run and of its training so far, over all starts; without work lost to a kill."""
         now = time.perf_counter()
         spent = {"wall_s": now - self._started, "train_s": now - self._training_began}
         return {name: self._seconds_before[name] + seconds for name, seconds in spent.items()}
@@ -368,10 +370,11 @@ class MethodTrainer(CheckpointedTrainer):
 def _check_finite(
     totals: Mapping[str, float], l_real: Tensor, questions: Sequence[TokenizedQuestion], computed: Tensor
 ) -> None:
-    """Raises NotFiniteError if a sum of a step is nan or infinite, or L_real (Q, K) where it was `computed` (Q, K)."""
+    """Raises NotFiniteError if a sum of a step is nan or infinite, or L_real (Q, K) where it was `computed` (Q, K)
+    bool."""
     bad = (computed & ~l_real.isfinite()).any(1).nonzero().flatten().tolist()
     if bad:
         raise NotFiniteError(f"the loss of {named_questions([questions[q].id for q in bad])} is not finite")
-    for name, value in sorted(totals.items(), key=lambda item: item[0] != "loss"):  # the loss tells most
+    for name, value in sorted(totals.items(), key=lambda item: item[0] != "loss"):  # the loss first, since it says most
         if not math.isfinite(value):
             raise NotFiniteError(f"the {name.replace('_', ' ')} is {value}")

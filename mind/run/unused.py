@@ -1,4 +1,4 @@
-"""Options that were set and that nothing reads, since another option says so."""
+"""Warns of options that were set but have no effect because of other options."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def warn_of_unused_options(config: MindConfig) -> None:
     """Warns of options that differ from their defaults and have no effect, with the reason."""
     given = flat(dataclasses.asdict(config))
     default = flat(dataclasses.asdict(with_options(MindConfig(method=config.method))))
-    left = [name for name, value in given.items() if value != default[name]]  # each is told once
+    left = [name for name, value in given.items() if value != default[name]]  # each is reported once
     for reason, names in _unread(config):
         sections = tuple(f"{name}." for name in names)
         if unused := [name for name in left if name in names or name.startswith(sections)]:
@@ -25,7 +25,7 @@ def warn_of_unused_options(config: MindConfig) -> None:
 
 
 def _unread(config: MindConfig) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Reasons, and the options or sections that are not read because of each."""
+    """Pairs of a reason and the options or sections that are not read because of it."""
     student, data, train = config.student, config.data, config.train
     method = method_class(config.method)
     yield f"method is {config.method}", method.unread
@@ -69,7 +69,8 @@ def _unread_of_metanet(config: MindConfig) -> Iterator[tuple[str, tuple[str, ...
     if metanet.scores != "table":
         yield reason, ("metanet.table_decay",)
     if metanet.scores not in ("metanet", "shuffled"):
-        # The largest score of a table, of the losses of a step and of equal ones is 1 without an anchor.
+        # Without an anchor, the largest score is already 1 for a table, for losses of the same step and for equal
+        # scores.
         further = {"random": {"anchor"}, "instant": {"spread"}, "table": {"spread", "table_decay", "feedback"}}
         read = {"scores"} | further.get(metanet.scores, set())
         names = {f"metanet.{field.name}" for field in dataclasses.fields(metanet) if field.name not in read}
@@ -86,6 +87,6 @@ def _unread_of_metanet(config: MindConfig) -> Iterator[tuple[str, tuple[str, ...
 
 
 def _warms_up(train: TrainConfig, steps: int = 100) -> bool:
-    """Whether the ratio makes a difference in so many steps."""
+    """Whether the warm-up ratio makes a difference in this many steps."""
     rates = [rate_factors(dataclasses.replace(train, warmup_ratio=ratio), steps) for ratio in (0.5, 0.0)]
     return any(rates[0](step) != rates[1](step) for step in range(steps))

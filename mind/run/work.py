@@ -1,4 +1,4 @@
-"""Tokens that a run computes, by kind, and what they cost: by these counts methods are compared at equal budgets.
+"""Counts the tokens that a run computes, by kind, and their cost, so that methods can be compared at equal budgets.
 
     trained         of the student's trunk, with a backward pass
     observed        of its trunk without one, to know losses
@@ -7,7 +7,7 @@
     teacher_scored  of a teacher model's trunk
     search          of the student's trunk without a backward pass, in steps of a search, which train on nothing
 
-None of them counts padding. Beside them stand what a naive step would have taken: see `step_work`.
+None of them counts padding. `step_work` adds what a naive step would have computed.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from mind.report.reading import SAVINGS
 def step_work(
     questions: Sequence[TokenizedQuestion], pack_options: PackOptions, computed: Mapping[str, int]
 ) -> dict[str, int]:
-    """Tokens of the trunk that a step would take, saving by saving, and what it took.
+    """Tokens of the trunk that a step computed, and those that it would compute without some or all of the savings.
 
     padded: every sequence in a row of the longest one's length, all with a backward pass, which is a naive step;
-    packed: without the padding; shared: with each prompt once, where this run shares them; and what was `computed`,
-    by kind: trained and observed, and others if there are any. A step of a search, which trains on nothing, has what it
-    observed as "search" alone.
+    packed: without the padding; shared: with each prompt once, if this run shares prompts; and what was `computed`, by
+    kind: trained and observed, and others if there are any. In a step of a search, which trains on nothing, the
+    observed tokens count as "search".
     """
     if not computed.get("trained"):
         others = {kind: tokens for kind, tokens in computed.items() if tokens and kind not in ("trained", "observed")}
@@ -44,22 +44,23 @@ def step_work(
 
 
 def generated_tokens(prompts: Sequence[Sequence[int]], samples: Sequence[Sequence[int]]) -> int:
-    """Tokens of the trunk behind these samples: of a prompt and what continues it all but the last, which nothing
-    reads."""
+    """Tokens of the trunk that generating these samples took: the prompt and its continuation except the last token,
+    which no pass reads."""
     return sum(len(prompt) + len(sample) - 1 for prompt, sample in zip(prompts, samples, strict=True))
 
 
 def flops(work: Mapping[str, int], parameters: int, trained: int, others: Mapping[str, int]) -> int:
     """Floating-point operations of the tokens that were computed.
 
-    A token takes 2 per parameter in a forward pass, as many in the backward pass down to the hidden states, and 2 per
-    trained parameter for their gradient: 6 N where all N are trained, 4 N + 6 n for n of adapters on N that are frozen.
+    A token costs 2 per parameter in a forward pass, 2 per parameter in the backward pass for the hidden states, and 2
+    per trained parameter for the weights' gradient: 6 N if all N are trained, 4 N + 6 n for n adapter parameters on N
+    frozen ones.
 
     Args:
         work: tokens by kind.
-        parameters: of the student, adapters included.
-        trained: how many of them are trained.
-        others: parameters of the model that computed a kind, if that was not the student.
+        parameters: number of parameters of the student, adapters included.
+        trained: number of them that are trained.
+        others: kind -> number of parameters of the model that computed it, if that was not the student.
     """
     per_token = {
         kind: 4 * parameters + 2 * trained if kind == "trained" else 2 * others.get(kind, parameters)

@@ -1,1 +1,1 @@
-"""The model that learns, and its tokens."""
+"""Loads the student model, and turns texts into its tokens."""

@@ -1,6 +1,7 @@
-"""PEFT's adapters: on the LM head they are part of its weight, and the merged student is the one that was trained.
+"""Handles PEFT's adapters: an adapter on the LM head becomes a part of its weight, and merging must not change the
+student.
 
-The losses take the head's weight, not its module, so an adapter on the head has to be in the weight, with its graph.
+The losses use the head's weight, not its module, so an adapter on the head must be added to the weight, with its graph.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from mind_kernels.integrations.head import head_tensors, is_adapted
 
 
 def linear_of(module: Any) -> tuple[Tensor, Tensor | None]:
-    """`head_tensors` of the LM head: its weight (V, D) and bias (V,), its adapters included, with their graph.
+    """The weight (V, D) and the bias (V,) or None of the LM head, with its adapters added, and with their graph.
 
-    Raises MindError for a module that the losses cannot take.
+    Raises MindError for a module that the losses do not support.
     """
     try:
         return head_tensors(module)
@@ -30,7 +31,7 @@ def linear_of(module: Any) -> tuple[Tensor, Tensor | None]:
 
 
 def original(module: Any) -> Any:
-    """The module that PEFT has put something around, or the module itself."""
+    """The module inside PEFT's wrapper, or the module itself if it has none."""
     if not is_adapted(module):
         return module
     return original(module.get_base_layer() if hasattr(module, "get_base_layer") else module.original_module)
@@ -39,8 +40,8 @@ def original(module: Any) -> Any:
 def merged(model: Any) -> Any:
     """The model with its adapters merged into its weights; the model itself if it has none.
 
-    It computes what it did. If its embeddings and its head are one matrix and one of the two has an adapter, they are
-    two matrices from then on, in the configuration too, and so is whatever else that setting ties.
+    It computes the same as before. If its embeddings and its head are one matrix and one of the two has an adapter,
+    they become two matrices, in the configuration too, and so does whatever else that setting ties.
     """
     if not hasattr(model, "merge_and_unload"):
         return model
@@ -60,7 +61,8 @@ def merged(model: Any) -> Any:
 
 
 def _untie(model: nn.Module) -> None:
-    """Every parameter gets one name: of several, transformers would save one and fill the others at random."""
+    """Gives every parameter a single name: of several names, transformers would save one and fill the others at
+    random."""
     seen = set()
     for name, parameter in list(model.named_parameters(remove_duplicate=False)):
         if parameter in seen:
@@ -93,11 +95,11 @@ def check_adapters(model: Any) -> None:
 
 
 def _check_merging(layer: Any) -> None:
-    """Raises MindError if a layer with LoRA computes something else once it is merged, as one does that norms what it
-    looks up."""
+    """Raises MindError if a layer with LoRA computes something else after merging, as an embedding does that normalizes
+    its rows."""
     base = original(layer)
     if type(base) in (nn.Linear, nn.Embedding) or not isinstance(base, (nn.Linear, nn.Embedding)):
-        return  # PEFT merges these by rules of their own
+        return  # PEFT merges these by rules of its own
     with torch.random.fork_rng(), torch.no_grad():
         probe = copy.deepcopy(layer).eval()
         for name, parameter in probe.named_parameters():
@@ -117,7 +119,7 @@ def _check_merging(layer: Any) -> None:
 
 
 def check_gradients(named_parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
-    """Raises MindError for parameters to train that no gradient has reached in a backward pass: their names."""
+    """Raises a MindError with the names of trained parameters that got no gradient in a backward pass."""
     left = [name for name, parameter in named_parameters if parameter.requires_grad and parameter.grad is None]
     if left:
         raise MindError(

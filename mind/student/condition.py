@@ -1,8 +1,8 @@
-"""What a model does to hidden states and logits around its LM head, read off the model itself.
+"""Finds out what a model does to hidden states and logits around its LM head, by probing the model itself.
 
-Families scale their logits and bound them by settings of many names, before or behind the head. Here the head is made
-to return known numbers, and what the model makes of them tells softcap and temperature; the logits that follow are then
-compared with the model's own.
+Model families scale and bound their logits by settings with many names, before or after the head. Here the head is
+replaced by one that returns known numbers; what the model makes of them shows softcap and temperature. Then the logits
+that these predict are compared with the model's own.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ _TOKENS = 9
 
 @dataclass(frozen=True)
 class Condition:
-    """What a model does beside trunk and head."""
+    """What a model computes apart from trunk and head."""
 
     softcap: float | None
-    """The bound of the logits, of a Head."""
+    """The bound of the logits, as in Head; None without one."""
     temperature: float
-    """What they are divided by."""
+    """The number that the logits are divided by."""
     losses: tuple[float, float] | None
-    """The model's own training loss on a few tokens, and the cross-entropy of its logits; None if it gives no loss."""
+    """The model's own training loss on a few tokens, and the cross-entropy of its logits; None if it returns no
+    loss."""
 
 
 _conditions: WeakKeyDictionary[nn.Module, Condition] = WeakKeyDictionary()
@@ -54,16 +55,16 @@ def condition_of(model: PreTrainedModel, weight: Tensor, bias: Tensor | None) ->
                 _conditions[model] = _probed(model, weight, bias)
         except MindError:
             raise
-        except Exception as error:  # of the model's own code
+        except Exception as error:  # the model's own code may raise anything
             raise MindError(f"{type(model).__name__} cannot be trained: {describe(error)}") from error
     return _conditions[model]
 
 
 def check_own_loss(model: PreTrainedModel) -> None:
-    """Raises MindError for a model whose own training loss has more than the cross-entropy of its logits, such as the
-    load balance of a mixture of experts: training by the cross-entropy alone would leave that out.
+    """Raises MindError for a model whose own training loss has more terms than the cross-entropy of its logits, such as
+    the load balance of a mixture of experts: our training would leave them out.
 
-    `condition_of` has been called with the model.
+    `condition_of` must have been called with the model before.
     """
     own, expected = _conditions[model].losses or (0.0, 0.0)
     if not abs(own - expected) <= 1e-5 * expected:
@@ -110,7 +111,7 @@ def _losses(output: Any, ids: Tensor) -> tuple[float, float] | None:
 
 
 def _read(model: PreTrainedModel, ids: Tensor, hidden: Tensor, bias: Tensor | None) -> LogitCondition:
-    """Softcap and temperature of a head that is given the trunk's hidden states as they are."""
+    """Softcap and temperature of a head whose input is the trunk's hidden states, unchanged."""
     head: Any = model.get_output_embeddings()
     name = type(model).__name__
     others = _others(model, head)
@@ -137,7 +138,7 @@ def _others(model: PreTrainedModel, head: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _scale_before(name: str, hidden: Tensor, given: Tensor, bias: Tensor | None) -> float:
-    """s > 0, if the head is given s times the trunk's hidden states."""
+    """s > 0 if the head's input is s times the trunk's hidden states."""
     if given.shape == hidden.shape:
         wide, target = hidden.double(), given.double()
         scale = float((wide * target).sum() / wide.square().sum())

@@ -1,4 +1,4 @@
-"""Weights known again: a digest that changes with them."""
+"""Recognizes weights by a digest that changes with them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mind.student.model import causal_lm
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:
-    """16 hexadecimal digits from the names, the shapes and every byte of the tensors.
+    """16 hexadecimal digits computed from the names, the shapes and every byte of the tensors.
 
-    Not of their sums, which stay when rows change places and differ in the last digits from one number of threads to
-    another. SHA-256 reads 1.5 GB a second.
+    Sums of the numbers would not do: they stay the same if rows change places, and their last digits depend on the
+    number of threads. SHA-256 reads 1.5 GB per second.
     """
     digest = hashlib.sha256()
     for name, tensor in weights.items():
@@ -27,7 +27,8 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
 
 
 def settings(model: Any) -> list[dict[str, Any]]:
-    """What config.json and generation_config.json say, but for defaults, and for who wrote them."""
+    """The entries of config.json and generation_config.json that are not defaults, without those about the program that
+    wrote them."""
     model = causal_lm(model)
     found = (model.config.to_diff_dict(), model.generation_config.to_diff_dict())
     notes = ("_name_or_path", "transformers_version")

@@ -1,4 +1,5 @@
-"""Several LoRA adapters of one model as one: weighted sums of their matrices, or of what they add to the layers.
+"""Combines several LoRA adapters of one model into one: by weighted sums of their matrices, or of what they add to the
+layers.
 
 A LoRA adapter adds (alpha / r) B A to the weight of a layer. Adapters A_i, B_i of one rank r with weights w_i become
 
@@ -22,7 +23,7 @@ Mix = Literal["lorahub", "exact"]
 
 
 def read_adapter(folder: Path) -> dict[str, Tensor]:
-    """The matrices of an adapter that peft's `save_pretrained` wrote, by their names there; on the CPU.
+    """The matrices of an adapter that peft's `save_pretrained` wrote, by the names that it uses; on the CPU.
 
     Raises MindError for a folder without them.
     """
@@ -34,12 +35,12 @@ def read_adapter(folder: Path) -> dict[str, Tensor]:
 
 
 def mixture(adapters: Sequence[Mapping[str, Tensor]], weights: Sequence[float], mix: Mix) -> dict[str, Tensor]:
-    """The matrices of the adapter that `adapters` are together.
+    """The matrices of the combination of `adapters`.
 
     Args:
         adapters: N mappings from peft's names to matrices: "... lora_A.weight" (r, D_in) and "... lora_B.weight"
             (D_out, r), and of embeddings "... lora_embedding_A" and "... lora_embedding_B" likewise.
-        weights: N.
+        weights: N numbers.
         mix: "lorahub" keeps the shapes; "exact" makes them (N r, D_in) and (D_out, N r).
     """
 
@@ -54,7 +55,7 @@ def mixture(adapters: Sequence[Mapping[str, Tensor]], weights: Sequence[float], 
 
 
 def widen_adapter(model: Any, count: int) -> None:
-    """Gives the model a new adapter of `count` times the rank and the same scale alpha / r in place of its own."""
+    """Replaces the model's adapter by a new one of `count` times the rank and the same scale alpha / r."""
     config = model.peft_config["default"]
     model.delete_adapter("default")
     model.add_adapter("default", dataclasses.replace(config, r=count * config.r, lora_alpha=count * config.lora_alpha))
@@ -62,7 +63,8 @@ def widen_adapter(model: Any, count: int) -> None:
 
 
 def set_adapter(model: Any, matrices: Mapping[str, Tensor]) -> None:
-    """Gives the model's adapter these matrices, named as in `mixture`; they are divided as its own are."""
+    """Sets the matrices of the model's adapter, named as in `mixture`; they are divided among processes like its
+    own."""
     from peft import set_peft_model_state_dict
 
     own = {name.replace(".default", ""): parameter for name, parameter in model.named_parameters()}
@@ -71,7 +73,7 @@ def set_adapter(model: Any, matrices: Mapping[str, Tensor]) -> None:
 
 
 def _like(parameter: Any, matrix: Tensor) -> Tensor:
-    """The matrix, of which each process has a share if it has one of the parameter."""
+    """The matrix, or this process's share of it if the parameter is divided."""
     if not hasattr(parameter, "device_mesh"):
         return matrix
     from torch.distributed.tensor import distribute_tensor

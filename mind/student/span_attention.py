@@ -1,10 +1,11 @@
-"""Attention in a packed row on a CPU, without what its mask hides: transformers' implementation "sdpa_spans".
+"""Attention for packed rows on a CPU that skips what the mask hides: transformers' implementation "sdpa_spans".
 
-A token of a packed row sees its prompt and its own branch, a small share of the row, and PyTorch's attention on a CPU
-computes all pairs of tokens and masks them. Here the row is cut into spans, the prompts and the branches: the tokens of
-a span see the same earlier spans whole, no other, and their own up to themselves. Each span is then transformers' own
-"sdpa", on the keys that it sees. Spans are read off the mask alone, so that whoever made it, the result is "sdpa"'s up
-to rounding; a mask that is no such thing, as with sliding windows, is "sdpa"'s to compute.
+A token of a packed row sees its prompt and its own branch, a small part of the row, but PyTorch's attention on a CPU
+computes all pairs of tokens and then masks them. Here the row is cut into spans, the prompts and the branches: all
+tokens of a span see the same whole earlier spans, nothing of other spans, and their own span up to themselves. Each
+span is computed by transformers' own "sdpa" on the keys that it sees. Only the mask determines the spans, so the result
+equals that of "sdpa" up to rounding, whoever made the mask. Masks without such spans, as with sliding windows, go to
+"sdpa" itself.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ class Span(NamedTuple):
 
     tokens: int
     seen: tuple[int, ...]
-    """The earlier spans that they see, by number."""
+    """The numbers of the earlier spans that they see."""
     mask: Tensor | None
-    """(1, 1, tokens, keys) bool: which of the keys of `seen` and of its own each token sees; None: causal."""
+    """(1, 1, tokens, keys) bool: which keys of `seen` and of its own span each token sees; None: causal."""
 
 
 def span_attention(
@@ -40,7 +41,7 @@ def span_attention(
     attention_mask: Tensor | None,
     **options: Any,
 ) -> tuple[Tensor, None]:  # (B, T, H, D)
-    """As transformers calls an attention function, and with what its "sdpa" gives."""
+    """Has the signature of transformers' attention functions and the result of its "sdpa"."""
     spans = None
     if attention_mask is not None and query.device.type == "cpu" and options.get("position_bias") is None:
         spans = _known_spans(attention_mask)
@@ -72,7 +73,7 @@ def _known_spans(mask: Tensor) -> list[Span] | None:
 
 
 def spans_of(mask: Tensor) -> list[Span] | None:
-    """The spans of a row with this mask (T, T), bool, True where a token (first dimension) sees another; None if it has
+    """The spans of a row with this mask (T, T) bool, True if a token (first dimension) sees another; None if there are
     none, or if they leave out less than half of the pairs."""
     total = len(mask)
     if mask.shape != (total, total) or not mask.diagonal().all() or mask.triu(1).any():

@@ -1,7 +1,7 @@
-"""A chat template's turns: what it writes around a question and its answer.
+"""Reads off a chat template the text that it writes around a question and its answer.
 
-A template is a program that comes with the tokenizer. It may raise, drop the question, want lists of parts, or end a
-turn by anything at all. So it is rendered once with two words that no template contains, and everything else is read
+A template is a program that comes with the tokenizer. It may raise an error, drop the question, require lists of parts,
+or end a turn in any way. So it is rendered once with two words that no template contains, and everything else is read
 off the text around them.
 """
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TODAY = date(2026, 1, 1)
-"""What templates that write the date get for it: in every run the same, whenever it is started, resumed or evaluated.
-Its tokens would change from one day to the next otherwise."""
+"""The date that templates get: the same in every run, whenever it is started, resumed or evaluated. Otherwise its
+tokens would change from day to day."""
 
 PLAIN = "plain"
 """The name of `plain_template`."""
@@ -33,7 +33,7 @@ _ON_TODAY = """{%- macro strftime_now(format) -%}{%- set date = namespace(text=f
 {%- for code, value in CODES.items() -%}{%- set date.text = date.text | replace(code, value) -%}{%- endfor -%}
 {{- date.text -}}{%- endmacro %}
 """.replace("CODES", repr(_CODES))
-"""In front of a template: a strftime_now of its own, which knows one day."""
+"""Put before a template: defines a strftime_now that knows only one day."""
 _QUESTION, _ANSWER = "Qx71questionxQ", "Ax71answerxA"
 
 
@@ -41,26 +41,27 @@ _QUESTION, _ANSWER = "Qx71questionxQ", "Ax71answerxA"
 class ChatTemplate:
     """A finished conversation is before + question + between + lead + answer + end; generation begins after `between`.
 
-    `lead` is nearly always empty: a space, or an empty block of thoughts, that the assistant has to write itself.
+    `lead` is nearly always empty; otherwise it is a space, or an empty block of thoughts, that the assistant itself has
+    to write.
     """
 
     source: str
-    """The Jinja source, with `TODAY` for the day's date."""
+    """The Jinja source, with `TODAY` as the date."""
     parts: bool
-    """Whether a turn's content is a list of parts, not a text."""
+    """Whether a turn's content is a list of parts instead of a text."""
     before: str
     between: str
     lead: str
     end: str
-    """Up to its first control token where it has one, else up to the whitespace at its end."""
+    """Up to and including its first control token if it has one, else without the whitespace at its end."""
     end_token: str | None
-    """The control token that `end` ends with; None where that is text or nothing, which the tokenizer's end-of-sequence
-    token has to close."""
+    """The control token that `end` ends with; None if it ends with text or is empty: then the tokenizer's
+    end-of-sequence token must follow."""
     notes: tuple[str, ...]
-    """What is unusual, a line each."""
+    """What is unusual about the template, one line each."""
 
     def content(self, text: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
-        """The user's `text` as the template writes it, which may take away the whitespace at its ends.
+        """The user's `text` as the template writes it, which may strip whitespace at its ends.
 
         None if it writes anything else, or something else around it than around other questions.
         """
@@ -70,7 +71,7 @@ class ChatTemplate:
         return content if whole and content.strip() == text.strip() else None
 
     def kept(self, space: str, tokenizer: PreTrainedTokenizerBase) -> str:
-        """What the template leaves of whitespace in front of an answer: all of it, some or none."""
+        """The part of the whitespace `space` before an answer that the template keeps: all of it, some or none."""
         plain, spaced = (
             _render(tokenizer, self.source, _turns(self.parts, _QUESTION, answer)).partition(_ANSWER)[0]
             for answer in (_ANSWER, space + _ANSWER)
@@ -81,7 +82,7 @@ class ChatTemplate:
 def plain_template(tokenizer: PreTrainedTokenizerBase) -> str:
     """A chat template for a tokenizer without one: a question, its answer and the end-of-sequence token.
 
-    It begins by the beginning-of-sequence token if the tokenizer puts that in front of a text.
+    It starts with the beginning-of-sequence token if the tokenizer puts that before a text.
     """
     ids: Any = tokenizer("x")["input_ids"]
     start = "{{ bos_token }}" if tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id else ""
@@ -99,7 +100,7 @@ def read_template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
     """Reads off a tokenizer's chat template what it writes around a question and its answer.
 
     Raises MindError for a tokenizer without a template, and for a template that does not write a question and its
-    answer once each, in this order.
+    answer exactly once each, in this order.
     """
     name = tokenizer.name_or_path or "the student"
     if not getattr(tokenizer, "chat_template", None):
@@ -148,7 +149,7 @@ def _read(tokenizer: PreTrainedTokenizerBase, source: str, parts: bool) -> ChatT
 
 
 def _check_order(asked: str, finished: str) -> None:
-    """Raises MindError unless question and answer are there once each, in order, and apart."""
+    """Raises MindError unless question and answer occur exactly once each, in order, and with text between them."""
     for what, mark, text in [
         ("the question", _QUESTION, asked),
         ("the question", _QUESTION, finished),
@@ -163,7 +164,8 @@ def _check_order(asked: str, finished: str) -> None:
 
 
 def _end(after: str, tokens: Sequence[str]) -> tuple[str, str | None]:
-    """`ChatTemplate.end` and `end_token`, from what follows the answer; the longest of the tokens that begin first."""
+    """`ChatTemplate.end` and `end_token`, given the text after the answer; if several tokens start at the first place,
+    the longest."""
     first = min(
         ((after.index(token), -len(token), token) for token in tokens if token.strip() and token in after),
         default=None,
@@ -182,21 +184,21 @@ def _turns(parts: bool, *texts: str) -> list[dict[str, Any]]:
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, source: str, turns: list[dict[str, Any]]) -> str:
-    """The text of a conversation, up to where the assistant begins if that has not answered yet."""
+    """The text of a conversation, up to the place where the assistant begins if it has not answered yet."""
     try:
         text = tokenizer.apply_chat_template(
             turns, chat_template=source, tokenize=False, add_generation_prompt=len(turns) == 1
         )
-    except Exception as error:  # whatever a program from elsewhere raises
+    except Exception as error:  # a program of strangers may raise anything
         raise MindError(f"cannot be rendered: {describe(error)}") from error
     assert isinstance(text, str), "tokenize=False"
     return text
 
 
 def _dated(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The template's source, which gets `TODAY` when it asks for the date."""
+    """The template's source, changed so that it gets `TODAY` as the date."""
     try:
         source = tokenizer.get_chat_template()
-    except ValueError as error:  # several templates, and none is the default
+    except ValueError as error:  # several templates, none of them the default
         raise MindError(f"cannot be chosen: {error}") from error
     return _ON_TODAY + source if "strftime_now" in source else source

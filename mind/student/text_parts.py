@@ -1,4 +1,5 @@
-"""Parts of a model that text does not reach, such as a tower for images or attention to an encoder, are not trained."""
+"""Finds the parts of a model that text does not reach, such as an image tower or attention to an encoder; they are not
+trained."""
 
 from __future__ import annotations
 
@@ -14,11 +15,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _LENGTHS = (9, 160)
-"""Tokens of the texts that are tried, the longer one for what only longer texts reach."""
+"""Tokens of the two probe texts; the longer one is for parts that only longer texts reach."""
 
 
 def parts_without_text(model: PreTrainedModel) -> list[str]:
-    """The names of the modules and parameters to train, the largest ones, that logits of a text do not depend on."""
+    """The names of trained modules (the outermost possible) and parameters that the logits of a text do not
+    depend on."""
     context: int = getattr(model.config.get_text_config(), "max_position_embeddings", None) or _LENGTHS[-1]
     names: list[str] = []
     for length in _LENGTHS:
@@ -43,7 +45,7 @@ def _without(module: nn.Module, name: str, reached: set[Tensor]) -> Iterator[str
 
 
 def _leaves(output: Tensor) -> set[Tensor]:
-    """The parameters that `output` has a gradient for."""
+    """The parameters that `output` depends on."""
     nodes: list[Any] = [output.grad_fn]
     seen, leaves = set(nodes), set()
     while nodes:

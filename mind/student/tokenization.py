@@ -1,8 +1,8 @@
-"""Questions -> token ids: the chat template's prompt, each rationale, and the answer suffix.
+"""Turns questions into token ids: the chat template's prompt, each rationale, and the answer suffix.
 
-The ids of a sequence are those of its text as a whole, with two provisos. Only the template writes control tokens: what
-looks like one in a question, a rationale or an answer is text. And the ids of a suffix do not depend on the rationale
-in front of it, which aligns the answers.
+The ids of a sequence are those of its text as a whole, with two exceptions. Only the template may write control tokens:
+in a question, a rationale or an answer they are encoded as plain text. And the ids of a suffix do not depend on the
+rationale before it, so that answers are aligned.
 """
 
 from __future__ import annotations
@@ -25,35 +25,36 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _CONTEXTS = ("x", ".", "1", "\n")
-"""What a text is encoded as the continuation of, whatever stands in front of it: the first that works."""
+"""Texts before a place, as contexts for encoding a text that can follow anything there: the first that works is
+used."""
 _LAST_CHARACTERS = (".", "x", "1", ")", "]", "}", "!", "?", ":", "$", "*", "%", '"', "'")
 """How rationales end."""
 
 
 def question_text(question: Question) -> str:
-    """What the user's turn says: the question, and a line for each choice where there are any."""
+    """The user's turn: the question, and one line per choice if it has choices."""
     if not question.choices:
         return question.question
     return "\n".join([question.question, *(f"({label}) {text}" for label, text in question.choices.items())])
 
 
 def embedding_rows(model: PreTrainedModel) -> int:
-    """How many tokens a model knows: ids below are in its embedding and in its head."""
+    """The number of tokens that a model knows: its embedding and its head both have all smaller ids."""
     tables: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
     return min(table.weight.shape[0] for table in tables)
 
 
 def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], stop_text: str | None = None) -> str:
-    """What the token ids say, without special tokens, up to `stop_text` if that is given."""
+    """The text of the token ids, without special tokens, up to `stop_text` if that is given."""
     text = cast(str, tokenizer.decode(list(ids), skip_special_tokens=True))
     return text if stop_text is None else text.partition(stop_text)[0]
 
 
 class Chat:
-    """A tokenizer with what its chat template writes around a question and its answer."""
+    """A tokenizer together with what its chat template writes around a question and its answer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, rows: int | None = None) -> None:
-        """`rows` is `embedding_rows` of the model that gets the ids; None: any id will do.
+        """`rows` is `embedding_rows` of the model that gets the ids; None: no limit.
 
         Raises MindError for a tokenizer without a chat template, and for a template that does not write a question and
         its answer once each and in order. The methods raise one that names the question whose text cannot be encoded.
@@ -73,7 +74,7 @@ class Chat:
         } | {self.end_id: end_token}
         self._looks_like_control = re.compile(f"(?={'|'.join(map(re.escape, self._controls.values()))})")
         if self.tokenizer.unk_token_id not in (self.end_id, self.tokenizer.eos_token_id):
-            self._controls.pop(self.tokenizer.unk_token_id, None)  # stands for what the vocabulary lacks
+            self._controls.pop(self.tokenizer.unk_token_id, None)  # stands for anything that the vocabulary lacks
         last = max(template.between.rfind(token) for token in self._controls.values())
         start_of_turn = template.between[max(last, 0) :]
         self._start_contexts = (start_of_turn, *_CONTEXTS) if start_of_turn else _CONTEXTS
@@ -81,11 +82,11 @@ class Chat:
 
     @property
     def stop_text(self) -> str | None:
-        """The text that ends a turn, in place of a control token or in front of it; None if there is none."""
+        """The text that ends a turn, instead of or before a control token; None if there is none."""
         return self.template.end.removesuffix(self.template.end_token or "").strip() or None
 
     def prompt(self, question: Question) -> list[int]:
-        """Token ids of the user's turn, up to where the assistant begins."""
+        """Token ids of the user's turn, up to the place where the assistant begins."""
         place, text = f"question {question.id}: its text", question_text(question)
         _check_characters(place, text)
         try:
@@ -97,14 +98,14 @@ class Chat:
         return self._encode(place, content, before=self.template.before, after=self.template.between)
 
     def rationale(self, question: Question, perspective: str, text: str) -> list[int]:
-        """Token ids of a rationale, with which the assistant's turn begins."""
+        """Token ids of a rationale, which is the start of the assistant's turn."""
         place = f"question {question.id}: its {perspective} rationale"
         if space := text[: len(text) - len(text.lstrip())]:
             text = self.template.kept(space, self.tokenizer) + text.lstrip()
         return self._encode(place, text, before=self.template.lead, after=self._seam, contexts=self._start_contexts)
 
     def suffix(self, question: Question) -> list[int]:
-        """Token ids of the answer suffix with the end of the turn, whatever the rationale."""
+        """Token ids of the answer suffix with the end of the turn; they do not depend on the rationale."""
         place = f"question {question.id}: its answer"
         text = suffix(question.answer).removeprefix(self._seam)
         ids = self._encode(place, text, after=self.template.end, contexts=_CONTEXTS)
@@ -114,9 +115,10 @@ class Chat:
         return [*ids, self.end_id]
 
     def answer_tokens(self, question: Question) -> tuple[int, ...]:
-        """Which tokens of `suffix` have a character of the answer, as indices.
+        """The indices of the tokens of `suffix` that have a character of the answer.
 
-        Raises MindError for a tokenizer that does not tell which characters a token has, or says that none has any.
+        Raises MindError for a tokenizer that does not say which characters a token covers, or says that no token covers
+        any.
         """
         text = suffix(question.answer).removeprefix(self._seam)
         start, end = len(text) - len(question.answer), len(text)
@@ -141,17 +143,17 @@ class Chat:
         return tuple(found)
 
     def end(self) -> list[int]:
-        """Token ids of the end of the turn, behind a rationale without an answer line."""
+        """Token ids of the end of the turn, after a rationale without an answer line."""
         ids = self._continue("the end of a turn", self.template.end, _CONTEXTS) if self.template.end else []
         return ids if self.template.end_token else [*ids, self.end_id]
 
     def text(self, text: str) -> list[int]:
-        """Token ids of a text on its own, outside the template."""
+        """Token ids of a text alone, outside the template."""
         return self._encode(f"the text {text[:40]!r}", text)
 
     def _find_seam(self) -> str:
-        """The start of the suffix that tokens of a rationale may reach into, and that is encoded with it: nothing, or
-        the line break, which many tokenizers join to the full stop in front of it."""
+        """The start of the suffix that a token may join to the end of a rationale, and that is therefore encoded with
+        it: empty, or the line break, which many tokenizers join to the full stop before it."""
         text = suffix("1")
         for seam in ("", text[:1]):
             rests = set()
@@ -165,9 +167,10 @@ class Chat:
     def _encode(
         self, place: str, text: str, *, before: str = "", after: str = "", contexts: Sequence[str] = ()
     ) -> list[int]:
-        """Ids of a text from the data between two of the template: as a beginning, or as the continuation of a context.
+        """Ids of a text of the data between two texts of the template, as a beginning or as the continuation of a
+        context.
 
-        What looks like a control token is cut behind its first character, and is one no more.
+        What looks like a control token is cut after its first character, so that it is not one any more.
         """
         _check_characters(place, text)
         pieces = self._pieces(text, before, after)
@@ -178,7 +181,7 @@ class Chat:
         return ids
 
     def _pieces(self, text: str, before: str = "", after: str = "") -> list[str]:
-        """A text between two of the template in the parts that are encoded one after the other."""
+        """The parts in which a text between two texts of the template is encoded, one after the other."""
         cuts = [found.start() + 1 for found in self._looks_like_control.finditer(text)]
         pieces = [text[start:end] for start, end in pairwise([0, *cuts, len(text)])]
         pieces[0] = before + pieces[0]
@@ -186,19 +189,19 @@ class Chat:
         return pieces
 
     def _ids(self, text: str) -> list[int]:
-        # Whatever the tokenizer's configuration says: control tokens are the template's to write.
+        # Whatever the tokenizer's configuration says: only the template may write control tokens.
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=False)["input_ids"]
 
     def _continue(self, place: str, text: str, contexts: Sequence[str]) -> list[int]:
-        """Ids of a text where it continues the first of the contexts that it does not share a token with.
+        """Ids of a text after the first of the contexts with which it shares no token.
 
-        That is the ids that it has on its own, unless the tokenizer puts something in front of a beginning, as those
-        of the SentencePiece kind put a space.
+        These are the ids of the text alone, unless the tokenizer puts something before a beginning, as SentencePiece
+        tokenizers put a space.
         """
         return self._continued(place, text, contexts)[1]
 
     def _continued(self, place: str, text: str, contexts: Sequence[str]) -> tuple[str, list[int]]:
-        """The context, and the ids of the text behind it."""
+        """That context, and the ids of the text after it."""
         for context in contexts:
             start, whole = self._ids(context), self._ids(context + text)
             if whole[: len(start)] == start:
@@ -225,8 +228,8 @@ class Chat:
             )
 
     def change(self, texts: Sequence[str], ids: Sequence[int]) -> str | None:
-        """The first of the texts that cannot be read off the `ids` of their sequence, and what becomes of it, in words;
-        None if they are all there."""
+        """The first of the texts that cannot be recovered from the `ids` of their sequence, and what becomes of it, in
+        words; None if all can."""
         read = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         lost = next((text.strip() for text in texts if text.strip() not in read), None)
         if lost is None:
@@ -246,7 +249,7 @@ def tokenize(
 ) -> list[TokenizedQuestion]:
     """Token ids of every training sequence; `rows` is `embedding_rows` of the model.
 
-    Warns if the tokenizer changes texts, such as one that knows no capitals. Raises MindError for a perspective that is
+    Warns if the tokenizer changes texts, for example by dropping capitals. Raises MindError for a perspective that is
     not among `perspectives`, a sequence longer than `max_length`, and as `Chat` does.
     """
     slots = {name: k for k, name in enumerate(perspectives)}
@@ -287,7 +290,7 @@ def tokenize(
 def with_answers(
     questions: Sequence[Question], tokenized: Sequence[TokenizedQuestion], tokenizer: PreTrainedTokenizerBase
 ) -> list[TokenizedQuestion]:
-    """The tokenized questions with `answer`; raises MindError as `Chat.answer_tokens`."""
+    """The tokenized questions with `answer` filled in; raises MindError as `Chat.answer_tokens`."""
     chat = Chat(tokenizer)
     both = zip(questions, tokenized, strict=True)
     return [replace(tokens, answer=chat.answer_tokens(question)) for question, tokens in both]
