@@ -104,12 +104,12 @@ def rationale_losses(
     """L_real, the mean NLL in nats per token of each rationale with its suffix, nan for a missing one; and the number
     of its tokens. Several processes share the questions.
 
-        Args:
-            model: the student; its mode (train or eval) is left as it is.
-            questions: the Q questions.
-            perspectives: K.
-            pack_options: how the questions are packed into rows of the trunk.
-            progress: called with the number of finished questions.
+    Args:
+        model: the student; its mode (train or eval) is left as it is.
+        questions: the Q questions.
+        perspectives: K.
+        pack_options: how the questions are packed into rows of the trunk.
+        progress: called with the number of finished questions.
 
     Raises NotFiniteError with the questions whose loss is nan or infinite.
     """

@@ -1,1 +1,1 @@
-"""From judged responses to training records: what is kept of them, what is dropped, and why."""
+"""Turns judged responses into training records, and reports what was kept, what was dropped, and why."""

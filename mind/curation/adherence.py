@@ -1,8 +1,8 @@
-"""Whether a rationale reasons in the manner of its perspective, as far as its form shows it, and in which scripts.
+"""Checks whether a rationale has the form of its perspective, and which scripts it is written in.
 
-A check looks for the marks that the perspective's prompt asks for, in words and in layout. It cannot tell whether an
-analogy is apt or a plan is good; it finds the rationale that ignored its prompt. The marks are those of English texts.
-Each pattern is linear in its text.
+A check looks for the marks in words and layout that the perspective's prompt asks for. It cannot judge whether an
+analogy is apt or a plan is good; it finds rationales that ignored their prompt. The marks are English. Each pattern
+takes time linear in the length of its text.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 _MOST_NUMBERS = 0.3
-"""Of the words of an intuitive rationale. Its few numbers belong in sentences, and "tipping 45 and 51 into one pile
-makes 96 marbles" has 3 in 10 words."""
+"""Largest number of numbers per word of an intuitive rationale. Its few numbers belong in sentences: "tipping 45 and 51
+into one pile makes 96 marbles" has 3 in 10 words."""
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)*_]*\s+|\n")
 _NUMBERED_LINE = re.compile(
@@ -78,7 +78,7 @@ def script_shares(text: str) -> dict[str, float]:
 
 @functools.cache
 def known_scripts() -> frozenset[str]:
-    """Those of the letters that are in use today."""
+    """The scripts of letters that are in use today."""
     return frozenset(_script(letter) for letter in filter(str.isalpha, map(chr, range(0x10000)))) - {""}
 
 
@@ -87,7 +87,7 @@ def _script(letter: str) -> str:
 
 
 def _formal_symbolic(text: str) -> bool:
-    """Symbols are introduced, and at least two equations, inequalities or logical formulas hold one."""
+    """Symbols are introduced, and at least two equations, inequalities or logical formulas contain one."""
     return _INTRODUCTION.search(text) is not None and len(_FORMULA.findall(text)) >= 2
 
 
@@ -105,18 +105,18 @@ def _decomposition(text: str) -> bool:
 
 
 def _planning(text: str) -> bool:
-    """It begins with "Plan:", and "Then:" follows, with a few words before its colon at most."""
+    """It begins with "Plan:", and later has "Then:" with at most a few words before the colon."""
     plan = _PLAN.match(text)
     return plan is not None and _EXECUTION.search(text, plan.end()) is not None
 
 
 def _analogy(text: str) -> bool:
-    """At least two different words of comparison: one alone occurs in any text."""
+    """At least two different words of comparison: a single one occurs in any text."""
     return len({mark.lower() for mark in _COMPARISON.findall(text)}) >= 2
 
 
 def _socratic(text: str) -> bool:
-    """At least two questions whose next sentence is no question."""
+    """At least two questions, each followed by a sentence that is not a question."""
     sentences = [sentence for sentence in _SENTENCE_END.split(text) if sentence.strip()]
     return sum("?" in question[-4:] and "?" not in answer[-4:] for question, answer in pairwise(sentences)) >= 2
 
@@ -128,7 +128,7 @@ def _contrastive(text: str) -> bool:
 
 
 def _counterfactual(text: str) -> bool:
-    """A supposition, what it would bring, and the return to what is so, in this order."""
+    """A supposition, its consequence, and the return to the real case, in this order."""
     end = 0
     for mark in (_SUPPOSITION, _CONSEQUENCE, _RETURN):
         match = mark.search(text, end)
@@ -148,4 +148,4 @@ CHECKS: Mapping[str, Callable[[str], bool]] = {
     "contrastive": _contrastive,
     "counterfactual": _counterfactual,
 }
-"""Perspective -> its check; a perspective may do without."""
+"""Perspective -> its check; a perspective need not have one."""

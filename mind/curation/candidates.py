@@ -1,4 +1,4 @@
-"""What each rule makes of a response on its own account: a candidate, or a reason to drop it."""
+"""Applies each rule to a single response: it becomes a candidate, or gets a reason to be dropped."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _WORD = re.compile(r"\w")
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A response as far as the filter needs it; `text` is empty if `outcome` already has a reason."""
+    """The parts of a response that the filter needs; `text` is empty if `outcome` already has a reason."""
 
     outcome: RationaleOutcome
     text: str
     source: str
     wrong: WrongRationale | None = None
-    """If it may be kept as a wrong one."""
+    """The wrong rationale, if the response may be kept as one."""
 
     @property
     def key(self) -> Key:
@@ -39,7 +39,7 @@ class Candidate:
 def candidate_of(
     response: Response, verdict: Verdict, question: Question, config: FilterConfig, made: Made | None = None
 ) -> Candidate:
-    """`made` says how the response was made from an earlier one; None if it answers the question."""
+    """`made` says how the response was made from an earlier one; None if it answers the question itself."""
     text = rationale_of(response.text, lambda stated: is_correct(stated, question))
     source = without_folders(response.model)
     reason = adherent = None
@@ -76,7 +76,7 @@ def candidate_of(
 def _wrong_rationale(
     response: Response, verdict: Verdict, question: Question, config: FilterConfig
 ) -> WrongRationale | None:
-    """What the same rules leave of a response with a wrong answer."""
+    """The wrong rationale in a response with a wrong answer, if the same rules keep it."""
     if config.keep_wrong == 0 or verdict.extracted is None or not is_finished(response):
         return None
     text = rationale_of(response.text, lambda stated: stated == verdict.extracted)
@@ -95,8 +95,8 @@ def _in_its_scripts(text: str, config: FilterConfig) -> bool:
 def choose_wrong(
     rationales: Sequence[Candidate], made: Mapping[Key, MadeFrom], config: FilterConfig
 ) -> tuple[WrongRationale, ...]:
-    """Of a question's: those with a twin first, then the first of each perspective, then the second ones, and so on; no
-    duplicates, and at most `keep_wrong`. What was corrupted is kept with its twin alone."""
+    """The wrong rationales to keep of a question: those with a twin first, then the first of each perspective, then the
+    second ones, and so on; no duplicates, and at most `keep_wrong`. A corrupted one is kept only with its twin."""
     twins = _twins(rationales, made)
     corrupted = {key for key, how in made.items() if how.made == "corrupted"}
     wrongs = [
@@ -111,7 +111,7 @@ def choose_wrong(
 
 
 def _twins(rationales: Sequence[Candidate], made: Mapping[Key, MadeFrom]) -> dict[Key, str]:
-    """The key of a wrong rationale -> the right one that it was made from, or the first that was made from it."""
+    """Key of a wrong rationale -> the right one that it was made from, or the first that was made from it."""
     by_key = {one.key: one for one in rationales}
     twins: dict[Key, str] = {}
     for one in rationales:

@@ -1,6 +1,6 @@
-"""The data card of a filtered data set: where it comes from, what made it and what was left out, for people and tools.
+"""Writes the data card of a filtered data set, for people and tools: its origin, what made it and what was left out.
 
-A card is published. So it holds named fields, and never all of the teacher's configuration, which could name a
+A card is published. So it holds only named fields, never all of the teacher's configuration, which could name a
 credential.
 """
 
@@ -32,11 +32,11 @@ from mind.teacher.spending import cost_of
 NOT_GIVEN = "not given"
 NAME_CHARACTERS = 200
 TEXT_CHARACTERS = 2_000
-"""A longer name or text is cut in the Markdown; the JSON holds it whole."""
+"""Longest name or text in the Markdown, in characters; the JSON holds it whole."""
 COUNTS = ("read", "kept", "kept_as_wrong", "twins", "dropped", "questions", "perspectives", "knowledge")
-"""Of FilterResult.as_dict."""
+"""The entries of FilterResult.as_dict in a card."""
 SAMPLING_FIELDS = ("engine", "model", "temperature", "top_p", "max_tokens", "seed")
-"""Of the teacher. Its extra_body and engine_options may hold anything, and stay out."""
+"""The teacher's settings in a card. Its extra_body and engine_options may hold anything, and are left out."""
 LIMITS = (
     "The rationales were written by a language model. A right final answer does not make every step right.",
     "A verdict compares final answers only; rules and models that judge make mistakes.",
@@ -49,14 +49,14 @@ TWINS = (
     "hand, to learn from what tells them apart."
 )
 OUR_WORDS = frozenset((*LIMITS, ANSWER_SHOWN, KNOWLEDGE_UNJUDGED, TWINS))
-"""Which need no escape."""
+"""Characters that need no escape."""
 HUB_LICENSES = frozenset((
     "apache-2.0", "mit", "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-2.0",
     "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "pddl",
     "odc-by", "odbl", "cdla-permissive-1.0", "cdla-permissive-2.0", "cdla-sharing-1.0", "gpl-3.0", "lgpl-3.0",
     "agpl-3.0", "bsd-2-clause", "bsd-3-clause", "mpl-2.0", "openrail", "unlicense", "unknown",
 ))  # fmt: skip
-"""Identifiers that the Hub knows; it takes any other license as "other" with details."""
+"""License identifiers that the Hub knows; it accepts any other license as "other" with details."""
 SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
 
 
@@ -70,12 +70,12 @@ def build_card(
     source_licenses: str | None = None,
     leaks: Mapping[str, Leaks] | None = None,
 ) -> dict[str, Any]:
-    """The card as JSON of the data set `name`, which a filter with `config` made of `folders`.
+    """The card, as JSON, of the data set `name`, which a filter with `config` made from `folders`.
 
-    `summary` is what FilterResult.as_dict says of it. The licenses are the user's own words. `leaks` are by the file
-    that it was compared with.
+    `summary` is FilterResult.as_dict of it. The licenses are in the user's own words. `leaks` maps each compared file
+    to what it has in common.
     """
-    import mind_kernels  # and PyTorch, which only the version is wanted of
+    import mind_kernels  # this loads PyTorch, though only the version is needed
 
     data = folders[0]
     models, tokens, dates = _count_responses(
@@ -87,7 +87,7 @@ def build_card(
         "name": name,
         "created": now(),
         "tool": f"mind-kernels {mind_kernels.__version__}",
-        "licence": license or NOT_GIVEN,  # published cards spell it so
+        "licence": license or NOT_GIVEN,  # the spelling of published cards
         "source_licences": source_licenses or NOT_GIVEN,
         "sources": [_source(folder) for folder in folders if folder is data or folder.config.recipe is None],
         "teacher": {"models": models, "sampling": _sampling(data.config)} | dates,
@@ -109,8 +109,8 @@ def build_card(
 
 
 def _teachers(teachers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The counts by the names that are published. Those of teachers who share one add up; medians do not, and are left
-    out if more than one of them has kept rationales."""
+    """The counts by the teachers' published names. Counts of teachers with the same name add up; medians cannot, and
+    are left out if more than one of them has kept rationales."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for name, counts in teachers.items():
         groups.setdefault(without_folders(name), []).append(counts)
@@ -134,14 +134,15 @@ def _prompt_digests(data: JudgedData) -> dict[str, str]:
 
 
 def _further(data: JudgedData) -> dict[str, Any]:
-    """Of a further folder: the recipe that made its answers of those of the first, if any, and what was asked how."""
+    """Description of a further folder: the recipe that made its answers from those of the first, if any, and what was
+    asked how."""
     return {"recipe": data.config.recipe, "sampling": _sampling(data.config), "prompts": _prompt_digests(data)}
 
 
 def write_card(path_base: str | os.PathLike[str], card: Mapping[str, Any]) -> tuple[Path, Path]:
-    """Writes <path_base>.card.json and <path_base>.card.md, each whole or not at all, and returns their paths.
+    """Writes <path_base>.card.json and <path_base>.card.md, each in one step, and returns their paths.
 
-    The Markdown is a dataset card for the Hub, where it goes by the name README.md.
+    The Markdown is a dataset card for the Hub, which expects it as README.md.
     """
     paths = Path(f"{os.fspath(path_base)}.card.json"), Path(f"{os.fspath(path_base)}.card.md")
     for path, text in zip(paths, (json.dumps(card, indent=2) + "\n", card_markdown(card)), strict=True):
@@ -151,13 +152,13 @@ def write_card(path_base: str | os.PathLike[str], card: Mapping[str, Any]) -> tu
 
 
 def card_markdown(card: Mapping[str, Any]) -> str:
-    """The card in Markdown with YAML front matter; every text that is not ours stands in a code span."""
+    """The card in Markdown with YAML front matter; every text from outside is in a code span."""
     front = yaml.safe_dump(_front_matter(card), sort_keys=False)
     return f"---\n{front}---\n\n" + "\n".join(_lines(card)) + "\n"
 
 
 def _source(data: JudgedData) -> dict[str, Any]:
-    """Where the questions come from, how many there are, and the digest of the file that has them as they were read."""
+    """The origin of the questions, their number, and the digest of the file that has them as they were read."""
     source = data.config.questions
     return {
         "path": without_folders(source.path),
@@ -170,12 +171,12 @@ def _source(data: JudgedData) -> dict[str, Any]:
 
 
 def _endpoint(teacher: ModelConfig) -> dict[str, str | None]:
-    """The host of an endpoint alone: a path or a query may hold a key."""
+    """Only the host of an endpoint: a path or a query may hold a key."""
     return {"endpoint": urlsplit(teacher.base_url).hostname} if teacher.engine == "openai" else {}
 
 
 def _count_responses(responses: Iterable[Response]) -> tuple[dict[str, int], dict[str, int], dict[str, str | None]]:
-    """Models with their numbers of responses, tokens, and the dates of the first and the last response."""
+    """Models with their numbers of responses; tokens; and the dates of the first and the last response."""
     models: Counter[str] = Counter()
     tokens = {"prompt": 0, "completion": 0, "uncounted_responses": 0}
     first = last = None
@@ -192,7 +193,7 @@ def _count_responses(responses: Iterable[Response]) -> tuple[dict[str, int], dic
 
 
 def _cost(folders: Sequence[JudgedData]) -> dict[str, Any] | None:
-    """Of all folders, by the prices of each; None if one has no price, or another currency."""
+    """The cost of all folders, each by its own prices; None if one has no price, or another currency."""
     amount, currencies, prices = 0.0, set(), set()
     for folder in folders:
         if folder.price is None:
@@ -211,7 +212,7 @@ def _cost(folders: Sequence[JudgedData]) -> dict[str, Any] | None:
 
 
 def _front_matter(card: Mapping[str, Any]) -> dict[str, Any]:
-    """What the Hub reads. The language of the texts is unknown, and so left out."""
+    """The metadata that the Hub reads. The language of the texts is unknown, so it is left out."""
     front: dict[str, Any] = {"pretty_name": one_line(card["name"], NAME_CHARACTERS)}
     license = card["licence"]
     if license.lower() in HUB_LICENSES:
@@ -290,7 +291,7 @@ def _section(title: str, items: Sequence[str]) -> list[str]:
 
 
 def _items(values: Mapping[str, Any], unit: str = "") -> list[str]:
-    """A line for each name: its number with the `unit`, its fields, or its value."""
+    """One line per name: its number with the `unit`, its fields, or its value."""
     items = []
     for name, value in values.items():
         if isinstance(value, int):
@@ -306,7 +307,7 @@ def _fields(values: Mapping[str, Any]) -> str:
 
 
 def _code(value: Any, limit: int = NAME_CHARACTERS) -> str:
-    """A code span that holds `value` on one line, whatever it is made of."""
+    """A code span that shows `value` on one line, whatever characters it has."""
     text = one_line(str(value), limit) or " "
     fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
     space = " " if text[0] == "`" or text[-1] == "`" else ""

@@ -1,4 +1,4 @@
-"""`mind data check`: what a file of questions holds, and all that is wrong with it."""
+"""`mind data check`: reports what a file of questions holds, and everything that is wrong with it."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from mind.summary import Summary, counted
 
 @dataclass(frozen=True)
 class CheckReport(Summary):
-    """What the rows without a problem hold."""
+    """Counts over the rows without a problem."""
 
     questions: int
     types: Mapping[str, int]
-    """Questions by the type of their answers."""
+    """Number of questions by answer type."""
     rationales: Mapping[str, int]
-    """Rationales by perspective."""
+    """Number of rationales by perspective."""
     unnamed_rationales: int
     with_knowledge: int
-    """Questions with general rules beside their rationales."""
+    """Number of questions with general rules in addition to rationales."""
     without_two: Sequence[str]
-    """The places of questions with fewer than the two named rationales that training needs."""
+    """The places of questions with fewer than two named rationales, which training needs."""
     repeated: Sequence[str]
-    """The places of questions that ask what an earlier one asks."""
+    """The places of questions that repeat an earlier one."""
     shared: Mapping[str, Sequence[str]]
-    """File that could be read -> ids of its questions that are here too."""
+    """Compared file -> ids of its questions that this file also has."""
     leaks: Mapping[str, Leaks]
-    """File of which something is given away here -> what (mind/data/overlap.py)."""
+    """Compared file -> its questions that this file gives away (mind/data/overlap.py); only files with any."""
     problems: str | None
-    """All that is wrong, with the files that it was compared with too, in lines; None if nothing is."""
+    """Everything that is wrong, also with the compared files, one problem per line; None if nothing is."""
 
     def as_rows(self) -> list[dict[str, Any]]:
         counts: dict[str, Any] = {"questions": self.questions}

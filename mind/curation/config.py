@@ -1,4 +1,4 @@
-"""What a filter keeps, and what it reads and writes."""
+"""The options of a filter: what it keeps, reads and writes."""
 
 from __future__ import annotations
 
@@ -12,55 +12,56 @@ from mind.typed_json import check_fields
 
 @dataclass(frozen=True)
 class FilterConfig:
-    """What is kept. The paper gives none of these values."""
+    """Which rationales are kept. The paper gives none of these values."""
 
     keep: int = 8
     """Rationales per question, at most, and at most one per perspective [ours]."""
     minimum: int = 2
-    """Drop questions with fewer rationales: MIND needs two to choose from [ours]."""
+    """Drop questions with fewer rationales: MIND needs at least two to choose from [ours]."""
     keep_wrong: int = 0
     """Rationales with a wrong answer to keep per question, at most, for methods that learn from right and wrong ones
     [ours]."""
     shortest: bool = False
-    """Use only the shortest right rationale of each perspective, as for data sets of `mind data generate --rewrite` and
+    """Use only the shortest right rationale per perspective, for data sets of `mind data generate --rewrite` and
     `--prefix` [ours]."""
     max_characters: int = 4000
     """Longest rationale, in characters, without its answer line [ours]."""
     duplicate_threshold: float = 0.7
-    """If the word n-grams of two rationales of a question have at least this Jaccard index, the later one is a
-    duplicate; 1 drops only rationales with equal n-grams [ours]."""
+    """A rationale is a duplicate if the Jaccard index of its word n-grams with those of an earlier one of the question
+    is at least this; 1 drops only rationales with equal n-grams [ours]."""
     ngram: int = 3
     """Words per n-gram [ours]."""
     drop_leaks: bool = True
-    """Drop rationales that admit to having been told the answer, or that open with it [ours]."""
+    """Drop rationales that admit that the answer was given to them, or that open with it [ours]."""
     scripts: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Script -> smallest and largest share of a rationale's letters; rationales outside are dropped. For prompts that
-    ask for a language or a mixture: `--scripts HANGUL 0.3 0.9`. Unicode's names: LATIN, CYRILLIC, CJK [ours]."""
+    """Script -> smallest and largest share of a rationale's letters; rationales outside this range are dropped. For
+    prompts that ask for a language or a mixture: `--scripts HANGUL 0.3 0.9`. Unicode's names: LATIN, CYRILLIC, CJK
+    [ours]."""
     source: tuple[str, ...] = ()
-    """Teachers whose rationales are kept and whose answers the pass rates count, by the names that their servers gave;
-    for a folder, its last part. By default all [ours]."""
+    """Teachers whose rationales are kept and whose answers count in the pass rates, by the names that their servers
+    gave; for a folder, its last part. Empty: all [ours]."""
     require_adherence: bool = False
-    """Drop rationales without the marks of their perspective, if it has a check; by default the report counts
+    """Drop rationales that lack the marks of their perspective, if it has a check; otherwise the report only counts
     them [ours]."""
     easy_pass_rate: float = 1.0
-    """A question is easy if its pass rate is at least this: the share of right responses of the teacher, or of the
-    student with --student-grades [ours]."""
+    """A question is easy if its pass rate is at least this. The pass rate is the share of right responses of the
+    teacher, or of the student with --student-grades [ours]."""
     easy_fraction: float = 1.0
-    """Share of the easy questions that is kept. The draw depends on the question's id, so it is the same in any order,
-    and a smaller share is a part of a larger one [ours]."""
+    """Share of the easy questions to keep. The draw depends on the question's id, so it is the same in any order, and a
+    smaller share is a subset of a larger one [ours]."""
     seed: int = 0
     """Seed of that draw [ours]."""
     pass_rate: tuple[float, float] = (0.0, 1.0)
-    """Drop questions with a pass rate below the first or above the second number, which are too hard for the teacher or
-    too easy, as DeepDistill does. `--pass-rate 0.2 0.8` keeps what is between."""
+    """Keep only questions with a pass rate from the first to the second number: the others are too hard for the teacher
+    or too easy, as in DeepDistill. Example: `--pass-rate 0.2 0.8`."""
     variation: tuple[float, float] | None = None
-    """Drop questions whose coefficient of variation is outside these two numbers: the standard deviation of the pass
-    rates of a question's perspectives, divided by their mean; 0 if all are equal. DeepDistill computes it over answers,
-    where it is sqrt(1 / p - 1) for the pass rate p; ours is the same if each perspective is asked once."""
+    """Keep only questions whose coefficient of variation is between these two numbers: the standard deviation of the
+    pass rates of a question's perspectives, divided by their mean; 0 if all are equal. DeepDistill computes it over
+    answers, where it is sqrt(1 / p - 1) for the pass rate p; ours is the same if each perspective is asked once."""
 
     def __post_init__(self) -> None:
         check_fields("", self)
-        object.__setattr__(self, "source", tuple(map(without_folders, self.source)))  # as records have them
+        object.__setattr__(self, "source", tuple(map(without_folders, self.source)))  # the form of names in records
         require(
             2 <= self.minimum <= self.keep <= 32,
             f"minimum {self.minimum} and keep {self.keep}: expected 2 <= minimum <= keep <= 32",
@@ -94,20 +95,20 @@ class FilterOptions:
     """Choose the rationales to train on from a judged data set."""
 
     folder: str
-    """What `mind data generate` and `mind data judge` wrote."""
+    """The folder that `mind data generate` and `mind data judge` wrote."""
     output: str
-    """The records to train on, .jsonl or .parquet; it must not exist. Beside it and named after it: .report.html,
-    .card.json, .card.md (a dataset card for the Hub) and .dropped.jsonl."""
+    """The file of training records, .jsonl or .parquet; it must not exist. Files named after it are written beside it:
+    .report.html, .card.json, .card.md (a dataset card for the Hub) and .dropped.jsonl."""
     also: tuple[str, ...] = ()
     """Further folders of the same questions: from another teacher, or made from the answers of this one by --dual,
     --rewrite or --prefix."""
     filter: FilterConfig = field(default_factory=FilterConfig)
     student_grades: str | None = None
-    """What `mind grade` wrote about a student's answers to the questions. The student's pass rates then replace the
-    teacher's in `easy_pass_rate` and `pass_rate`; `variation` is always the teacher's."""
+    """The file that `mind grade` wrote about a student's answers to the questions. The student's pass rates then
+    replace the teacher's in `easy_pass_rate` and `pass_rate`; `variation` always uses the teacher's."""
     evaluation: tuple[str, ...] = ()
-    """Files of test questions. The card counts training questions that leak one: they or their rationales share 13
-    words in a row with it. `mind train --data.leaks drop` leaves these out."""
+    """Files of test questions. The card counts the training questions that leak one of them: the question or a
+    rationale shares 13 words in a row with it. `mind train --data.leaks drop` leaves these out."""
     license: str | None = None
     """License of this data set, for its card."""
     source_licenses: str | None = None

@@ -1,4 +1,5 @@
-"""`mind data filter`: from a judged folder to the records to train on, with a report, a card and what was dropped."""
+"""`mind data filter`: turns a judged folder into training records, with a report, a card and a list of what was
+dropped."""
 
 from __future__ import annotations
 
@@ -26,9 +27,9 @@ BESIDE = (".report.html", ".card.json", ".card.md", ".dropped.jsonl")
 
 
 def filter_dataset(options: FilterOptions) -> FilterResult:
-    """Writes what FilterOptions.output says.
+    """Writes the files that FilterOptions.output describes.
 
-    Raises MindError for faulty input and, once the report says why, if no question is left.
+    Raises MindError for faulty input and, after writing the report that shows why, if no question is left.
     """
     folders = [options.folder, *options.also]
     inputs = [file for folder in folders for file in Path(folder).glob("*")]
@@ -76,7 +77,7 @@ def filter_dataset(options: FilterOptions) -> FilterResult:
     )
     report = write_dataset_report(page, f"{base}.report.html")
     if not result.questions:
-        output.unlink(missing_ok=True)  # a former one is not the set that the files beside it describe
+        output.unlink(missing_ok=True)  # an earlier file is not the data set that the files beside it now describe
         raise MindError(
             f"no question has {options.filter.minimum} rationales left; {report} says why; "
             "--overwrite replaces it when you try again"
@@ -86,7 +87,7 @@ def filter_dataset(options: FilterOptions) -> FilterResult:
 
 
 def _check_kept(options: FilterOptions, pool: Pool) -> None:
-    """Raises MindError if pairs were asked for, and none would be kept."""
+    """Raises MindError if a folder has twins of right and wrong rationales, and no wrong ones would be kept."""
     for name, data in zip(options.also, pool.folders[1:], strict=True):
         require(
             data.config.recipe != "dual" or options.filter.keep_wrong > 0,
@@ -95,7 +96,8 @@ def _check_kept(options: FilterOptions, pool: Pool) -> None:
 
 
 def _dropped_row(key: Key, reason: str, pool: Pool) -> dict:
-    """The key of a dropped rationale, what the judge said of it, and why it was dropped; of several folders, whose."""
+    """The key of a dropped rationale, what the judge said of it, why it was dropped and, if there are several folders,
+    its folder."""
     folder, own = pool.places[key]
     row = row_of(dataclasses.replace(pool.verdicts[key], key=own))
     row["judge_reason"] = row.pop("reason")
@@ -103,7 +105,7 @@ def _dropped_row(key: Key, reason: str, pool: Pool) -> dict:
 
 
 def _examples(result: FilterResult, pool: Pool) -> dict[str, list]:
-    """Reason -> (question, response, verdict) of some that were dropped for it."""
+    """Reason -> some of the (question, response, verdict) that were dropped for it."""
     questions = {question.id: question for question in pool.questions}
     responses = {response.key: response for response in pool.responses}
     return {

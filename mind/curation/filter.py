@@ -1,4 +1,4 @@
-"""Of the judged responses to each question, a small and diverse set of rationales to train on."""
+"""Selects from the judged responses to each question a small and diverse set of rationales to train on."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def filter_responses(
     pass_rates: Mapping[str, float] | None = None,
     made: Mapping[Key, MadeFrom] = MappingProxyType({}),
 ) -> FilterResult:
-    """Training records of the right responses to `questions`, and what became of every response.
+    """Training records from the right responses to `questions`, and what became of every response.
 
-    A rationale is dropped for the first of REASONS (mind/curation/result.py) that holds. Of those that are left, a
-    question gets at most one per perspective and at most `config.keep`, the most diverse ones, without their answer
-    lines. Nothing depends on the order of the responses. Pass rates, and their variation, are those of the sources that
-    `config` asks for. `pass_rates`, question id -> fraction of right answers, such as a student's, replace these rates,
-    and not their variation, for the questions that they name. `made` says which responses were made from others: they
-    count for no pass rate, and give wrong rationales their twins.
+    A rationale is dropped for the first of REASONS (mind/curation/result.py) that applies. Of the rest, each question
+    gets at most one per perspective and at most `config.keep`, the most diverse ones, without their answer lines. The
+    order of the responses makes no difference. Pass rates, and their variation, are over the teachers in
+    `config.source`. `pass_rates`, question id -> fraction of right answers, such as a student's, replaces these rates,
+    but not their variation, for the questions that it names. `made` says which responses were made from others: they do
+    not count in pass rates, and provide the twins of wrong rationales.
 
-    Raises MindError with its key for a response to an unknown question, for one that appears twice, one without a
-    verdict, if `pass_rates` are of other questions alone, and if no response has a source or no question a pass rate
-    that `config` asks for.
+    Raises MindError, with the key, for a response to an unknown question, for one that appears twice and for one
+    without a verdict; also if `pass_rates` only has other questions, if no response comes from `config.source`, and if
+    no question has a pass rate that `config` asks for.
     """
     if pass_rates is not None and not any(question.id in pass_rates for question in questions):
         raise MindError(
@@ -94,7 +94,7 @@ def load_pass_rates(path: str | os.PathLike[str]) -> dict[str, float]:
     """Question id -> fraction of right answers to it, from a file that `mind grade` wrote: {"id", "correct"} per line.
 
     Ids repeat if a question was answered several times. Raises MindError for a missing or an empty file, and
-    FaultyRowsError with all rows that lack one of the two.
+    FaultyRowsError with all rows that lack one of the two fields.
     """
     problems = Problems(path)
     grades: dict[str, list[bool]] = {}
@@ -122,7 +122,7 @@ def _candidates(
     config: FilterConfig,
     made: Mapping[Key, MadeFrom],
 ) -> dict[str, dict[Key, Candidate]]:
-    """The responses to each question. Texts that are dropped on their own account are let go at once."""
+    """The responses to each question. The texts of responses that a rule drops are not kept in memory."""
     by_id = {question.id: question for question in questions}
     candidates: dict[str, dict[Key, Candidate]] = {name: {} for name in by_id}
     for response in responses:
@@ -139,8 +139,9 @@ def _candidates(
 
 
 def _choose(rationales: Sequence[Candidate], config: FilterConfig) -> tuple[list[Candidate], dict[Key, str]]:
-    """The rationales of a question to keep, in the given order, and why others without a reason yet are not."""
-    # First samples come first, so that a second one of a perspective cannot make another's first one a duplicate.
+    """The rationales of a question to keep, in the given order, and the reason why others are not kept."""
+    # First samples come first, so that a second sample of a perspective cannot make another perspective's first one a
+    # duplicate.
     usable = [r for r in rationales if r.outcome.reason is None]
     candidates = sorted(_shortest(usable) if config.shortest else usable, key=lambda r: r.key.sample)
     similarity = similarities(ngram_sets([candidate.text for candidate in candidates], config.ngram))
@@ -155,7 +156,7 @@ def _choose(rationales: Sequence[Candidate], config: FilterConfig) -> tuple[list
 
 
 def _shortest(rationales: Sequence[Candidate]) -> list[Candidate]:
-    """That of each perspective, the first of equally short ones."""
+    """The shortest rationale of each perspective, the first of equally short ones."""
     shortest: dict[str, Candidate] = {}
     for one in rationales:
         best = shortest.setdefault(one.key.perspective, one)
@@ -169,13 +170,13 @@ def _by_perspective(rationale: Candidate) -> tuple[tuple[int, str], int]:
 
 
 def _pass_rate(rationales: Iterable[Candidate]) -> float | None:
-    """Right ones among all; None of none."""
+    """The share of right rationales; None without rationales."""
     right = [rationale.outcome.right for rationale in rationales]
     return statistics.fmean(right) if right else None
 
 
 def _is_outside(rate: float | None, answers: Sequence[Candidate], config: FilterConfig) -> bool:
-    """Whether a question's pass rate, or its variation over perspectives, is not in the range of `config`."""
+    """Whether a question's pass rate, or its variation over perspectives, is outside the range of `config`."""
     if rate is not None and not config.pass_rate[0] <= rate <= config.pass_rate[1]:
         return True
     if config.variation is None or not answers:
@@ -192,7 +193,7 @@ def _is_outside(rate: float | None, answers: Sequence[Candidate], config: Filter
 def _fate(
     question: Question, responses: int, chosen: int, rate: float | None, outside: bool, config: FilterConfig
 ) -> str:
-    """What becomes of a question with so many responses, of which so many were chosen."""
+    """What becomes of a question, given the numbers of its responses and of its chosen rationales."""
     if not responses:
         return NO_RESPONSE
     if chosen < config.minimum:
@@ -204,6 +205,6 @@ def _fate(
 
 
 def _draw(name: str, seed: int) -> float:
-    """A number in [0, 1) that follows from `name` and `seed` alone."""
+    """A number in [0, 1) that depends only on `name` and `seed`."""
     digest = hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48

@@ -1,4 +1,4 @@
-"""Training records from several samples of one teacher without perspective names."""
+"""Makes training records from several samples of one teacher that have no perspective names."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from mind.teacher.journal import load_responses
 
 @dataclass(frozen=True)
 class ImportReport(Summary):
-    """What `import_rationales` read, kept and dropped, and why: counts of questions and of rationales.
+    """Counts, of questions and of rationales, what `import_rationales` read, kept and dropped, and why.
 
-    Each pair of a read count and what follows it adds up.
+    Each count of what was read equals the sum of the counts that follow it.
     """
 
     questions_read: int = 0
     questions_kept: int = 0
     questions_dropped_too_few: int = 0
     questions_given_knowledge: int = 0
-    """Of those that were kept, the ones that a teacher's folder has rules for."""
+    """Those of the kept questions for which a teacher's folder has rules."""
     rationales_read: int = 0
     rationales_kept: int = 0
     rationales_empty: int = 0
@@ -41,10 +41,10 @@ class ImportReport(Summary):
     rationales_no_answer: int = 0
     rationales_wrong_answer: int = 0
     rationales_kept_as_wrong: int = 0
-    """Of those, the ones that are kept beside the right ones."""
+    """Those of them that are kept as wrong rationales."""
     rationales_over_the_limit: int = 0
     rationales_of_dropped_questions: int = 0
-    """Right ones, of questions that had too few of them."""
+    """Right rationales of questions that had too few of them."""
 
 
 def import_perspectives(keep: int = 8) -> tuple[str, ...]:
@@ -60,14 +60,14 @@ def import_rationales(
     keep_wrong: int = 0,
     knowledge_folder: str | os.PathLike[str] | None = None,
 ) -> tuple[list[Question], ImportReport]:
-    """Questions with named rationales from rows whose "rationales" are plain strings, and what became of them.
+    """Questions with named rationales from rows whose "rationales" are plain strings, and what became of the rows.
 
-    The first `keep` rationales of a question that are right are named in their order; empty ones, copies of an
-    earlier one but for spaces, and those that end in no answer or a wrong one are dropped, and so is a question with
-    fewer than `minimum` right ones. The first `keep_wrong` that end in a wrong answer are kept apart from them. An
-    answer suffix of theirs is cut off. Whether one is right is judged from its text alone
-    (`mind.grading.answers.judge_text`), so a right one that is worded oddly may be dropped. "knowledge" is kept as it
-    is, but for questions that have rules in `knowledge_folder`, which `mind data generate --knowledge` filled.
+    The first `keep` right rationales of a question get names in their order. Dropped are empty ones, copies of an
+    earlier one up to spaces, those without an answer or with a wrong one, and questions with fewer than `minimum` right
+    ones. The first `keep_wrong` with a wrong answer are kept separately. Answer suffixes are cut off. Whether a
+    rationale is right is judged from its text alone (`mind.grading.answers.judge_text`), so an oddly worded right one
+    may be dropped. "knowledge" is kept as it is, except for questions that have rules in `knowledge_folder`, which
+    `mind data generate --knowledge` filled.
 
     Raises MindError as `load_questions` does, for rationales that are not strings, unless 1 <= minimum <= keep, and for
     a folder that has rules for none of the questions, or asks one of them in other words.
@@ -109,7 +109,7 @@ def import_rationales(
 
 
 def _with_rules_of(path: str | os.PathLike[str], questions: Sequence[Question]) -> tuple[list[Question], int]:
-    """The questions, those with rules that the teacher in the folder states, and how many these are."""
+    """The questions, with the rules that the teacher in the folder states for some of them, and the number of these."""
     folder = DatasetFolder(Path(path))
     asked = {question.id: question for question in load_questions(folder.questions)}
     for question in questions:
@@ -128,8 +128,8 @@ def _with_rules_of(path: str | os.PathLike[str], questions: Sequence[Question]) 
 def _judged_rationales(
     texts: Sequence[str], question: Question, counts: Counter[str]
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """The right ones of `texts`, and the wrong ones with their answers, each once and without its answer suffix; adds
-    all but the right ones to `counts` by reason."""
+    """The right ones of `texts`, and the wrong ones with their answers, each once and without its answer suffix; counts
+    all but the right ones in `counts` by reason."""
     seen = set()
     right, wrong = [], []
     for text in texts:

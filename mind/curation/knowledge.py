@@ -1,4 +1,4 @@
-"""The general rules in what a teacher answered to the prompt for knowledge. No answer of theirs can be judged."""
+"""Extracts the general rules from a teacher's answers to the prompt for knowledge. These answers cannot be judged."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from mind.records import Question, Response
 from mind.teacher.completion import UNKNOWN, is_finished
 
 MAX_RULE_CHARACTERS = 500
-"""A longer line is no rule but a solution [ours]."""
+"""Longest rule, in characters: a longer line is rather a solution [ours]."""
 
 _ITEM = re.compile(r"\s*+(?:[-*•]|\(?\d{1,2}[.):])\s++")
-"""What numbers or marks the line of a list."""
+"""Numbers or marks at the start of list items."""
 _WORD = re.compile(r"[^\W_]")
 _MARKS = "*_`# "
-"""What Markdown puts around a text."""
+"""Marks that Markdown puts around a text."""
 
 
 def with_knowledge(questions: Sequence[Question], responses: Sequence[Response]) -> list[Question]:
-    """The questions with the rules of the first of `responses` to each that states any; the others as they are."""
+    """The questions, each with the rules of the first of its `responses` that states any; the others unchanged."""
     known = {question.id: question for question in questions}
     stated: dict[str, tuple[str, ...]] = {}
     for response in responses:
@@ -35,11 +35,11 @@ def with_knowledge(questions: Sequence[Question], responses: Sequence[Response])
 
 
 def rules_of(response: Response, question: Question) -> tuple[str, ...]:
-    """The rules that `response` states, a line each, without numbering and each once.
+    """The rules that `response` states, one per line, without numbering and without repetition.
 
     Left out are headings ("# Rules"), and lines that announce others ("**The rules:**"), that state an answer, right or
-    wrong ("The answer is 26."), or that are longer than MAX_RULE_CHARACTERS. A response that was cut off has none at
-    all: its last rule is a part of one.
+    wrong ("The answer is 26."), or that are longer than MAX_RULE_CHARACTERS. A response that was cut off gives no
+    rules, since its last rule is incomplete.
     """
     if not is_finished(response) and response.finish_reason != UNKNOWN:
         return ()
@@ -53,7 +53,7 @@ def rules_of(response: Response, question: Question) -> tuple[str, ...]:
 
 
 def _answers(line: str, question: Question) -> bool:
-    """Whether it states an answer of the question's kind."""
+    """Whether the line states an answer of the question's type."""
     kind = answer_type(question)
     return ANSWER_MARKER in line or any(kind.marked(mark.statement.strip(), question) for mark in marks(line))
 

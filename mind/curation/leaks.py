@@ -1,7 +1,7 @@
-"""Finds rationales that do not derive the answer but start from it: told beforehand, or stated first.
+"""Finds rationales that start from the answer instead of deriving it: they were told it, or state it first.
 
-A student that learns from them learns to guess. The patterns are narrow, so that a rationale which merely ends in its
-answer, or weighs candidate answers, is left alone. Each is linear in its text.
+A student that learns from them learns to guess. The patterns are narrow, so that they do not match a rationale that
+merely ends with its answer, or weighs candidate answers. Each takes time linear in the length of its text.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from mind.grading import answer_type
 from mind.records import Question
 
 _STATEMENT_CHARACTERS = 200
-"""An answer is looked for in so many characters behind the words that announce it."""
+"""The number of characters after an announcement in which an answer is searched."""
 
 _ANSWER = r"(?:correct\s|right\s|final\s|true\s|exact\s)?answer"
 _GIVEN = r"(?:given|provided|supplied)"
@@ -34,7 +34,7 @@ _SUPPOSED = re.compile(
     rf"\s(?:that\s)?the\s{_ANSWER}\s{_BE}\s",
     re.IGNORECASE,
 )
-"""An admission if the gold answer follows."""
+"""Words that are an admission if the gold answer follows."""
 
 # Neither the label in "B. bank" nor the line break in "**Answer:**\n12" ends a sentence.
 _FIRST_SENTENCE = re.compile(r"\s*+(?:[A-Z]\.\s)?(?:[^.!?\n]|[.!?](?!\s|\Z)|(?<=[:*\n])\n)*+[.!?]?")
@@ -51,13 +51,13 @@ _BEFORE_AN_ANSWER = re.compile(r"(?:[\s*_`$€£(\[{\"'“‘:]|\\[(\[])*+(?:\\b
 
 
 def leaks_answer(text: str, question: Question) -> bool:
-    """Whether the rationale `text` admits to having been told the answer of `question`, or opens with it.
+    """Whether the rationale `text` admits that it was told the answer of `question`, or opens with it.
 
     Admissions: "the given answer", "we are told the answer", "as the answer key says", "since the answer must be 12".
     Openings: "The answer is 12.", "12 is the answer because", "Answer: B", "#### 12", and a first sentence that the
     second derives ("She has 12. To get this answer, ..."). Choices count by label and by text.
     """
-    # Most rationales do without the word, and are not searched further.
+    # Most rationales do not have the word, and need no further search.
     return _opens_with_gold(text, question) or ("answer" in text.lower() and _admits(text, question))
 
 
@@ -80,7 +80,7 @@ def _opens_with_gold(text: str, question: Question) -> bool:
 
 
 def _begins_with_gold(text: str, start: int, question: Question) -> bool:
-    """Whether `text` has the gold answer at `start`, behind signs at most."""
+    """Whether `text` has the gold answer at `start`, after nothing but signs."""
     statement = text[start : start + _STATEMENT_CHARACTERS]
     signs = _prefix(_BEFORE_AN_ANSWER, statement)
     return answer_type(question).begins_with_gold(statement[len(signs) :], question)
@@ -92,7 +92,7 @@ def _mentions_gold(sentence: str, question: Question) -> bool:
 
 
 def _prefix(pattern: re.Pattern[str], text: str) -> str:
-    """What `pattern`, which matches any text, takes of its start."""
+    """The start of `text` that `pattern`, which matches any text, covers."""
     match = pattern.match(text)
     assert match is not None
     return match[0]

@@ -1,4 +1,4 @@
-"""Where a data set and the files beside it are to be written, so that none of another data set is lost."""
+"""Chooses the paths of a data set and its accompanying files, so that no file of another data set is overwritten."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mind.errors import MindError, require
 from mind.files import check_apart, new_file
 
 SUFFIXES = (".jsonl", ".parquet")
-"""Of a data set."""
+"""The endings of data sets."""
 
 
 def new_data_set(
@@ -18,9 +18,9 @@ def new_data_set(
 ) -> Path:
     """The path of a data set to write, with files beside it that are named after it and have these endings.
 
-    Raises MindError for a name that ends in none of SUFFIXES, which say how it is read; if one of the files exists,
+    Raises MindError for a name that ends in none of SUFFIXES, which decide how it is read; if one of the files exists,
     unless `overwrite`; and in any case if it is one of `inputs`, or belongs to another data set, as the report of
-    mine.jsonl does beside mine.parquet.
+    mine.jsonl would if mine.parquet is written beside it.
     """
     require(Path(name).suffix in SUFFIXES, f"--output {name}: expected a name that ends in {' or '.join(SUFFIXES)}")
     output = new_file(name, overwrite=overwrite)
@@ -36,5 +36,5 @@ def new_data_set(
 
 
 def beside(output: Path, ending: str) -> Path:
-    """The file beside the data set `output` with this ending in the place of its own."""
+    """The path of `output` with another ending."""
     return Path(f"{output.with_suffix('')}{ending}")

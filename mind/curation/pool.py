@@ -1,4 +1,4 @@
-"""Judged folders of the same questions as one: those of several teachers, and answers that were made from others."""
+"""Combines judged folders of the same questions: those of several teachers, and answers that were made from others."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from mind.teacher.judged import JudgedData, load_judged
 from mind.teacher.recipes import Derived, Made, MadeFrom, derived_requests
 
 MADE: Mapping[str, Made] = {"rewrite": "rewritten", "prefix": "continued"}
-"""Recipe -> what it makes, of those whose answers can be filtered without what they were made from."""
+"""Recipe -> what it makes, for recipes whose answers can be filtered without the answers that they were made from."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Folders, and all of their answers, each with a key of its own: samples of further folders are counted on."""
+    """Folders with all their answers, each with a unique key: the samples of further folders get higher numbers."""
 
     folders: Sequence[JudgedData]
-    """The first has the questions."""
+    """The first one has the questions."""
     responses: Sequence[Response]
     verdicts: Mapping[Key, Verdict]
     places: Mapping[Key, tuple[str, Key]]
-    """Key -> the folder's path, and the key there."""
+    """Key -> the folder's path, and the key in it."""
     made: Mapping[Key, MadeFrom]
-    """Of the answers that were made from others."""
+    """The answers that were made from others."""
 
     @property
     def questions(self) -> Sequence[Question]:
@@ -37,7 +37,7 @@ class Pool:
 def load_pool(path: str, also: Sequence[str]) -> Pool:
     """The answers in the folder `path` and in further ones.
 
-    Raises MindError as `load_judged`, for a folder that comes twice, for a further one with other questions, and for
+    Raises MindError as `load_judged`, for a folder that is given twice, for a further one with other questions, and for
     one whose answers were all made from others than those of `path`.
     """
     paths = [path, *also]
@@ -76,7 +76,8 @@ def _check_questions(name: str, data: JudgedData, path: str, first: JudgedData) 
 
 
 def _made(name: str, data: JudgedData, path: str, first: JudgedData) -> dict[Key, MadeFrom]:
-    """How the answers of a folder were made from those of the first; or, if it is the first, from others."""
+    """How the answers of a folder were made from those of the first folder; if it is the first one itself, from
+    others."""
     if data.config.recipe is None:
         return {}
     if data is first:
@@ -99,7 +100,7 @@ def _made(name: str, data: JudgedData, path: str, first: JudgedData) -> dict[Key
 
 
 def _current_requests(data: JudgedData, first: JudgedData) -> dict[Key, Derived]:
-    """What the recipe of `data` asks about the answers that `first` has today."""
+    """The requests that the recipe of `data` would now make about the answers of `first`."""
     there = {response.key.perspective for response in first.responses}
     asked = tuple(sorted({response.key.perspective for response in data.responses} & there))
     if not asked:

@@ -1,7 +1,7 @@
-"""A filtered data set as one self-contained page that needs no network and no script.
+"""Writes the report of a filtered data set as one self-contained page that needs no network and no script.
 
-Every text on it was written by a model, a user or a stranger. The page's environment cuts, cleans and escapes each text
-that it prints, so that no place in the template can forget to.
+Every text on it was written by a model, a user or a stranger. The template environment shortens, cleans and escapes
+each text that it prints, so that no place in the template can forget it.
 """
 
 from __future__ import annotations
@@ -33,19 +33,20 @@ LENGTH_BINS, RATE_BINS = 40, 10
 
 @dataclass(frozen=True)
 class ReportInput:
-    """What the page shows, as plain data."""
+    """The contents of the page, as plain data."""
 
     title: str
     summary: Mapping[str, Any]
-    """Of rationales {"read", "kept", "dropped": {reason: n}, "perspectives": {name: {"read", "right", "kept",
-    "checked", "adherent"}}, "teachers": {name: {"read", "right", "kept", "characters", "tokens"}}}, and "questions":
-    {fate: n}. "checked" is how many could be checked for adherence; characters and tokens are medians of the kept."""
+    """{"rationales": {"read", "kept", "dropped": {reason: n}, "perspectives": {name: {"read", "right", "kept",
+    "checked", "adherent"}}, "teachers": {name: {"read", "right", "kept", "characters", "tokens"}}}, "questions": {fate:
+    n}}. "checked" is the number of rationales whose adherence could be checked; characters and tokens are medians over
+    the kept ones."""
     kept_lengths: Sequence[int]
     """Characters of each kept rationale."""
     dropped_lengths: Sequence[int]
     """Characters of each dropped rationale."""
     pass_rates: Sequence[float]
-    """The fraction of right answers to each question that has any: the teacher's or a student's."""
+    """The fraction of right answers per question, the teacher's or a student's; without questions that have none."""
     tokens: Mapping[str, int]
     """{"prompt", "completion", "uncounted_responses"}, as in the data card."""
     cost: Mapping[str, Any] | None
@@ -53,11 +54,11 @@ class ReportInput:
     kept: Sequence[Question]
     """Examples with their rationales; the first SHOWN_QUESTIONS are shown."""
     dropped: Mapping[str, Sequence[tuple[Question | None, Response, Verdict]]]
-    """Reason -> examples; the first SHOWN_PER_REASON are shown. None stands for a question that is not known."""
+    """Reason -> examples; the first SHOWN_PER_REASON are shown. The question is None if it is not known."""
 
 
 def write_dataset_report(data: ReportInput, path: str | os.PathLike[str]) -> Path:
-    """Writes the page whole or not at all, and returns its path. Its size does not grow with that of the texts."""
+    """Writes the page in one step, and returns its path. Its size does not grow with the size of the texts."""
     with matplotlib.rc_context(STYLE):
         lengths = _lengths(data.kept_lengths, data.dropped_lengths)
         pass_rates = _pass_rates(data.pass_rates)
@@ -102,7 +103,7 @@ def _headlines(data: ReportInput) -> list[dict[str, str]]:
 
 
 def _bars(counts: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
-    """Table rows with a bar each, as wide as the count's percentage of all, and wide enough to see; none for a 0."""
+    """Table rows with a bar each, whose width is the count's percentage of all but at least visible; no bar for 0."""
     total = sum(count for _, count in counts)
     return [
         {
@@ -157,7 +158,7 @@ class Histogram:
 
 
 def _lengths(kept: Sequence[int], dropped: Sequence[int]) -> Histogram | None:
-    """A histogram of both; the last bin holds the longest hundredth, which would squeeze the others."""
+    """A histogram of both; its last bin holds the longest hundredth, which would otherwise squeeze the others."""
     if not len(kept) + len(dropped):
         return None
     longest = max(np.percentile([*kept, *dropped], 99), 1)
@@ -186,7 +187,7 @@ def _pass_rates(rates: Sequence[float]) -> Histogram | None:
 def _histogram(
     key: str, series: Mapping[str, tuple[str, ArrayLike]], bins: np.ndarray, xlabel: str, ylabel: str, formatter=None
 ) -> Histogram:
-    """Of each series, by its name (color, values)."""
+    """A histogram of several series: name -> (color, values)."""
     figure = Figure(figsize=(5.8, 2.9), layout="constrained")
     axes = figure.subplots()
     columns = []

@@ -1,4 +1,4 @@
-"""What a filter read, kept and dropped, and why: one outcome per rationale, from which every count follows."""
+"""Records what a filter read, kept and dropped, and why: one outcome per rationale, from which every count follows."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ KEPT = "kept"
 NO_RESPONSE, TOO_FEW, EASY = "no response", "too few left", "easy question"
 OUTSIDE = "pass rate outside"
 OUTDATED = "of a changed answer"
-"""What it was made from is gone, or no longer what it was."""
+"""The reason for an answer whose origin is gone or has changed."""
 FATES = (KEPT, NO_RESPONSE, TOO_FEW, OUTSIDE, EASY)
-"""What can become of a question."""
+"""The possible fates of a question."""
 REASONS = (
     "of another source",
     OUTDATED,
@@ -38,10 +38,10 @@ REASONS = (
     OUTSIDE,
     EASY,
 )
-"""Why a rationale is dropped; of several reasons the first of them holds."""
+"""The reasons to drop a rationale; if several apply, the first one counts."""
 
 _EXAMPLES = 3
-"""Keys per reason in the summary."""
+"""Number of keys per reason in the summary."""
 _HISTOGRAM_BINS = 10
 
 
@@ -51,39 +51,40 @@ class RationaleOutcome:
 
     key: Key
     reason: str | None
-    """Of REASONS; None for a rationale that was kept."""
+    """One of REASONS; None for a rationale that was kept."""
     right: bool
     adherent: bool | None
-    """None if it was not checked: the perspective has no check, or an earlier reason had dropped the rationale."""
+    """Whether it has the marks of its perspective; None if that was not checked: the perspective has no check, or an
+    earlier reason had dropped the rationale."""
     characters: int
-    """Of the rationale, without its answer line."""
+    """Length of the rationale, without its answer line."""
     source: str
     """The name that the server gave its teacher."""
     tokens: int | None
-    """Of the whole answer, thoughts included; None if the server did not count them."""
+    """Tokens of the whole answer, thoughts included; None if the server did not count them."""
 
 
 @dataclass(frozen=True)
 class PerspectiveCounts:
-    """Rationales of one perspective."""
+    """Counts of the rationales of one perspective."""
 
     read: int
     right: int
     kept: int
     checked: int
-    """For adherence; `adherent` are those of them that passed."""
+    """Rationales checked for adherence; `adherent` is the number of them that passed."""
     adherent: int
 
 
 @dataclass(frozen=True)
 class TeacherCounts:
-    """Rationales of one teacher."""
+    """Counts of the rationales of one teacher."""
 
     read: int
     right: int
     kept: int
     characters: float | None
-    """Median of those that were kept, and of their answers' tokens; None of none."""
+    """Median length of the kept rationales, and of the tokens of their answers; None if none was kept."""
     tokens: float | None
 
 
@@ -91,7 +92,7 @@ class TeacherCounts:
 class FilterResult(Summary):
     """The training records, in the order of the questions that were read, and what became of all rationales.
 
-    `outcomes` are in that order too and, of a question, in the order of its perspectives and samples.
+    `outcomes` are in the same order and, within a question, in the order of its perspectives and samples.
     """
 
     questions: tuple[Question, ...]
@@ -112,12 +113,12 @@ class FilterResult(Summary):
 
     @property
     def kept_as_wrong(self) -> int:
-        """Wrong rationales beside those that were kept."""
+        """Number of wrong rationales that are kept in addition to the right ones."""
         return sum(len(question.wrong_rationales) for question in self.questions)
 
     @property
     def twins(self) -> int:
-        """Those of them that have a right twin."""
+        """Number of those that have a right twin."""
         return sum(wrong.right is not None for question in self.questions for wrong in question.wrong_rationales)
 
     @property
@@ -144,7 +145,7 @@ class FilterResult(Summary):
 
     @property
     def with_knowledge(self) -> int:
-        """How many of the questions that are kept have general rules beside their rationales."""
+        """Number of kept questions that have general rules in addition to rationales."""
         return sum(bool(question.knowledge) for question in self.questions)
 
     @property
@@ -185,7 +186,7 @@ class FilterResult(Summary):
         return counted({"read": len(self.outcomes), "kept": len(self.kept)} | dropped | beside)
 
     def examples(self, count: int = _EXAMPLES) -> dict[str, list[Key]]:
-        """At most `count` rationales that each reason dropped, of as many questions as there are for it.
+        """At most `count` dropped rationales per reason, from as many different questions as possible.
 
         Reasons that dropped none are absent.
         """
@@ -201,7 +202,7 @@ class FilterResult(Summary):
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: the counts, which add up (read = kept + all of dropped), and a few keys of what was dropped."""
+        """The counts as JSON, which add up (read = kept + all of dropped), and a few keys of what was dropped."""
         return {
             "read": len(self.outcomes),
             "kept": len(self.kept),
@@ -219,7 +220,7 @@ class FilterResult(Summary):
 
 
 def perspective_order(name: str) -> tuple[int, str]:
-    """Sorts perspectives: the paper's in its order, then others by name, whatever the order of the responses."""
+    """Sort key of perspectives: the paper's in its order, then others by name, whatever the order of the responses."""
     return (PAPER_PERSPECTIVES.index(name), "") if name in PAPER_PERSPECTIVES else (len(PAPER_PERSPECTIVES), name)
 
 
@@ -236,5 +237,5 @@ def _teacher_counts(outcomes: Sequence[RationaleOutcome]) -> TeacherCounts:
 
 
 def _summary(lengths: Sequence[int]) -> dict[str, float] | None:
-    """Shortest, median and longest; None of nothing."""
+    """Shortest, median and longest; None without lengths."""
     return {"min": min(lengths), "median": statistics.median(lengths), "max": max(lengths)} if lengths else None

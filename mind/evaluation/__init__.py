@@ -1,1 +1,1 @@
-"""Accuracy by generation, and the negative log-likelihood of held-out rationales."""
+"""Evaluates students: accuracy by generation, and the negative log-likelihood of held-out rationales."""

@@ -1,4 +1,4 @@
-"""How many prompts are continued together: as many as was asked for, or as the memory holds."""
+"""Decides how many prompts are continued together: as many as was asked for, or as fit into memory."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ T = TypeVar("T")
 
 BatchSize = int | Literal["auto"]
 MOST = {"cpu": 128, "cuda": 2048}
-"""The most prompts of a batch that the memory decides: a CPU has no more to gain from reading its weights for more
-rows at once (bench/results/generation.jsonl)."""
+"""The largest batch that "auto" chooses: on a CPU, reading the weights for more rows at once gains nothing more
+(bench/results/generation.jsonl)."""
 SHARE = 0.5
-"""Of the free memory: other processes grow as well, and the estimate leaves out what is small."""
+"""The share of the free memory that a batch may use: other processes grow too, and the estimate leaves out small
+things."""
 _LIMIT, _USED = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
 
 
@@ -34,10 +35,10 @@ def in_batches(
     max_new_tokens: int,
     answer: Callable[[list[int]], Sequence[T]],
 ) -> Iterator[tuple[list[int], Sequence[T]]]:
-    """The prompts in batches, by index, each with what `answer` makes of it.
+    """The prompts in batches, by index, each with the result of `answer` for it.
 
-    Neighbours in length share a batch, so it pads little; the longest come first, so memory that is short runs out at
-    once. If "auto" takes too many for a GPU, by torch.cuda.OutOfMemoryError, half of them are tried again, and no later
+    Prompts of similar length share a batch, so it pads little; the longest come first, so that memory runs out early if
+    it does. If "auto" takes too many for a GPU (torch.cuda.OutOfMemoryError), half of the batch is tried, and no later
     batch is larger.
     """
     most = MOST.get(model.device.type, MOST["cuda"]) if batch_size == "auto" else batch_size
@@ -59,7 +60,8 @@ def in_batches(
 
 
 def _answered(answer: Callable[[list[int]], Sequence[T]], batch: list[int], retry: bool) -> Sequence[T] | None:
-    """None if the memory of the GPU does not hold the batch: what the attempt held is free once this has returned."""
+    """The answers, or None if the GPU's memory cannot hold the batch: what the attempt used is free after the
+    return."""
     try:
         return answer(batch)
     except torch.cuda.OutOfMemoryError:
@@ -69,8 +71,8 @@ def _answered(answer: Callable[[list[int]], Sequence[T]], batch: list[int], retr
 
 
 def _alike(model: PreTrainedModel, prompts: Sequence[Sequence[int]], most: int) -> Iterator[list[int]]:
-    """The prompts that may share a batch: all, or those of one length where padding on the left changes what comes
-    out."""
+    """Groups of prompts that may share a batch: all, or those of one length if left padding changes the model's
+    output."""
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     longest = len(prompts[order[0]]) if prompts else 0
     mixed = most > 1 and fault(causal_lm(model), "left", longest) is None
@@ -79,13 +81,13 @@ def _alike(model: PreTrainedModel, prompts: Sequence[Sequence[int]], most: int) 
 
 
 def row_memory(model: PreTrainedModel, width: int, max_new_tokens: int) -> int:
-    """Bytes that continuing a prompt of `width` tokens takes, about: keys and values of every token, the widest
-    activations of the prompt in one layer, and what is made of its logits."""
+    """Bytes needed to continue a prompt of `width` tokens, approximately: keys and values of every token, the widest
+    activations of the prompt in one layer, and what is computed from its logits."""
     config: Any = causal_lm(model).config.get_text_config()
     heads = getattr(config, "num_attention_heads", None)
     shared = getattr(config, "num_key_value_heads", None) or heads
     size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else config.hidden_size)
-    # A model that counts its heads otherwise, or has none, keeps no more than a vector as wide as its states.
+    # A model that counts its heads differently, or has none, stores at most a vector as wide as its states.
     values = shared * size if isinstance(shared, int) and isinstance(size, int) else config.hidden_size
     number = next(model.parameters()).element_size()
     cache = 2 * config.num_hidden_layers * values * (width + max_new_tokens) * number
@@ -96,8 +98,8 @@ def row_memory(model: PreTrainedModel, width: int, max_new_tokens: int) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that this process can have: of its GPU, or of its machine and the control group that it is in, which it
-    shares with the other processes of a launch."""
+    """Bytes that this process can use: the free memory of its GPU, or its share of what its machine and control group
+    have free, which it divides with the launch's other processes there."""
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept

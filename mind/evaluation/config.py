@@ -1,5 +1,5 @@
-"""Samples in place of one greedy answer, and how several students answer together. The options of every evaluation are
-in mind/asking.py."""
+"""Options for samples instead of one greedy answer, and for several students that answer together. mind/asking.py has
+the options of every evaluation."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from mind.typed_json import check_fields
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Samples of each answer in place of the greedy one."""
+    """Samples of each answer instead of the greedy one."""
 
     samples: int | None = None
-    """Samples per question: their mean accuracy, majority vote and pass@k. None: one greedy answer."""
+    """Number of samples per question, for their mean accuracy, majority vote and pass@k. None: one greedy answer."""
     temperature: float = 0.7
     """Temperature of the samples."""
     top_p: float = 0.95
-    """Nucleus sampling: draw from the most probable tokens that have this probability together."""
+    """Nucleus sampling: draw only from the most probable tokens whose probabilities add up to this."""
     seed: int = 0
-    """Seed of the samples. Each depends on the seed, its question and its number alone, not on other samples."""
+    """Seed of the samples. Each sample depends only on the seed, its question and its number, not on other samples."""
 
     def __post_init__(self) -> None:
         check_fields("", self)
@@ -36,18 +36,18 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class InteractionConfig:
-    """The two further students of method lorid, and how all three answer together; the first is `student`."""
+    """The two further students of method lorid, and how all three answer together; the first one is `student`."""
 
     knowledge: str | None = None
     """Folder of the knowledge generator: RUN/stages/1-lorid-kg/student."""
     deep: str | None = None
     """Folder of the deep reasoner: RUN/stages/2-lorid-dr/student."""
     rounds: int = 20
-    """Samples per student and question, at most: a question is done as soon as two answers agree."""
+    """Samples per student and question, at most: a question is finished as soon as two answers agree."""
     temperature: float = 1.5
     """Temperature of the samples."""
     top_p: float = 0.9
-    """Nucleus sampling: draw from the most probable tokens that have this probability together."""
+    """Nucleus sampling: draw only from the most probable tokens whose probabilities add up to this."""
     seed: int = 0
     """Seed of the samples."""
 

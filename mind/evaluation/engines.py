@@ -1,4 +1,4 @@
-"""Who answers prompts: transformers, or vLLM with the same prompts and the same ends of an answer."""
+"""The engines that answer prompts: transformers, or vLLM with the same prompts and the same ends of an answer."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Engine(Protocol):
     """A student that can be asked."""
 
     chat: Chat
-    """Which makes the prompts, and knows what ends an answer."""
+    """Makes the prompts, and knows what ends an answer."""
     context: int | None
-    """Tokens of a prompt and its answer, at most; None without a limit."""
+    """Tokens of a prompt and its answer together, at most; None without a limit."""
 
     def replies(
         self,
@@ -37,15 +37,15 @@ class Engine(Protocol):
         seeds: Sequence[int],
         progress: Callable[[int], object],
     ) -> list[Reply]:
-        """A reply to each prompt (token ids): greedy, or for `sampling` the sample that its seed decides.
+        """A reply to each prompt (token ids): greedy or, if `sampling` is given, the sample that its seed determines.
 
-        `progress` gets the number of replies so far.
+        `progress` gets the number of finished replies.
         """
         ...
 
 
 class TransformersEngine:
-    """A student that is loaded here. A sample depends on its seed alone, and by rounding on the batch."""
+    """A student loaded in this process. A sample depends only on its seed and, through rounding, on the batch."""
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: BatchSize = "auto"
@@ -61,7 +61,7 @@ class TransformersEngine:
         seeds: Sequence[int],
         progress: Callable[[int], object],
     ) -> list[Reply]:
-        """As `Engine` says. Several processes share the prompts."""
+        """As in `Engine`. Several processes share the prompts."""
 
         def answered(places: Sequence[int]) -> list[Reply]:
             options: dict[str, Any] = {}
@@ -83,8 +83,9 @@ class TransformersEngine:
 
 
 class VLLMEngine:
-    """A student that vLLM loads, in this process. It makes batches of its own, in which numbers round otherwise: greedy
-    answers differ where two tokens are about as probable, and samples are others than those of transformers."""
+    """A student that vLLM loads, in this process. vLLM makes its own batches, in which numbers round differently:
+    greedy answers can differ where two tokens are nearly equally probable, and samples differ from those of
+    transformers."""
 
     def __init__(self, student: StudentConfig, options: Mapping[str, Any]) -> None:
         """`options` are vLLM's engine arguments. Raises MindError if vLLM is missing or cannot load the student."""
@@ -104,7 +105,7 @@ class VLLMEngine:
         seeds: Sequence[int],
         progress: Callable[[int], object],
     ) -> list[Reply]:
-        """As `Engine` says. Raises MindError for a prompt that vLLM does not answer."""
+        """As in `Engine`. Raises MindError for a prompt that vLLM does not answer."""
         stop = self.chat.stop_text
         common = {
             "max_tokens": max_new_tokens,

@@ -1,4 +1,4 @@
-"""Evaluation of a student: accuracy by generation, and teacher-forced NLL on held-out rationales."""
+"""Evaluates a student: accuracy by generation, and teacher-forced NLL on held-out rationales."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Before = str | Callable[[Question], str]
-"""What precedes a question where a student is asked: the same for all, or for each its own."""
+"""The words before a question when a student is asked: the same for all questions, or per question."""
 Answered = tuple[list[dict[str, Any]], dict[str, Any]]
-"""The rows of a list of questions, and what they come to."""
+"""The rows of a list of questions, and their counts."""
 
 
 def heldout_nll(
@@ -42,7 +42,7 @@ def heldout_nll(
 
     Args:
         model: the student; it is in evaluation mode afterwards.
-        questions: those that were not trained on.
+        questions: held-out questions, which were not trained on.
         perspectives: the names of the K perspectives, in the order of the questions' rationales.
         pack_options: how the questions become rows of the trunk; the result does not depend on it.
 
@@ -74,9 +74,9 @@ def evaluation_prompts(
     config: AskingConfig,
     before: Before = "",
 ) -> list[list[int]]:
-    """Token ids that the answers to the first `config.questions` questions, each behind the text `before`, continue.
+    """The token ids of the prompts for the first `config.questions` questions, each with the text `before` in front.
 
-    Raises MindError for a question that has none, or whose prompt and answer may exceed the model's context.
+    Raises MindError for a question that cannot be asked, or whose prompt and answer may exceed the model's context.
     """
     return prompts_of(Chat(tokenizer, embedding_rows(model)), context_of(model), questions, config, before)
 
@@ -84,7 +84,7 @@ def evaluation_prompts(
 def prompts_of(
     chat: Chat, context: int | None, questions: Sequence[Question], config: AskingConfig, before: Before = ""
 ) -> list[list[int]]:
-    """`evaluation_prompts` of a model whose `chat` and `context` are known."""
+    """As `evaluation_prompts`, for a model whose `chat` and `context` are known."""
     prompts = []
     for question in questions[: config.questions]:
         text = (before if isinstance(before, str) else before(question)) + question_text(question)
@@ -106,7 +106,7 @@ def answer_accuracy(
     responses_folder: Path | None = None,
     before: Before = "",
 ) -> dict[str, dict[str, Any]]:
-    """The accuracy of a student that is loaded, by greedy generation: `engine_accuracy` of it."""
+    """The accuracy of a loaded student by greedy generation, as `engine_accuracy` computes it."""
     return engine_accuracy(
         TransformersEngine(model, tokenizer, config.batch_size), files, config, responses_folder, before
     )
@@ -124,16 +124,16 @@ def engine_accuracy(
 
     Args:
         engine: the student.
-        files: lists of questions by a label, the name of the file that they come from.
-        config: how many questions of each list, and how to generate.
-        responses_folder: where the responses go, a file LABEL.jsonl each, in place of what is there; None: nowhere.
-        before: what precedes each question where the student is asked (`Method.asks_with`, retrieved rules); the
-            responses' rows have the questions without it.
-        sampling: samples of each answer; None, or without a number of samples: the greedy one.
+        files: label (the name of a file) -> its questions.
+        config: how many questions of each file, and how to generate.
+        responses_folder: where the responses go, as files LABEL.jsonl, replacing existing ones; None: nowhere.
+        before: the words before each question when the student is asked (`Method.asks_with`, retrieved rules); the
+            responses' rows have the questions without them.
+        sampling: options of the samples; None, or no number of samples: greedy answers.
 
     Returns:
-        By label what `mind.evaluation.outcomes.counts`, of samples `sampled_counts`, says. The rows of the responses
-        are those of its `outcome` and `sampled_outcome`.
+        By label the result of `mind.evaluation.outcomes.counts` or, for samples, of `sampled_counts`. The rows of the
+        responses are those of `outcome` or `sampled_outcome`.
 
     Raises MindError as `evaluation_prompts`, before anything is generated.
     """
@@ -160,7 +160,7 @@ def engine_accuracy(
 def _graded(
     answered: Sequence[tuple[Any, Question]], outcome_of: Callable[[Any, Question], dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The row of each question, whose grading several processes share."""
+    """The row of each question; several processes share the grading."""
     return processes.spread(answered, lambda some: [outcome_of(*one) for one in some])
 
 
@@ -170,8 +170,8 @@ def graded(
     answered: Callable[[str, Sequence[Question]], Answered],
     responses_folder: Path | None,
 ) -> dict[str, dict[str, Any]]:
-    """By label what `answered` gives for it and its questions; the rows go to the folder, if there is one, by the main
-    process."""
+    """By label the result of `answered` for it and its questions; the main process writes the rows into the folder, if
+    there is one."""
     results, responded = {}, {}
     for label, questions in files.items():
         responded[label], results[label] = answered(label, questions[: config.questions])

@@ -1,4 +1,4 @@
-"""An evaluation that was made before, known again by digests: one of an untrained student serves all runs with it."""
+"""Recognizes an earlier evaluation by digests, so that all runs with the same untrained student can share one."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def evaluation_digests(
     heldout: Sequence[TokenizedQuestion],
     perspectives: Sequence[str],
 ) -> dict[str, str]:
-    """What the results of an evaluation by greedy generation follow from, by name, as SHA-256.
+    """The digests (SHA-256), by name, of everything that the results of an evaluation by greedy generation depend on.
 
     Args:
-        model: the student; adapters do not count, since new ones change nothing.
+        model: the student; adapters are left out, since new ones change nothing.
         files: the questions that are asked, by label.
-        prompts: the token ids that they are asked by, in which templates and words around them show.
+        prompts: the token ids of their prompts, which include the effect of templates and of words before questions.
         config: the options.
-        heldout: whose NLL is measured, if any.
+        heldout: the questions whose NLL is measured, if any.
         perspectives: the names of their rationales.
 
     Returns:
         "student", "evaluation.max_new_tokens", "evaluation LABEL" for each of `files`, and "held-out".
-    """
+"""
     student = causal_lm(model)
     weights = {
         name.replace(".base_layer.", "."): weight for name, weight in student.named_parameters() if ".lora_" not in name
@@ -70,7 +70,7 @@ def _digest(values: Iterable[Any]) -> str:
 
 @dataclass(frozen=True)
 class FormerEvaluation:
-    """What `mind evaluate --output FILE` wrote, or a run before its training."""
+    """An evaluation that `mind evaluate --output FILE` wrote, or a run before its training."""
 
     place: str
     result: Mapping[str, Any]
@@ -79,7 +79,7 @@ class FormerEvaluation:
 
     @staticmethod
     def read(place: str) -> FormerEvaluation:
-        """Of the file or the run folder `place`; raises MindError if it holds none with digests."""
+        """Reads it from the file or the run folder `place`; raises MindError if that has no evaluation with digests."""
         path, expected = Path(place), "expected the FILE of `mind evaluate --output FILE`, or the folder of a run"
         if path.is_dir():
             folder = RunFolder(path)
@@ -91,7 +91,7 @@ class FormerEvaluation:
         return FormerEvaluation(place, result, responses)
 
     def check(self, digests: Mapping[str, str]) -> None:
-        """Raises MindError for the first of the digests that is not its own; held-out rationales may differ."""
+        """Raises MindError for the first digest that differs from its own; held-out rationales may differ."""
         for name, digest in digests.items():
             if name == HELDOUT:
                 continue
@@ -107,12 +107,12 @@ class FormerEvaluation:
                 require(file.is_file(), f"evaluation.before {self.place}: its responses {file} are missing")
 
     def heldout(self, digests: Mapping[str, str]) -> Mapping[str, Any] | None:
-        """Its held-out NLL; None if it has none, or of other rationales."""
+        """Its held-out NLL; None if it has none, or one of other rationales."""
         same = self.result["digests"].get(HELDOUT) == digests[HELDOUT]
         return self.result.get("heldout") if same else None
 
     def give(self, labels: Iterable[str], responses: Path) -> dict[str, Any]:
-        """Its accuracies by label; the responses are copied into a folder of that name, in place of what is there."""
+        """Its accuracies by label; copies the responses into the folder `responses`, replacing existing ones."""
         labels = list(labels)
         responses.parent.mkdir(parents=True, exist_ok=True)
         with replacing_folder(responses) as partial:

@@ -1,4 +1,4 @@
-"""Generation in batches, greedy or sampled."""
+"""Generates answers in batches, greedy or sampled."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def generate_responses(
     stop_text: str | None = None,
     **options: Any,
 ) -> list[Reply]:
-    """The continuation of each prompt (token ids), in the order of `prompts`, as a text without special tokens.
+    """The continuation of each prompt (token ids) as a text without special tokens, in the order of `prompts`.
 
     A response ends before the end-of-sequence tokens of the model's generation config and of the tokenizer, before
-    `stop_text`, or at `max_new_tokens` tokens. Arguments and errors are those of `generate_ids`.
+    `stop_text`, or after `max_new_tokens` tokens. Arguments and errors are those of `generate_ids`.
     """
     ids = generate_ids(model, tokenizer, prompts, stop_text=stop_text, **options)
     return replies_of(model, tokenizer, ids, stop_text)
@@ -40,7 +40,7 @@ def replies_of(
     continued: Sequence[Sequence[int]],
     stop_text: str | None = None,
 ) -> list[Reply]:
-    """The texts of what `generate_ids` returned."""
+    """The texts of the tokens that `generate_ids` returned."""
     end_ids = end_ids_of(model.generation_config, tokenizer)
     return [reply_of(tokenizer, ids, end_ids, stop_text) for ids in continued]
 
@@ -48,7 +48,7 @@ def replies_of(
 def reply_of(
     tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], end_ids: Sequence[int], stop_text: str | None
 ) -> Reply:
-    """What generated tokens say, without special tokens and what ends them; without an end they were cut off."""
+    """The text of generated tokens, without special tokens and the end; if there is no end, they were cut off."""
     if ended := ids[-1] in end_ids:
         ids = ids[:-1]
     ended = ended or (stop_text is not None and stop_text in tokenizer.decode(list(ids)))
@@ -68,23 +68,23 @@ def generate_ids(
     draws: Tensor | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> list[list[int]]:
-    """The tokens that continue each prompt, in the order of `prompts`, at least one each; their end is kept.
+    """The tokens that continue each prompt, in the order of `prompts`, at least one each, with their end.
 
     Args:
-        model: in evaluation mode meanwhile; it gets back the mode that it had. What its generation config asks for,
-            beside the end-of-sequence tokens, is left aside.
+        model: in evaluation mode during the call; its mode is restored. Its generation config is ignored, except for
+            the end-of-sequence tokens.
         tokenizer: the model's.
         prompts: token ids.
-        max_new_tokens: the most tokens of a continuation.
-        batch_size: how many prompts are continued together, "auto": as many as the memory holds. What comes out
-            depends on it by rounding alone.
+        max_new_tokens: largest number of tokens of a continuation.
+        batch_size: how many prompts are continued together; "auto": as many as fit into memory. It changes the result
+            only by rounding.
         stop_text: a continuation ends with this text, or with an end-of-sequence token of the model's generation
             config or of the tokenizer.
-        temperature: T > 0, of samples: tokens have the probabilities softmax(z / T).
-        top_p: in (0, 1], of samples: of the most probable tokens so many as have this probability together.
-        draws: (prompts, max_new_tokens) float64 in [0, 1): the number that decides each token of a sample, so that a
-            sample depends on its own numbers alone. None: the most probable tokens.
-        progress: gets the number of continuations done so far, whenever some are done.
+        temperature: T > 0, for samples: tokens have the probabilities softmax(z / T).
+        top_p: in (0, 1], for samples: only the most probable tokens whose probabilities add up to this are drawn.
+        draws: (prompts, max_new_tokens) float64 in [0, 1): the random number that decides each token of a sample, so
+            that a sample depends only on its own numbers. None: the most probable tokens.
+        progress: gets the number of finished continuations, whenever some are finished.
 
     Raises ValueError for a prompt without tokens, a batch size or a token limit below 1, and a tokenizer and model
     without an end-of-sequence token.
@@ -98,7 +98,7 @@ def generate_ids(
     student, was_training = causal_lm(model), model.training
     configured = student.generation_config
     model.eval()
-    # A chat model's own asks for sampling, penalties, beams, forced tokens and what not: none of it is greedy.
+    # A chat model's own asks for sampling, penalties, beams, forced tokens and so on: none of it is greedy.
     student.generation_config = GenerationConfig()
 
     def answer(batch: list[int]) -> list[list[int]]:
@@ -124,7 +124,7 @@ def generate_ids(
 
 
 class _Sampling:
-    """A logits processor that leaves one token to each row, drawn by the row's own number."""
+    """A logits processor that leaves one token in each row, drawn with the row's own random number."""
 
     def __init__(
         self,
@@ -134,17 +134,17 @@ class _Sampling:
     ) -> None:
         self._temperature, self._draws, self._top_p = temperature, draws, top_p
         self.rows, self.width = list(range(len(draws))), 0
-        """Which rows of `draws` are left in the batch, and how many tokens stand before the first drawn one."""
+        """Which rows of `draws` are still in the batch, and the number of tokens before the first drawn one."""
 
     def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
-        """The scores (B, V), minus infinity but for the drawn token."""
+        """The scores (B, V), minus infinity except for the drawn token."""
         cumulative = self._kept((scores.double() / self._temperature).softmax(-1)).cumsum(-1)
         numbers = self._draws[self.rows, ids.shape[1] - self.width, None] * cumulative[:, -1:]
         tokens = torch.searchsorted(cumulative, numbers, right=True).clamp_(max=scores.shape[1] - 1)
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens, 0.0)
 
     def _kept(self, probabilities: Tensor) -> Tensor:
-        """(B, V) 0 for the tokens that the more probable ones reach top_p without."""
+        """The probabilities (B, V), 0 for the tokens that are not needed because more probable ones reach top_p."""
         if self._top_p >= 1:
             return probabilities
         ordered, tokens = probabilities.sort(-1, descending=True)
@@ -164,7 +164,7 @@ def _generate_batch(
     tell: Callable[[int], None],
 ) -> list[list[int]]:
     width = max(map(len, prompts))
-    # Padding is masked, but looked up: some tokenizers have a token for it that their model does not know.
+    # Padding is masked, but its embedding is looked up: some tokenizers use a token that their model does not have.
     own = cast(int | None, tokenizer.pad_token_id)
     pad_id = end_ids[0] if own is None or own >= embedding_rows(model) else own
     # On the left, so that every prompt ends where its continuation begins.
@@ -173,7 +173,7 @@ def _generate_batch(
     ends = torch.tensor(end_ids, device=model.device)
 
     def said(ids: Tensor, scores: Any = None, **_: Any) -> Tensor:
-        """Which rows (B,) are done."""
+        """Which rows (B,) are finished."""
         ended = torch.isin(ids[:, width:], ends).any(1)
         if stop_text is None:
             return ended
@@ -185,7 +185,7 @@ def _generate_batch(
 
 
 def _ended(ids: list[int], tokenizer: PreTrainedTokenizerBase, end_ids: list[int], stop_text: str | None) -> list[int]:
-    """The tokens up to the first that ends them, or completes the stop text."""
+    """The tokens up to the first one that ends them, or that completes the stop text."""
     ids = ids[: next((length for length, token in enumerate(ids, 1) if token in end_ids), None)]
     if stop_text is None:
         return ids
@@ -203,13 +203,13 @@ def _continue(
     sampling: _Sampling | None,
     tell: Callable[[int], None],
 ) -> list[list[int]]:
-    """The new tokens of each row of `ids` (B, T), at least up to where `said` calls the row done.
+    """The new tokens of each row of `ids` (B, T), at least until `said` marks the row as finished.
 
-    Rows that are done leave the batch, an eighth of it at a time, if the model's cache is one of keys and values.
+    Finished rows leave the batch, an eighth of it at a time, if the model's cache consists of keys and values.
     """
     width, end = ids.shape[1], ids.shape[1] + max_new_tokens
     options = {"do_sample": False, "pad_token_id": pad_id, "use_cache": True, "return_dict_in_generate": True}
-    options["synced_gpus"] = False  # each process has its own texts, and the weights for them
+    options["synced_gpus"] = False  # each process has its own texts, and all weights
     if sampling is not None:
         sampling.width = width
         options["logits_processor"] = [sampling]
@@ -252,14 +252,14 @@ def _continue(
 
 
 def _keeps_rows(cache: Any) -> bool:
-    """Whether rows can be taken out of a cache: it holds keys and values for each and nothing else."""
+    """Whether rows can be removed from a cache: it holds keys and values per row and nothing else."""
     return type(cache) is DynamicCache and all(
         type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers
     )
 
 
 def end_ids_of(settings: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that end a generation: those that its settings name, and the tokenizer's end of a sequence."""
+    """The tokens that end a generation: those in its settings, and the tokenizer's end-of-sequence token."""
     configured = settings.eos_token_id
     ids = configured if isinstance(configured, list) else [configured]
     known = dict.fromkeys(end for end in [*ids, tokenizer.eos_token_id] if end is not None)

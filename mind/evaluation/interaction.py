@@ -1,9 +1,9 @@
-"""How the three students of method lorid answer a question together (arXiv 2508.13037), by samples that agree.
+"""Lets the three students of method lorid answer a question together (arXiv 2508.13037), by samples that agree.
 
 In each round the intuitive reasoner answers, the knowledge generator states rules, and the deep reasoner answers with
-those rules in mind. The first answer that both reasoners have given, in whatever rounds, is that of the question; if
-they never agree, it is the most frequent one of the intuitive reasoner. For the authors a question is right if any of
-the answers that the two agree on is; here there is one.
+those rules in mind. The first answer that both reasoners have given, in the same or in different rounds, is the answer
+to the question; if they never agree, it is the intuitive reasoner's most frequent answer. The authors count a question
+as right if any answer that the two agree on is right; here there is only one such answer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Students(NamedTuple):
-    """Each with its tokenizer."""
+    """The three students, each with its tokenizer."""
 
     intuitive: tuple[PreTrainedModel, PreTrainedTokenizerBase]
     knowledge: tuple[PreTrainedModel, PreTrainedTokenizerBase]
@@ -41,18 +41,18 @@ class Students(NamedTuple):
 
 @dataclass
 class Exchange:
-    """What the reasoners have said of a question so far."""
+    """What the reasoners have answered to a question so far."""
 
     question: Question
     intuitive: list[tuple[str | None, Reply]] = field(default_factory=list)
-    """Answer and reply of each round."""
+    """Answer and reply per round."""
     deep: list[str | None] = field(default_factory=list)
-    """Answers."""
+    """Answer per round."""
     agreed: Reply | None = None
-    """The first reply of the intuitive reasoner with an answer that both gave."""
+    """The first reply of the intuitive reasoner whose answer both gave."""
 
     def add(self, intuitive: Reply, deep: Reply) -> None:
-        """One round: a reply of each."""
+        """Adds a round: one reply of each."""
         answer, other = (extract_answer(reply.text, self.question) for reply in (intuitive, deep))
         self.intuitive.append((answer, intuitive))
         self.deep.append(other)
@@ -63,8 +63,8 @@ class Exchange:
 
     @property
     def reply(self) -> Reply:
-        """What stands for the question: the agreed reply, or the first with the most frequent intuitive answer, of
-        two as frequent ones with the earlier."""
+        """The reply that counts for the question: the one on which they agreed, or else the first with the most
+        frequent intuitive answer (of equally frequent ones, the earlier)."""
         if self.agreed is not None:
             return self.agreed
         answers = [answer for answer, _ in self.intuitive]
@@ -84,9 +84,9 @@ def interaction_accuracy(
 ) -> dict[str, dict[str, Any]]:
     """The accuracy of the three students together.
 
-    Arguments and result are those of `mind.evaluation.evaluate.answer_accuracy`; by label also "agreed", the questions
-    whose reasoners agreed, "rounds", the mean number of rounds of a question, and "generated", the tokens that the
-    three sampled. A sample depends on the seed, its question and its round alone.
+    Arguments and result are those of `mind.evaluation.evaluate.answer_accuracy`; the result has further entries per
+    label: "agreed", the number of questions whose reasoners agreed, "rounds", the mean number of rounds per question,
+    and "generated", the tokens that the three sampled. A sample depends only on the seed, its question and its round.
 
     Raises MindError, before anything is sampled, for a question whose prompts and answers may exceed a context.
     """
@@ -136,7 +136,7 @@ def _converse(
 
 
 class _Speaker:
-    """A student that is sampled from."""
+    """A student from which answers are sampled."""
 
     def __init__(
         self,
@@ -147,16 +147,16 @@ class _Speaker:
     ) -> None:
         self.model, self.chat = model, Chat(tokenizer, embedding_rows(model))
         self.generated = 0
-        """Tokens that it has sampled."""
+        """Number of tokens that it has sampled."""
         self._config, self._interaction = config, interaction
 
     def prompt(self, question: Question, before: str = "") -> list[int]:
-        """Token ids of a question behind some words."""
+        """Token ids of a question with the words `before` in front of it."""
         return self.chat.prompt(replace(question, question=before + question.question))
 
     def prompt_after(self, text: str, question: Question) -> list[int]:
-        """Token ids of a question behind the rules that the lines of `text` are: the first of them, as many as leave
-        room for an answer in the model's context."""
+        """Token ids of a question after rules, which are the lines of `text`: the first of them, as many as leave room
+        for an answer in the model's context."""
         rules = [line for line in map(str.strip, text.splitlines()) if line]
         context = context_of(self.model)
         for count in range(len(rules), -1, -1):
@@ -166,7 +166,8 @@ class _Speaker:
         return prompt
 
     def samples(self, prompts: Sequence[Sequence[int]], questions: Sequence[Question], name: str) -> list[Reply]:
-        """A sample for each of the prompts, those of `questions`; `name` tells the samples of a question apart."""
+        """One sample per prompt, for the `questions` in the same order; `name` distinguishes the samples of a
+        question."""
         seeds = [sample_seed(self._interaction.seed, name, question) for question in questions]
         ids = generate_ids(
             self.model,

@@ -1,4 +1,4 @@
-"""Which questions of evaluation files are asked, and the names under which results of files and students are kept."""
+"""Chooses the questions of evaluation files that are asked, and the labels for the results of files and students."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from mind.records import Question
 
 
 def evaluation_labels(files: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
-    """{label: file}; a label is the file's name without its ending, and that of a file of responses.
+    """{label: file}. The label is the file's name without its ending; the file of its responses is named by it, too.
 
-    Raises MindError for a file that appears twice or whose label another file has, or that is `taken`, and for a name
-    that is too long for a file of responses.
+    Raises MindError for a file that appears twice, for a label that another file has or that is in `taken`, and for a
+    name that is too long for a file of responses.
     """
     labels: dict[str, str] = dict.fromkeys(taken, "the built-in questions")
     for file in files:
         label = Path(file).stem
-        check_name(Path(f"{label}.jsonl"))  # of its responses
+        check_name(Path(f"{label}.jsonl"))  # the name of the file of its responses
         require(
             label not in labels,
             f"{file} and {labels.get(label)} are both named {label}: results need different names, so rename a file",
@@ -30,7 +30,7 @@ def evaluation_labels(files: Iterable[str], taken: Iterable[str] = ()) -> dict[s
 
 
 def asked_questions(label: str, questions: Sequence[Question], most: int | None) -> list[Question]:
-    """The first `most` of the questions, None: all. It tells how many are left out."""
+    """The first `most` of the questions; None: all. Reports how many are left out."""
     asked = list(questions[:most])
     if len(asked) < len(questions):
         tell(
@@ -44,8 +44,8 @@ def asked_questions(label: str, questions: Sequence[Question], most: int | None)
 def student_labels(students: Sequence[str]) -> dict[str, str]:
     """{label: folder or name} of students, given as such or as LABEL=FOLDER.
 
-    Without a label that is the last part of the name, for the student of a run the name of the run. Raises MindError
-    for two with one label, and for a label that cannot be the name of a folder.
+    Without an explicit label, it is the last part of the name; for the student of a run, the name of the run. Raises
+    MindError for two students with the same label, and for a label that cannot be the name of a folder.
     """
     labels: dict[str, str] = {}
     for given in students:

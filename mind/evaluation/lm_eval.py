@@ -1,9 +1,10 @@
-"""Tasks for lm-evaluation-harness: the house protocol with this project's grader, and stock tasks on local files.
+"""Writes tasks for lm-evaluation-harness: the house protocol with this project's grader, and stock tasks on local
+files.
 
 lm-eval 0.4.13 runs them offline: `lm_eval --model hf --model_args pretrained=STUDENT --tasks mind_gsm8k --include_path
-DIR --apply_chat_template`. What a task reads is written beside it, so nothing is looked up on a Hub. The stock task of
-MATH500 needs lm-eval[math], whose antlr4 is another than that of this project's grader: an environment of its own, in
-which MIND need not be, since stock tasks call nothing of it.
+DIR --apply_chat_template`. The files that a task reads are written beside it, so nothing is looked up on a Hub. The
+stock task of MATH500 needs lm-eval[math], whose version of antlr4 differs from that of this project's grader: use a
+separate environment. MIND need not be installed there, since stock tasks do not call it.
 """
 
 from __future__ import annotations
@@ -28,21 +29,21 @@ SETS = ("gsm8k", "math500", "svamp", "commonsense_qa", "strategy_qa", "gpqa_diam
 """The paper's evaluation sets."""
 LONG = {"math500": 2048, "gpqa_diamond": 2048}
 NEW_TOKENS = 1024
-"""Of an answer, at most, by the house protocol; those of LONG have room for more."""
+"""Tokens of an answer, at most, in the house protocol; sets in LONG get more."""
 
 
 @dataclass(frozen=True)
 class Stock:
-    """A task that lm-eval brings, on a local file."""
+    """A task that comes with lm-eval, changed to read a local file."""
 
     source: str
     """Its file within lm_eval/tasks."""
     split: str
-    """Of which it takes its questions."""
+    """The split from which it takes its questions."""
     row: Callable[[Question], dict[str, Any]]
-    """A question with the fields that the task reads."""
+    """Turns a question into a row with the fields that the task reads."""
     changes: Mapping[str, Any]
-    """What else is replaced."""
+    """Further entries that are replaced."""
 
 
 def _gsm8k(question: Question) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def _gpqa(question: Question) -> dict[str, Any]:
 
 
 def _choices(question: Question, labels: str) -> Mapping[str, str]:
-    """Those of a question whose choices have these labels, which are what the stock task shows."""
+    """The choices of a question, which must have these labels, the ones that the stock task shows."""
     choices = question.choices or {}
     found = f"its choices are {', '.join(choices)}" if choices else "it has no choices"
     require(
@@ -80,7 +81,7 @@ STOCK = {
     "gsm8k": Stock("gsm8k/gsm8k-cot.yaml", "test", _gsm8k, {"dataset_name": None}),
     "math500": Stock("minerva_math/minerva_math500.yaml", "test", _math, {"dataset_name": None}),
     "commonsense_qa": Stock("commonsense_qa/default.yaml", "validation", _commonsense, {"training_split": None}),
-    # The choices stay in the order of the file, which is that of the house protocol, too: the task shuffles them anew.
+    # The choices keep the order of the file, as in the house protocol: the task shuffles them again.
     "gpqa_diamond": Stock(
         "gpqa/cot_zeroshot/gpqa_diamond_cot_zeroshot.yaml",
         "train",
@@ -99,12 +100,12 @@ __all__ = ["graded", "prompt"]
 
 
 def prompt(doc: Mapping[str, Any]) -> str:
-    """The user's turn of a row of a task."""
+    """The user's turn for a row of a task."""
     return doc["prompt"]
 
 
 def graded(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """The metrics of a row of a task and its response: whether that is right, and whether unparsed."""
+    """The metrics of a row of a task and its response: whether the response is right, and whether it is unparsed."""
     choices = json.loads(doc["choices"])
     question = Question(doc["id"], doc["question"], doc["answer"], choices)
     verdict = judge_text(results[0], question).verdict
@@ -113,15 +114,15 @@ def graded(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Task:
-    """A task as lm-eval reads it."""
+    """A task in the form that lm-eval reads."""
 
     name: str
     rows: list[dict[str, Any]]
     """Its questions."""
     values: Mapping[str, Any]
-    """Of its YAML file, but for its name and that of the file with its rows."""
+    """The entries of its YAML file, except its name and the name of the file with its rows."""
     split: str
-    """Of which it takes its questions."""
+    """The split from which it takes its questions."""
 
 
 def tasks_of(
@@ -131,16 +132,16 @@ def tasks_of(
     last_line: str | None = None,
     stock: bool = False,
 ) -> list[Task]:
-    """The tasks of questions by set, of SETS. Nothing is written.
+    """The tasks for questions by set (a key of SETS). Nothing is written.
 
     Args:
         sets: questions by set.
-        max_new_tokens: of an answer, at most; None: those of the house protocol.
-        last_line: a line behind each question (`evaluation.last_line`).
-        stock: also the stock tasks of these sets that can be had from local files.
+        max_new_tokens: tokens of an answer, at most; None: the limits of the house protocol.
+        last_line: a line after each question (`evaluation.last_line`).
+        stock: also make the stock tasks of these sets that can run on local files.
 
-    Raises MindError for a set without questions, if stock tasks are asked for and lm-eval is not installed, or if a
-    question does not fit one.
+    Raises MindError for a set without questions, if stock tasks are asked for and lm-eval is not installed, and if a
+    question does not fit one of them.
     """
     place = stock_folder() if stock else None
     tasks = []
@@ -157,7 +158,7 @@ def tasks_of(
 
 
 def write_tasks(folder: Path, tasks: Sequence[Task], place: Path) -> None:
-    """Writes the tasks into an empty folder, which will be at `place` when they are used."""
+    """Writes the tasks into the empty folder `folder`, which will be moved to `place`."""
     (folder / "data").mkdir()
     (folder / "utils.py").write_text(UTILS)
     for task in tasks:
@@ -170,7 +171,7 @@ def write_tasks(folder: Path, tasks: Sequence[Task], place: Path) -> None:
 
 
 def stock_folder() -> Path:
-    """Where lm-eval's own tasks are; raises MindError if it is not installed."""
+    """The folder of lm-eval's own tasks; raises MindError if it is not installed."""
     found = importlib.util.find_spec("lm_eval")
     if found is None or found.origin is None:
         raise MissingError("--stock needs lm-eval, which brings these tasks: pip install 'mind-kernels[lm-eval]'")
@@ -178,7 +179,7 @@ def stock_folder() -> Path:
 
 
 def _row(question: Question, last_line: str | None) -> dict[str, Any]:
-    """As texts, so that all rows have the same types, whatever the choices of a question are called."""
+    """A row with JSON texts as values, so that all rows have the same types, whatever the labels of their choices."""
     text = "\n".join(filter(None, (question_text(question), last_line)))
     choices = None if question.choices is None else dict(question.choices)
     return {
@@ -191,7 +192,7 @@ def _row(question: Question, last_line: str | None) -> dict[str, Any]:
 
 
 def _house(max_new_tokens: int) -> dict[str, Any]:
-    """Zero-shot and greedy, up to the end of the turn."""
+    """The house protocol: zero-shot and greedy, up to the end of the turn."""
     return {
         "test_split": "test",
         "output_type": "generate_until",
@@ -209,11 +210,11 @@ def _house(max_new_tokens: int) -> dict[str, Any]:
 
 
 class _Function(str):
-    """A function that lm-eval looks up beside the task."""
+    """The name of a function that lm-eval looks up beside the task."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes functions as lm-eval reads them."""
+    """Writes functions in the form that lm-eval reads."""
 
 
 _Dumper.add_representer(_Function, lambda dumper, name: dumper.represent_scalar("!function", str(name)))

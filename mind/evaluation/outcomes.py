@@ -1,4 +1,4 @@
-"""What became of each question that a student was asked: the rows that an evaluation keeps, and what they count."""
+"""Makes the rows that an evaluation keeps, one per question asked, and counts them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from mind.records import Question
 
 
 class Reply(NamedTuple):
-    """What a student answered."""
+    """A student's answer to a question."""
 
     text: str
     cut_off: bool = False
-    """Whether it was still going on at the most tokens that it might have."""
+    """Whether it reached the token limit before its end."""
 
 
 def outcome(reply: Reply, question: Question) -> dict[str, Any]:
     """The row of a question and its reply.
 
-    It has "id", "question", "choices" (if the question has any) and "answer" of the question, and of the reply
+    It has "id", "question", "choices" (if there are any) and "answer" of the question, and from the reply
 
     - "response": its text, and "extracted": the answer that this states, None if it states none;
     - "correct": whether that is the answer of the question, also if what follows it was cut off;
@@ -34,8 +34,8 @@ def outcome(reply: Reply, question: Question) -> dict[str, Any]:
 
 
 def sampled_outcome(replies: Sequence[Reply], question: Question) -> dict[str, Any]:
-    """The row of a question and several replies: that of `outcome`, with what it says of a reply in "samples", a list
-    with an object for each."""
+    """The row of a question and several replies: as in `outcome`, but the entries about the reply are in "samples", a
+    list with one object per reply."""
     return _of(question) | {"samples": [_judged(reply, question) for reply in replies]}
 
 
@@ -56,18 +56,18 @@ def _judged(reply: Reply, question: Question) -> dict[str, Any]:
 
 
 def counts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the rows of `outcome` come to.
+    """The counts of rows made by `outcome`.
 
     "total" questions; how many replies are "correct", how many "unparsed", and how many "cut_off", whatever they state;
-    the "accuracy", the share of correct ones from 0 to 1, 0 without rows; and its "interval", Wilson's of 95 %, None
-    without rows.
+    the "accuracy", the share of correct ones from 0 to 1, 0 without rows; and its "interval", Wilson's 95 % interval,
+    None without rows.
     """
     total, replies = len(rows), _counted(rows)
     return {"total": total, **replies, **_accuracy(replies["correct"], total)}
 
 
 def sampled_counts(rows: Sequence[Mapping[str, Any]], questions: Sequence[Question]) -> dict[str, Any]:
-    """What the rows of `sampled_outcome` come to, of as many samples for each of the questions.
+    """The counts of rows made by `sampled_outcome`, which have the same number of samples for each of the questions.
 
     "total" questions and "samples" of each; how many of all samples are "correct", "unparsed" and "cut_off"; and
 

@@ -1,6 +1,6 @@
-"""The rules of the question that is most like another one: how a student of method nesycd looks into its base.
+"""Finds the rules of the most similar question in a knowledge base, for students of method nesycd.
 
-Likeness is the cosine of TF-IDF vectors of words and pairs of words. The authors compare BM25 and dense retrievers.
+Similarity is the cosine of TF-IDF vectors of words and pairs of words. The authors compare BM25 and dense retrievers.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from mind.student.tokenization import question_text
 
 
 class KnowledgeBase:
-    """Questions with rules, by likeness."""
+    """Questions with rules, searchable by similarity."""
 
     def __init__(self, source: str, questions: Sequence[Question]) -> None:
-        """Those of the `questions` of the file `source` that have rules.
+        """Uses those of the `questions` of the file `source` that have rules.
 
         Raises MindError if none has, and without scikit-learn.
         """
@@ -30,15 +30,15 @@ class KnowledgeBase:
             raise MissingError("a knowledge base needs the package scikit-learn: pip install 'mind-kernels[retrieval]'")
 
     def nearest(self, question: Question) -> Question | None:
-        """The question of the base that is most like `question`, the first of several; None if it shares no word with
-        any."""
+        """The question of the base that is most similar to `question`, the first of several; None if it shares no word
+        with any."""
         vectorizer, vectors = self._index
         likeness = (vectors @ vectorizer.transform([question_text(question)]).T).toarray().ravel()
         best = int(likeness.argmax())
         return self._questions[best] if likeness[best] > 0 else None
 
     def before(self, question: Question) -> str:
-        """What precedes `question` where the student is asked: the rules of the nearest one, or nothing."""
+        """The words before `question` when the student is asked: the rules of the nearest question, or nothing."""
         found = self.nearest(question)
         return after_rules(()) if found is None else after_rules(found.knowledge)
 

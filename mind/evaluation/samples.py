@@ -1,4 +1,4 @@
-"""Several samples of an answer: how each is drawn, which answer most of them state, and pass@k."""
+"""Handles several samples of an answer: their seeds, the majority answer, and pass@k."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from mind.records import Question
 
 
 def sample_seed(seed: int, name: str, question: Question) -> int:
-    """Of the sample `name` of a question: it depends on these alone."""
+    """The seed of the sample `name` of a question, which depends on nothing else."""
     return crc32(f"{seed} {name} {question.id}".encode("utf-8", "surrogatepass"))
 
 
 def numbers(seeds: Sequence[int], count: int) -> Tensor:  # (seeds, count) float64 in [0, 1)
-    """What decides the tokens of samples: for each its own numbers."""
+    """The random numbers that decide the tokens of samples, independent for each seed."""
     rows = [torch.rand(count, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in seeds]
     return torch.stack(rows) if rows else torch.empty(0, count, dtype=torch.float64)
 
 
 def same_answer(one: str | None, other: str | None, question: Question) -> bool:
-    """Whether two answers to a question are the same but for how they are written; None is like no other."""
+    """Whether two answers to a question are the same apart from their notation; None equals nothing."""
     if one is None or other is None:
         return False
     if " ".join(one.split()).casefold() == " ".join(other.split()).casefold():
@@ -36,10 +36,11 @@ def same_answer(one: str | None, other: str | None, question: Question) -> bool:
 
 
 def majority(samples: Sequence[Mapping[str, Any]], question: Question) -> int | None:
-    """Which of the samples, by index, stands for the answer that most of them state; None if none states one.
+    """The index of the sample that represents the answer stated most often; None if no sample states one.
 
-    Samples without an answer that can be compared have no vote. An answer is that of the first sample that states it,
-    however another one writes it (`same_answer`); of answers with as many votes the one that came first wins.
+    Samples without an answer that can be compared have no vote. Answers in different notation count as one
+    (`same_answer`), which is represented by the first sample that states it; if several have as many votes, the one
+    that came first wins.
     """
     votes: dict[int, int] = {}
     for index, sample in enumerate(samples):
@@ -51,13 +52,13 @@ def majority(samples: Sequence[Mapping[str, Any]], question: Question) -> int | 
 
 
 def pass_at(k: int, samples: int, correct: int) -> float:
-    """The probability that one of k of the samples, drawn without replacement, is correct: an unbiased estimate of that
-    for k new samples.
+    """The probability that at least one of k samples, drawn without replacement, is correct: an unbiased estimate of
+    this probability for k new samples.
 
     Args:
         k: 1 to `samples`.
-        samples: how many there are of a question.
-        correct: how many of them are.
+        samples: number of samples of a question.
+        correct: number of them that are correct.
 
     Raises ValueError for numbers outside these ranges. Source: M. Chen et al., Evaluating large language models trained
     on code (arXiv 2107.03374), equation 1.

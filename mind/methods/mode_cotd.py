@@ -254,13 +254,13 @@ def next_weights(trials: Sequence[Trial], count: int, bound: float, budget: int,
     thread stays waiting between them: nevergrad runs some of its algorithms in a thread, which keeps a failed program
     from ending.
 
-        Args:
-            trials: the trials so far: each mixture as this function returned it, with its value.
-            count: N, the number of experts.
-            bound: largest absolute value of a weight.
-            budget: number of trials of the whole search, by which NGOpt chooses its algorithm.
-            seed: for the algorithms that draw at random.
-    """
+    Args:
+        trials: the trials so far: each mixture as this function returned it, with its value.
+        count: N, the number of experts.
+        bound: largest absolute value of a weight.
+        budget: number of trials of the whole search, by which NGOpt chooses its algorithm.
+        seed: for the algorithms that draw at random.
+"""
     import nevergrad
     import numpy as np
 

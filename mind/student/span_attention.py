@@ -61,7 +61,7 @@ AttentionInterface.register(SPAN_ATTENTION, span_attention)
 AttentionMaskInterface.register(SPAN_ATTENTION, sdpa_mask)
 
 _known: WeakIdKeyDictionary = WeakIdKeyDictionary()
-"""By the mask, which all layers of a forward pass share."""
+"""Mask -> its spans: all layers of a forward pass share the mask."""
 
 
 def _known_spans(mask: Tensor) -> list[Span] | None:

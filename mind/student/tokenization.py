@@ -28,7 +28,7 @@ _CONTEXTS = ("x", ".", "1", "\n")
 """Texts before a place, as contexts for encoding a text that can follow anything there: the first that works is
 used."""
 _LAST_CHARACTERS = (".", "x", "1", ")", "]", "}", "!", "?", ":", "$", "*", "%", '"', "'")
-"""How rationales end."""
+"""Characters at the end of rationales with which the seam is tried."""
 
 
 def question_text(question: Question) -> str:

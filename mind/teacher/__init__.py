@@ -1,1 +1,1 @@
-"""Rationales from a teacher model: what is asked, by which engine, and the durable record of the answers."""
+"""Gets rationales from a teacher model: what it is asked, which engine asks it, and a durable record of its answers."""

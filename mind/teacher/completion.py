@@ -1,4 +1,4 @@
-"""What a model's reply says: an answer, or why there is none and whether another attempt may give one."""
+"""Reads a model's reply: the answer, or why there is none and whether another attempt may give one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mind.records import Response
 
 STOP, LENGTH, UNKNOWN = "stop", "length", "unknown"
 FINISHED = frozenset({STOP, "eos", "eos_token", "stop_sequence", "end_turn", "complete", "completed"})
-"""What servers call an answer that the model ended."""
+"""Names that servers use for an answer that the model ended itself."""
 CUT_OFF = frozenset(
     {
         LENGTH,
@@ -27,23 +27,24 @@ CUT_OFF = frozenset(
         "model_context_window_exceeded",
     }
 )
-"""What they call one that is as long as it may be."""
+"""Names that servers use for an answer that reached the token limit."""
 BROKEN = re.compile("error|abort|cancel|time_?out|preempt|closed|insufficient")
-"""In what they call one that they broke off; another attempt may come to its end."""
+"""Words in the names that servers use for an answer that they broke off; another attempt may reach its end."""
 FILTERED = frozenset(
     {"content_filter", "safety", "recitation", "blocked", "refusal", "sensitive", "prohibited_content"}
 )
 QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
 _MOST_TOKENS = 2**53
-"""More than this is no count."""
+"""Larger numbers are not plausible token counts."""
 _MAX_NAME = 40
 _MAX_DEPTH = 8
-"""Parts within parts."""
+"""How deep parts of a message may be nested."""
 _Kind = Literal["text", "thought", "refusal"]
 _PART_FIELDS = ("text", "thinking", "reasoning", "content", "value", "summary", "refusal")
-"""Where a part has its text, or parts."""
+"""Keys under which a part has its text, or further parts."""
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking", "reasoning_details")
-"""Where a message has its thoughts, as a text or as parts; of several, which say the same, the first counts."""
+"""Keys under which a message has its thoughts, as a text or as parts; if several are present they say the same, and the
+first is used."""
 
 
 @dataclass(eq=False)
@@ -51,14 +52,15 @@ class Problem(Exception):
     """Why an attempt gave no answer."""
 
     reason: str
-    """A short phrase to count by."""
+    """A short phrase, by which problems are counted."""
     detail: str
     retry: bool = True
     ends_job: bool = False
     wait: float | None = None
-    """Seconds that the server asks for."""
+    """Seconds that the server asks the client to wait."""
     tokens: tuple[int | None, int | None] | None = None
-    """Of prompt and reply, of an attempt that may have been paid for; None in a place if the server does not count."""
+    """Tokens of prompt and reply, if the attempt may have been paid for; an entry is None if the server does not
+    count."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Completion:
 
 
 def is_finished(response: Response) -> bool:
-    """Whether the model ended this answer itself; if the server does not say, whether its last line is an answer."""
+    """Whether the model ended this answer itself; if the server does not say, whether the last line is an answer."""
     reason = _reason(response.finish_reason)
     if reason != UNKNOWN:
         return reason in FINISHED
@@ -123,10 +125,10 @@ def completed(
     reasoning: str | None = None,
     model: str | None = None,
 ) -> Completion:
-    """The answer that a model gave as `text`; raises Problem for one that was broken off or says nothing.
+    """The answer that a model gave as `text`; raises Problem if it was broken off or is empty.
 
-    What stands between marks of thought goes to `reasoning`. Thoughts that took all the tokens are an answer that was
-    cut off, with an empty text: asked again, it would cost the same.
+    Text between marks of thought goes to `reasoning`. If the thoughts used up all the tokens, the result is an answer
+    that was cut off, with an empty text: asking again would cost the same.
     """
     reason = _reason(finish_reason)
     if reason in FILTERED:
@@ -146,14 +148,15 @@ def completed(
 
 
 def _reason(finish_reason: Any) -> str:
-    """A finish reason in lower case, without the name of its type ("FINISH_REASON_STOP"); UNKNOWN for none."""
+    """A finish reason in lower case, without the name of its type ("FINISH_REASON_STOP"); UNKNOWN if there is none."""
     name = finish_reason.strip().lower() if isinstance(finish_reason, str) else ""
     name = name.removeprefix("finish_reason_").removeprefix("finishreason.")
     return UNKNOWN if name in ("", "none", "null", "unspecified") else name
 
 
 def status_problem(status: int, codes: Iterable[Any], detail: str, wait: float | None = None) -> Problem:
-    """The problem of a reply with this HTTP status, or with an error of this number; `codes` are its code and type."""
+    """The problem of a reply with this HTTP status, or with this number as its error; `codes` are the error's code and
+    type."""
     if QUOTA_CODES & {code for code in codes if isinstance(code, str)}:
         return Problem("quota used up", detail, ends_job=True)
     if status in (401, 402, 403, 404, 405):
@@ -162,7 +165,8 @@ def status_problem(status: int, codes: Iterable[Any], detail: str, wait: float |
 
 
 def _error_in_body(body: Mapping[str, Any], tokens: tuple[int | None, int | None] | None) -> Problem:
-    """Of a body with an error, whatever its status says, or without choices; only tokens that it tells were used."""
+    """The problem of a body that contains an error (whatever its status) or has no choices; only reported tokens count
+    as used."""
     error = body.get("error") or body
     fields = error if isinstance(error, dict) else {}
     status = _first_status(fields.get("code"), fields.get("status"), body.get("code"))
@@ -178,7 +182,7 @@ def _error_in_body(body: Mapping[str, Any], tokens: tuple[int | None, int | None
 
 
 def _first_status(*values: Any) -> int | None:
-    """The first of `values` that is the number of an error of HTTP, as JSON's number or text."""
+    """The first of `values` that is an HTTP error number, as a JSON number or text."""
     for value in values:
         if isinstance(value, int | str) and re.fullmatch("[45][0-9][0-9]", str(value)):
             return int(value)
@@ -186,7 +190,7 @@ def _first_status(*values: Any) -> int | None:
 
 
 def words_of(error: Any) -> str:
-    """What an error in JSON says, wherever it says it."""
+    """The message of a JSON error, wherever it is."""
     if isinstance(error, dict):
         for name in ("message", "detail", "msg", "error", "reason"):
             if isinstance(error.get(name), str) and error[name].strip():
@@ -195,7 +199,7 @@ def words_of(error: Any) -> str:
 
 
 def _parts(content: Any, depth: int = 0) -> Iterator[tuple[_Kind, str]]:
-    """The texts of a message's content, which may be a list of parts, and of what kind each is."""
+    """The texts in a message's content, which may be a list of parts, and the kind of each."""
     if isinstance(content, str):
         yield "text", content
     elif depth == _MAX_DEPTH:

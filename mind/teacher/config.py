@@ -1,4 +1,4 @@
-"""The configuration of a teacher's job and of a judge's. Nothing here holds a credential."""
+"""The configuration of a teacher's job and of a judge's. It never holds a credential."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mind.perspectives import KNOWLEDGE
 from mind.typed_json import check_fields
 
 RECIPES = ("dual", "rewrite", "prefix")
-"""Fields of GenerateConfig that name a judged folder, whose answers are then what is asked about."""
+"""Fields of GenerateConfig that name a judged folder; the job then asks about the answers in it."""
 MAX_PERSPECTIVES = 32
 MAX_CONCURRENCY = 1000
-"""Connections that the client opens at a time; further requests would wait for one, and time out."""
+"""Connections that the client opens at the same time; further requests would wait for one, and time out."""
 _OPTIONS = frozenset(
     ("model", "messages", "stream", "n", "temperature", "top_p", "seed", "max_tokens", "max_completion_tokens")
 )
-"""Fields of a request that follow from the options, or that would bring what is not read."""
+"""Fields of a request that follow from the options, or that would change the reply in a way that is not read."""
 _VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -31,32 +31,33 @@ class ModelConfig:
     """A model that teaches or judges, and how its answers are sampled."""
 
     model: str
-    """The name that the endpoint knows; for the offline engines a folder or a name on the Hub."""
+    """The name that the endpoint knows; for the offline engines, a folder or a name on the Hub."""
     engine: Literal["openai", "vllm", "ray"] = "openai"
     """"openai": any endpoint with OpenAI's chat completions (vLLM, SGLang, llama.cpp, a hosted API). "vllm": vLLM's
     offline engine in this process. "ray": vLLM on the machines of a Ray cluster."""
     base_url: str = "https://api.openai.com/v1"
     """The endpoint of engine "openai"."""
     api_key_env: str | None = None
-    """The environment variable that holds the endpoint's key, which is never logged or written. By default
-    OPENAI_API_KEY for OpenAI's own endpoint, and no key for any other."""
+    """The environment variable that holds the endpoint's key, which is never logged or written. None: OPENAI_API_KEY
+    for OpenAI's own endpoint, and no key for any other."""
     temperature: float | None = 0.7
-    """Temperature of the answers. None: the server decides (likewise for top_p and seed); vLLM's own default is 1."""
+    """Temperature of the answers. None: the server decides (also for top_p and seed); vLLM's own default is 1."""
     top_p: float | None = None
-    """Nucleus sampling: draw from the most probable tokens that have this probability together."""
+    """Nucleus sampling: draw only from the most probable tokens whose probabilities add up to this."""
     max_tokens: int = 1024
     """Longest answer, in tokens; an answer that is cut off there counts as truncated."""
     seed: int | None = None
     """Seed of the job, from which each request gets a seed of its own."""
     token_limit_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """What the endpoint calls max_tokens: OpenAI's newer models need max_completion_tokens."""
+    """The endpoint's name for max_tokens: OpenAI's newer models need max_completion_tokens."""
     extra_body: str = "{}"
     """A JSON object whose fields are added to each request of engine "openai", such as {"chat_template_kwargs": {...}}.
     It may not repeat what other options set."""
     engine_options: str = "{}"
     """A JSON object of vLLM's engine arguments for the offline engines, such as {"max_model_len": 4096}."""
     batch_size: int = 256
-    """Requests per batch of an offline engine. A kill costs one batch with vLLM, up to eight per engine with Ray."""
+    """Requests per batch of an offline engine. If the job is killed, one batch is lost with vLLM, up to eight per
+    engine with Ray."""
     replicas: int = 1
     """Engines of "ray" that work at the same time, at most."""
 
@@ -65,7 +66,7 @@ class ModelConfig:
             self.api_key_env is None or _VARIABLE.fullmatch(str(self.api_key_env)) is not None,
             "api_key_env: expected the name of an environment variable, of letters, digits and _, and not the key",
         )
-        check_fields("", self)  # which shows a value that it refuses
+        check_fields("", self)  # raises, showing the value, for one that it refuses
         _check_url(self.base_url)
         for name in ("max_tokens", "batch_size", "replicas"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: expected at least 1")
@@ -88,12 +89,12 @@ def _check_object(name: str, text: str) -> None:
         json.dumps(
             parse_object(name, text.encode("utf-8", "surrogatepass")), allow_nan=False, ensure_ascii=False
         ).encode()
-    except ValueError as error:  # nan and infinite numbers, and half a character
+    except ValueError as error:  # nan and infinite numbers, and lone surrogates
         raise MindError(f"{name}: cannot be sent as JSON: {error}") from None
 
 
 def _check_url(base_url: str) -> None:
-    """Raises MindError that does not show the URL unless it may be written, as it is to generate.json."""
+    """Raises a MindError, which does not show the URL, unless the URL may be written to generate.json."""
     try:
         url = urlsplit(base_url)
         usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
@@ -112,21 +113,21 @@ def _check_url(base_url: str) -> None:
 
 @dataclass(frozen=True)
 class TrafficConfig:
-    """How engine "openai" treats the server."""
+    """How engine "openai" sends requests to the server."""
 
     concurrency: int = 32
     """Requests that wait for an answer at the same time."""
     timeout_seconds: float = 300
     """Seconds for a whole answer."""
     attempts: int = 6
-    """Attempts per request, before it counts as failed."""
+    """Attempts per request; then it counts as failed."""
     first_wait_seconds: float = 1
-    """Seconds before the second attempt. They double with each attempt, and a random part of up to a half is left out.
-    If the server sends Retry-After, all requests wait for that instead."""
+    """Seconds before the second attempt. They double with each attempt, and a random part of up to a half is
+    subtracted. If the server sends Retry-After, all requests wait for that long instead."""
     longest_wait_seconds: float = 600
-    """The job ends if the server asks for a longer wait. Started again, it goes on where it stopped."""
+    """The job ends if the server asks for a longer wait. When it is started again, it continues where it stopped."""
     stop_after_failures: int = 20
-    """The job ends after so many failed requests in a row."""
+    """The job ends after this many failed requests in a row."""
 
     def __post_init__(self) -> None:
         check_fields("traffic", self)
@@ -142,14 +143,14 @@ class TrafficConfig:
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """What a data set may cost in all, earlier starts included. A request is sent only if its worst case fits."""
+    """What a data set may cost in total, including earlier starts. A request is sent only if its worst case fits."""
 
     cost: float | None = None
     """Largest cost, in the currency of the prices."""
     tokens: int | None = None
-    """Most tokens of prompts and answers."""
+    """Largest number of tokens of prompts and answers together."""
     requests: int | None = None
-    """Most requests with an answer."""
+    """Largest number of answered requests."""
 
     def __post_init__(self) -> None:
         check_fields("budget", self)
@@ -160,26 +161,25 @@ class BudgetConfig:
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """Everything that determines a data set before it is judged."""
+    """All settings that determine a data set before it is judged."""
 
     output: str
-    """The folder of the data set. Started again with the same folder, a job that was stopped goes on."""
+    """The folder of the data set. A job that was stopped continues when it is started again with the same folder."""
     questions: SourceConfig
     teacher: ModelConfig
     perspectives: tuple[str, ...] | None = None
-    """Names of the perspectives to ask for; by default those in the file `prompts` or, without one, the paper's
-    eight."""
+    """Names of the perspectives to ask for. None: those in the file `prompts` or, without it, the paper's eight."""
     prompts: str | None = None
     """A JSON file of {perspective: prompt}: your own perspectives, or your wording of the paper's. With --dual the
     names are "rectify" and "corrupt"; with --rewrite, "rewrite"."""
     samples: int = 1
     """Answers per question and perspective; per answer of --dual and --rewrite, and per beginning of --prefix."""
     knowledge: bool = False
-    """Ask once per question for the general rules that solve its kind, too. They are not judged, and `mind data filter`
-    keeps them with the question. Methods lorid and nesycd learn from them."""
+    """Also ask once per question for general rules that solve questions of its kind. The rules are not judged; `mind
+    data filter` keeps them with the question. Methods lorid and nesycd learn from them."""
     show_answer: bool = False
-    """Show the gold answer to the teacher: more rationales are right, but no pass rate says which questions are
-    easy."""
+    """Show the gold answer to the teacher: more rationales are right, but then pass rates do not show which questions
+    are easy."""
     dual: str | None = None
     """A folder of generated and judged answers: ask for a right version of each wrong answer in it, and for a wrong
     version of each right one, with few changes, as EDIT does: `--dual data/mine --output data/dual`. Options default to
@@ -232,28 +232,30 @@ class GenerateConfig:
 
     @property
     def recipe(self) -> str | None:
-        """Of RECIPES, what is asked about the answers of another folder; None if questions are asked."""
+        """The name in RECIPES of what is asked about the answers of another folder; None if plain questions are
+        asked."""
         return next((name for name in RECIPES if getattr(self, name) is not None), None)
 
     @property
     def origin(self) -> str | None:
-        """That folder."""
+        """The folder with those answers; None if plain questions are asked."""
         return None if self.recipe is None else getattr(self, self.recipe)
 
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """Rules judge every answer; if a model is named, it judges those in which the rules find none."""
+    """Rules judge every answer; if a model is named, it judges the answers in which the rules find nothing to
+    compare."""
 
     folder: str
-    """What `mind data generate` wrote; judged.jsonl is written into it."""
+    """The folder that `mind data generate` wrote; judged.jsonl is written into it."""
     model: str | None = None
     """A model that judges the answers in which the rules find none."""
     base_url: str = ModelConfig.base_url
-    """Its endpoint, with OpenAI's chat completions."""
+    """The judge's endpoint, with OpenAI's chat completions."""
     api_key_env: str | None = None
-    """The environment variable that holds its key. By default OPENAI_API_KEY for OpenAI's own endpoint, and no key for
-    any other."""
+    """The environment variable that holds the endpoint's key. None: OPENAI_API_KEY for OpenAI's own endpoint, and no
+    key for any other."""
     max_tokens: int = 512
     """Longest reply, in tokens."""
     traffic: TrafficConfig = field(default_factory=TrafficConfig)
@@ -268,11 +270,11 @@ class JudgeConfig:
             "budget.cost needs --price INPUT OUTPUT, per million tokens",
         )
         require(self.price is None or min(self.price) >= 0, f"price is {self.price}: expected two numbers >= 0")
-        _ = self.judge  # a model that cannot be asked is told before the folder is read
+        _ = self.judge  # raises for a faulty model before the folder is read
 
     @property
     def judge(self) -> ModelConfig | None:
-        """The model that judges, at temperature 0; None if none is named."""
+        """The configuration of the model that judges, at temperature 0; None if none is named."""
         if self.model is None:
             return None
         return ModelConfig(

@@ -1,4 +1,4 @@
-"""The folder of a data set: the name of every file that the teacher's and the judge's jobs write."""
+"""Names the files in the folder of a data set that the teacher's and the judge's jobs write."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class DatasetFolder:
 
     @property
     def failures(self) -> Path:
-        """What the last start could not get answered (mind.teacher.requests.Failure)."""
+        """Requests of the last start that got no answer (mind.teacher.requests.Failure)."""
         return self.path / "failures.jsonl"
 
     @property
     def wasted(self) -> Path:
-        """Tokens of the teacher's attempts without an answer (mind.teacher.requests.Wasted), a journal."""
+        """Tokens that the teacher's attempts without an answer used (mind.teacher.requests.Wasted), a journal."""
         return self.path / "wasted.jsonl"
 
     @property
@@ -49,15 +49,15 @@ class DatasetFolder:
 
     @property
     def replies(self) -> Path:
-        """What a model that judges said (mind.records.Response), a journal."""
+        """Replies of a model that judges (mind.records.Response), a journal."""
         return self.path / "judge-replies.jsonl"
 
     @property
     def judge_failures(self) -> Path:
-        """What the last judging could not get answered (mind.teacher.requests.Failure)."""
+        """Requests of the last judging that got no reply (mind.teacher.requests.Failure)."""
         return self.path / "judge-failures.jsonl"
 
     @property
     def judge_wasted(self) -> Path:
-        """Tokens of the judge's attempts without a reply (mind.teacher.requests.Wasted), a journal."""
+        """Tokens that the judge's attempts without a reply used (mind.teacher.requests.Wasted), a journal."""
         return self.path / "judge-wasted.jsonl"

@@ -1,4 +1,4 @@
-"""`mind data generate`: the answers of a teacher in a folder, continued where an earlier start stopped."""
+"""`mind data generate`: collects a teacher's answers in a folder, and continues where an earlier start stopped."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ from mind.typed_json import save_json, write_json
 
 
 def ask_teacher(config: GenerateConfig, tell: Callable[[str], None] = lambda _: None) -> JobReport:
-    """Asks the teacher for what the folder `config.output` (DatasetFolder) does not hold yet.
+    """Asks the teacher for the answers that the folder `config.output` (DatasetFolder) does not hold yet.
 
-    `tell` gets lines that say what is asked of whom, before anything is sent. Verdicts on other answers, or by other
-    gold answers, are removed: `mind data judge` gives new ones. Raises MindError for bad input, before the folder is
-    made, for a folder with answers to other requests, and for files in it that no job wrote or that are read for it.
+    `tell` gets lines that say what is asked of which teacher, before anything is sent. Verdicts that are out of date,
+    because answers or gold answers have changed, are removed; `mind data judge` makes new ones. Raises MindError for
+    bad input, before the folder is made, for a folder with answers to other requests, and if the job would overwrite a
+    file that no job wrote or that it reads.
     """
     folder = DatasetFolder(Path(config.output))
     check_new_folder(folder.path)
@@ -43,7 +44,7 @@ def ask_teacher(config: GenerateConfig, tell: Callable[[str], None] = lambda _: 
     with Journal(folder.responses, reserve=reserve) as journal, Journal(folder.wasted) as wasted:
         stored = stored_answers(folder.responses, requests)
         if len(stored) < len(requests) or not _are_at(questions, folder.questions):
-            folder.verdicts.unlink(missing_ok=True)  # of other answers, or by other gold answers
+            folder.verdicts.unlink(missing_ok=True)  # they judged other answers, or used other gold answers
         save_questions(questions, folder.questions)
         save_json(config, folder.config)
         write_json(prompts, folder.prompts)
@@ -52,7 +53,7 @@ def ask_teacher(config: GenerateConfig, tell: Callable[[str], None] = lambda _: 
 
 
 def _check_files(folder: DatasetFolder, config: GenerateConfig) -> None:
-    """Raises MindError if a file would be written over that is read for the job, or that no job wrote."""
+    """Raises MindError if the job would overwrite a file that it reads, or that no job wrote."""
     origin = [] if config.origin is None else [*Path(config.origin).glob("*")]
     inputs = [path for path in (config.questions.path, config.prompts, *origin) if path is not None]
     for file in (folder.questions, folder.config, folder.prompts, folder.failures, folder.verdicts):
@@ -69,7 +70,7 @@ def _are_at(questions: Sequence[Question], path: Path) -> bool:
 
 
 def _what_is_asked(questions: Sequence[Question], config: GenerateConfig) -> tuple[dict[str, str], list[Request], str]:
-    """The prompts by name, the requests, and what to tell of them."""
+    """The prompts by name, the requests, and the lines that describe them to the user."""
     if config.origin is not None:
         data = load_judged(Path(config.origin))
         prompts = recipe_prompts(config, data)
@@ -101,7 +102,8 @@ def _whom(config: GenerateConfig) -> str:
 
 
 def stored_answers(path: Path, requests: Iterable[Request]) -> dict[Key, Response]:
-    """The answers at `path` by key; raises MindError if one belongs to no request, or to another with its key."""
+    """The answers at `path` by key; raises MindError for one that belongs to no request, or to a request that differs
+    from the present one with its key."""
     digests = {request.key: request.digest for request in requests}
     stored = {}
     for response in load_responses(path):

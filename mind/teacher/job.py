@@ -1,4 +1,5 @@
-"""A job: requests that an engine answers, each answer on disk before it is counted, and what became of them."""
+"""Runs a job: an engine answers requests, each answer is on the disk before it counts, and a report says what became of
+them."""
 
 from __future__ import annotations
 
@@ -20,12 +21,13 @@ from mind.teacher.spending import Spending, Usage
 from mind.typed_json import row_of
 
 Store = Callable[[Sequence[Outcome]], None]
-"""Takes what became of some requests, and returns when it is safe.
+"""Stores the outcomes of some requests, and returns when they are safely on the disk.
 
-After an exception nothing more should be asked; what is under way is still taken."""
+If it raises, nothing more should be asked, but outcomes of requests under way are still accepted.
+"""
 
 _BYTES_PER_TOKEN, _BYTES_PER_ANSWER = 16, 4096
-"""Of an answer in a journal, as a rule at most."""
+"""Usual size of an answer in a journal, at most, in bytes."""
 
 
 class Engine(Protocol):
@@ -38,13 +40,13 @@ class Engine(Protocol):
 
     @property
     def stopped(self) -> str | None:
-        """Why requests were left unsent; None if none were."""
+        """Why requests were not sent; None if all were."""
         ...
 
     def run(self, requests: Iterable[Request], store: Store) -> None:
-        """Answers `requests`, and gives what becomes of each to `store`, in any order.
+        """Answers `requests`, and passes what becomes of each to `store`, in any order.
 
-        That is a Response or a Failure, once, unless the job ends before; and a Wasted for each attempt without an
+        Each request gets one Response or Failure, unless the job ends before; and a Wasted for each attempt without an
         answer that may have been paid for.
         """
         ...
@@ -56,7 +58,7 @@ class JobReport(Summary):
 
     asked: int
     stored: int
-    """Answered by earlier starts."""
+    """Requests answered by earlier starts."""
     answered: int
     failed: int
     left: int
@@ -64,15 +66,15 @@ class JobReport(Summary):
     stopped: str | None
     """Why the job ended early."""
     failures: Mapping[str, int]
-    """Requests given up on, by reason."""
+    """Requests that were given up, by reason."""
     last_failure: str | None
-    """Which request was given up on last, and all that is known of why."""
+    """The request that was given up last, and all that is known of the reason."""
     retries: Mapping[str, int]
     """Attempts that were repeated, by reason."""
     cut_off: int
-    """Answers, of all starts, that are as long as they may be."""
+    """Answers of all starts that reached the token limit."""
     usage: Usage
-    """Of all starts."""
+    """Tokens and cost of all starts."""
 
     @property
     def complete(self) -> bool:
@@ -113,7 +115,7 @@ def make_engine(model: ModelConfig, traffic: TrafficConfig, spending: Spending) 
 
 
 def reserve_bytes(model: ModelConfig, traffic: TrafficConfig) -> int:
-    """The room that the answers under way at a time may take on the disk."""
+    """Bytes on the disk that the answers under way at one time may need."""
     batches = {"openai": traffic.concurrency, "vllm": model.batch_size, "ray": 8 * model.replicas * model.batch_size}
     return batches[model.engine] * (model.max_tokens * _BYTES_PER_TOKEN + _BYTES_PER_ANSWER)
 
@@ -127,9 +129,9 @@ def run_job(
     wasted: Journal,
     failures_file: Path,
 ) -> JobReport:
-    """Answers those of `requests` that are not `stored`.
+    """Answers those of `requests` that are not in `stored`.
 
-    Answers go to `journal`, the tokens of attempts without one to `wasted`, and what was given up on to
+    Answers go to `journal`, tokens of attempts without one to `wasted`, and requests that were given up to
     `failures_file`.
     """
     for request in requests:

@@ -1,4 +1,5 @@
-"""Journals such as responses.jsonl: an answer is on disk before it counts, so that a kill loses and repeats nothing."""
+"""Journals such as responses.jsonl: an answer is on the disk before it counts, so a killed job loses and repeats
+nothing."""
 
 from __future__ import annotations
 
@@ -30,9 +31,10 @@ class Journal:
     """An append-only file of records, held by one process at a time."""
 
     def __init__(self, path: Path, *, reserve: int = 0) -> None:
-        """Opens or creates the file, and takes `reserve` bytes of the disk for what a full disk would lose.
+        """Opens or creates the file, and reserves `reserve` bytes of the disk, so that answers under way fit if the
+        disk fills up.
 
-        Raises MindError if another process holds it, and if the disk has not so much room.
+        Raises MindError if another process holds the file, and if the disk has too little room.
         """
         self.path = path
         self._reserve = path.with_name(f".{path.name}.reserve")
@@ -64,7 +66,8 @@ class Journal:
             ) from None
 
     def _mend(self) -> None:
-        """Cuts off the line that a kill left unfinished: its answer was never counted, and is asked for again."""
+        """Cuts off a line that a killed process left unfinished: its answer never counted, and will be asked for
+        again."""
         end = self._file.seek(0, os.SEEK_END)
         whole, position = end, end
         while position:
@@ -86,8 +89,8 @@ class Journal:
     def append(self, records: Iterable[Any]) -> None:
         """Writes `records` and returns when they are on the disk.
 
-        Raises OSError if it is full. By then they were written into the reserve's place, if there is one, and so will
-        be what is appended yet; nothing more should be asked for.
+        Raises OSError if the disk is full. By then the records are in the reserved place, if there is one, and later
+        ones will be too; nothing more should be asked for.
         """
         lines = b"".join(json.dumps(row_of(record)).encode() + b"\n" for record in records)
         with naming(self.path):
@@ -99,7 +102,7 @@ class Journal:
                 raise
 
     def _write(self, lines: bytes) -> None:
-        """All of `lines` or, after an error, none."""
+        """Writes all of `lines` or, if it raises, none."""
         end = self._file.seek(0, os.SEEK_END)
         left = memoryview(lines)
         try:
@@ -128,12 +131,12 @@ def load_responses(path: str | os.PathLike[str]) -> Iterator[Response]:
 
 
 def load_rationales(path: str | os.PathLike[str]) -> Iterator[Response]:
-    """Those of the responses of a journal that are rationales, and so to be judged."""
+    """The responses of a journal that are rationales, which are the ones to judge."""
     return (response for response in load_responses(path) if response.key.perspective != KNOWLEDGE)
 
 
 def load_wasted(path: str | os.PathLike[str]) -> Iterator[Wasted]:
-    """The attempts without an answer in a journal; raises MindError with the line for what is none."""
+    """The attempts without an answer in a journal; raises a MindError with the line of a faulty record."""
     for where, row in json_rows(path):
         yield record_of(Wasted, where, row)
 

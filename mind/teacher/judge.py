@@ -1,4 +1,4 @@
-"""`mind data judge`: a verdict on each answer of a data set, by rules and, if they find no answer, by a model."""
+"""`mind data judge`: gives a verdict on each answer of a data set, by rules and, if they find no answer, by a model."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from mind.teacher.spending import Spending
 from mind.typed_json import row_of
 
 BY_RULES = "rules"
-"""The judge of verdicts that no model gave."""
+"""The name of the judge if no model gave the verdict."""
 MAX_JUDGED_CHARACTERS = 8_000
-"""A model reads the end of a longer answer."""
+"""Longest end of an answer that a model gets to read, in characters."""
 MAX_EXTRACTED_CHARACTERS = 2_000
 
 INSTRUCTION = """\
@@ -49,7 +49,7 @@ _ANSWER = re.compile(r"^[ \t*]*ANSWER:[ \t*]*(\S.*)$", re.IGNORECASE | re.MULTIL
 _VERDICT = re.compile(
     r"^[ \t*]*VERDICT:[ \t*]*(right|wrong)\b(?!\s*(?:or|and|/|\|)\s*(?:right|wrong)\b)", re.IGNORECASE | re.MULTILINE
 )
-"""Not of "right or wrong", which says neither."""
+"""A single word: "right or wrong" is no verdict."""
 _NO_ANSWER = frozenset({"none", "n/a", "null", "nothing"})
 
 
@@ -69,11 +69,11 @@ class JudgeReport(Summary):
 
 
 def judge(config: JudgeConfig) -> JudgeReport:
-    """Writes judged.jsonl (mind.records.Verdict) into the folder, one line for each rationale of responses.jsonl.
+    """Writes judged.jsonl (mind.records.Verdict) into the folder, one line per rationale of responses.jsonl, in its
+    order.
 
-    They have its order. The model is not asked about answers that were cut off. Its replies are stored as a teacher's
-    are, so that judging again repeats no request. Raises MindError for a folder without questions or rationales, and as
-    those files' readers.
+    The model is not asked about answers that were cut off. Its replies are stored like a teacher's, so judging again
+    repeats no request. Raises MindError for a folder without questions or rationales, and for faulty files.
     """
     folder = DatasetFolder(Path(config.folder))
     questions = {question.id: question for question in load_questions(folder.questions)}
@@ -102,7 +102,7 @@ def load_verdicts(path: Path) -> dict[Key, Verdict]:
 
 
 def verdict_counts(verdicts: Iterable[Verdict]) -> dict[str, Counter[Grade]]:
-    """Judge -> verdict -> how many."""
+    """Judge -> verdict -> number of answers."""
     counts: dict[str, Counter[Grade]] = {}
     for verdict in verdicts:
         counts.setdefault(verdict.judge, Counter())[verdict.verdict] += 1
@@ -110,7 +110,7 @@ def verdict_counts(verdicts: Iterable[Verdict]) -> dict[str, Counter[Grade]]:
 
 
 def verdicts_by_rules(questions: Mapping[str, Question], responses: Sequence[Response]) -> list[Verdict]:
-    """A verdict on each response (mind.grading.answers), unparsed for one that was cut off.
+    """A verdict on each response (mind.grading.answers), "unparsed" for one that was cut off.
 
     Raises MindError for a response to an unknown question.
     """
@@ -121,16 +121,16 @@ def verdicts_by_rules(questions: Mapping[str, Question], responses: Sequence[Res
             raise MindError(f"responses.jsonl: question {response.key.question} is not in questions.jsonl")
         if is_finished(response):
             judgement = judge_text(response.text, question)
-        else:  # a number that it happens to end in is no answer
+        else:  # a number at which it happens to be cut off is no answer
             judgement = Judgement("unparsed", None, f"cut off: finish_reason is {response.finish_reason}")
         verdicts.append(Verdict(response.key, judgement.verdict, judgement.extracted, judgement.reason, judge=BY_RULES))
     return verdicts
 
 
 def judge_request(model: ModelConfig, question: Question, response: Response) -> Request:
-    """What the model is asked about `response`."""
+    """The request that asks the model about `response`."""
     text = whole_characters(answer_part(response.text)[-MAX_JUDGED_CHARACTERS:])
-    mark = f"=== {text_digest(text)[:16]} ==="  # which a response cannot know, and so cannot close
+    mark = f"=== {text_digest(text)[:16]} ==="  # a mark that a response cannot know, and so cannot fake
     user = (
         f"Question:\n{question_text(question)}\n\nReference answer: {question.answer}\n\n"
         f"Response:\n{mark}\n{text}\n{mark}"
@@ -140,7 +140,7 @@ def judge_request(model: ModelConfig, question: Question, response: Response) ->
 
 
 def verdict_of_reply(verdict: Verdict, reply: Response) -> Verdict:
-    """The model's verdict in place of the rules' `verdict`, which stays if the reply holds none."""
+    """The model's verdict in place of the rules' `verdict`, which stays if the reply contains none."""
     grades, answers = _VERDICT.findall(reply.text), _ANSWER.findall(reply.text)
     if not grades:
         return dataclasses.replace(verdict, reason=f"{verdict.reason}; {reply.model} gave no verdict")
@@ -162,14 +162,15 @@ def _ask(
     with Journal(folder.replies, reserve=reserve) as journal, Journal(folder.judge_wasted) as wasted:
         stored = _stored_replies(folder.replies, requests)
         for reply in load_responses(folder.replies):
-            if reply.key not in stored:  # the rules have come to read that answer; its reply was paid for
+            # the rules have since learned to read that answer; the reply was still paid for
+            if reply.key not in stored:
                 spending.add_unasked(reply)
         report = run_job(requests, stored, engine, spending, journal, wasted, folder.judge_failures)
     return report, _stored_replies(folder.replies, requests)
 
 
 def _stored_replies(path: Path, requests: Sequence[Request]) -> dict[Key, Response]:
-    """The replies to `requests`; those to answers that the rules have come to read are left aside.
+    """The replies to `requests`, without replies about answers that the rules have since learned to read.
 
     Raises MindError for replies of another model.
     """

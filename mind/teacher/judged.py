@@ -1,4 +1,4 @@
-"""What a filter or a recipe starts from: a data set that was generated and judged, as its folder holds it."""
+"""Reads a data set that was generated and judged from its folder: the input of filters and recipes."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ from mind.typed_json import described, load_json
 
 @dataclass(frozen=True)
 class JudgedData:
-    """Questions, the teacher's responses to them, with a verdict on each rationale, and what made them."""
+    """Questions, the teacher's responses to them with a verdict on each rationale, and the configuration that made
+    them."""
 
     questions: Sequence[Question]
     responses: Sequence[Response]
-    """Those that are rationales."""
+    """The responses that are rationales."""
     verdicts: Mapping[Key, Verdict]
     config: GenerateConfig
     prompts: Mapping[str, str]
-    """Perspective -> prompt; those of a recipe by their names."""
+    """Perspective -> prompt; for a recipe, its prompts by their names."""
     questions_digest: str
     """SHA-256 of the file of questions."""
     others: Sequence[Response] = ()
-    """Responses that state knowledge, at most one per question."""
+    """Responses that state general rules, at most one per question."""
 
     @property
     def price(self) -> tuple[float, float] | None:
-        """Of a million prompt tokens and of a million answer tokens of the teacher; None if none was given."""
+        """The teacher's price per million prompt tokens and per million answer tokens; None if none was given."""
         return self.config.prices.get(self.config.teacher.model)
 
 

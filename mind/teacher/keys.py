@@ -1,4 +1,5 @@
-"""Keys of endpoints: where one is read, to whom it is sent, and how it is kept out of everything that is written."""
+"""Handles the keys of endpoints: where a key is read, to whom it is sent, and how it stays out of everything
+written."""
 
 from __future__ import annotations
 
@@ -27,18 +28,18 @@ _ESCAPES: tuple[Callable[[str], str], ...] = (
 
 
 def endpoint_key(model: ModelConfig) -> str | None:
-    """The key that is sent to `model.base_url`; None if none is.
+    """The key to send to `model.base_url`; None if none is sent.
 
-    Without `api_key_env`, OpenAI's own endpoint gets that of OPENAI_API_KEY, and no other gets any. White space around
-    a key, such as the line break that ends a file, is no part of it. Raises MindError that does not show the key for a
-    variable that is not set, for a key that cannot stand in a header, and before one would go over plain HTTP to
-    another machine.
+    Without `api_key_env`, OpenAI's own endpoint gets the key in OPENAI_API_KEY, and no other endpoint gets a key. White
+    space around a key, such as the line break at the end of a file, is removed. Raises a MindError, which does not show
+    the key, for a variable that is not set, for a key that no HTTP header can hold, and if the key would go over plain
+    HTTP to another machine.
     """
     openai = is_openai(model.base_url)
     if model.api_key_env is None and not openai:
         return None
     variable = model.api_key_env or OPENAI_VARIABLE
-    # What is no name of a variable may be the key itself, and is not shown.
+    # A text that cannot be a variable's name may be the key itself, so it is not shown.
     shown = f"the environment variable {variable}" if variable.isupper() else "the variable that api_key_env names"
     key = os.environ.get(variable, "").strip()
     need = "OpenAI needs a key" if openai else "leave api_key_env out if no key is needed"
@@ -66,7 +67,8 @@ def is_openai(base_url: str) -> bool:
 
 
 def without_key(value: Any, key: str | None) -> Any:
-    """`value`, of JSON, with "[key]" for the key in its texts, as it is or as programs write it, one within another."""
+    """The JSON value with "[key]" in place of the key in its texts, also if programs have escaped the key, even
+    repeatedly."""
     if not key:
         return value
     once = {key, *(escape(key) for escape in _ESCAPES)}
@@ -76,9 +78,9 @@ def without_key(value: Any, key: str | None) -> Any:
 
 @contextlib.contextmanager
 def hidden_from(base_url: str) -> Iterator[None]:
-    """Inside, OPENAI_* variables are not there unless `base_url` is OpenAI's.
+    """Inside the block, variables OPENAI_* are not set unless `base_url` is OpenAI's.
 
-    The client would send the organization, the project and the headers that they hold to any endpoint.
+    The client would send the organization, project and headers in them to any endpoint.
     """
     own = {} if is_openai(base_url) else {name: os.environ[name] for name in os.environ if name.startswith("OPENAI_")}
     for name in own:

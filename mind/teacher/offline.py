@@ -1,7 +1,7 @@
 """Offline engines: vLLM in this process, and vLLM replicas on the machines of a Ray cluster.
 
-Both give vLLM the same token ids, those of the model's chat template, and the same sampling parameters: a request's
-own, and vLLM's defaults for those that it lacks. What generation_config.json recommends is not applied.
+Both give vLLM the same token ids, made by the model's chat template, and the same sampling parameters: those of the
+request, and vLLM's defaults for the rest. The recommendations in generation_config.json are not used.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ INFERENCE_ERROR = "__inference_error__"
 
 
 class _OfflineEngine:
-    """What the two engines share: the budget, and what becomes of a request."""
+    """The common part of both engines: the budget, and the outcome of a request."""
 
     def __init__(self, model: str, spending: Spending, batch_size: int, engine_options: Mapping[str, Any]) -> None:
         self._model, self._spending = model, spending
@@ -38,7 +38,7 @@ class _OfflineEngine:
         self.retries: Counter[str] = Counter()
         """Empty: a request is sent once."""
         self.stopped: str | None = None
-        """Why requests were left unsent; None if none were."""
+        """Why requests were not sent; None if all were."""
 
     def _outcomes(
         self,
@@ -48,9 +48,9 @@ class _OfflineEngine:
         tokens: tuple[int, int],
         seconds: float,
     ) -> list[Outcome]:
-        """What became of a request that was answered by `text`, with so many tokens of prompt and answer."""
+        """The outcome of a request that was answered by `text`, given the number of tokens of prompt and answer."""
         try:
-            answer = completed(text, finish_reason or "abort", tokens)  # vLLM gives None to an answer without an end
+            answer = completed(text, finish_reason or "abort", tokens)  # vLLM gives None for an answer that did not end
         except Problem as problem:
             wasted = self._spending.waste(request, problem.reason, tokens)
             return [wasted, _failure(request, problem.reason, problem.detail)]
@@ -73,7 +73,7 @@ class _OfflineEngine:
 
 
 class VLLMEngine(_OfflineEngine):
-    """Answers requests by `vllm.LLM.chat`, a batch at a time; the model is loaded for the first batch."""
+    """Answers requests by `vllm.LLM.chat`, one batch at a time; the first batch loads the model."""
 
     def __init__(
         self, model: str, spending: Spending, *, batch_size: int = 256, engine_options: Mapping[str, Any]
@@ -84,7 +84,7 @@ class VLLMEngine(_OfflineEngine):
         self._refusals = (engine_package("vllm.exceptions", "vllm").VLLMClientError, ValueError, TypeError)
 
     def run(self, requests: Iterable[Request], store: Store) -> None:
-        """Answers `requests`, and calls `store` after each batch: a batch is what a kill costs.
+        """Answers `requests`, and calls `store` after each batch, so a kill loses one batch.
 
         A request that vLLM refuses, such as a prompt longer than its context, is a Failure; an engine that dies ends
         the job with vLLM's error. Raises MindError if vLLM cannot load the model.
@@ -96,7 +96,7 @@ class VLLMEngine(_OfflineEngine):
             store(outcomes)
 
     def _batches(self, requests: Iterable[Request]) -> Iterator[list[Request]]:
-        """Batches that fit the budget; near its end they get smaller, as only answers tell what is left of it."""
+        """Batches that fit the budget; near its end they get smaller, since only answers show what is left of it."""
         batch: list[Request] = []
         for request in requests:
             while not self._spending.reserve(request):
@@ -113,7 +113,8 @@ class VLLMEngine(_OfflineEngine):
             yield batch
 
     def _answer(self, batch: list[Request]) -> list[Outcome]:
-        """What became of `batch`, in its order. A refusal fails the whole call, so halves of it are asked again."""
+        """The outcomes of `batch`, in its order. One refused request fails the whole call, so each half is then asked
+        again."""
         engine, started = self._engine, time.monotonic()
         try:
             outputs = engine.chat(
@@ -141,9 +142,9 @@ class VLLMEngine(_OfflineEngine):
 
 
 class RayEngine(_OfflineEngine):
-    """Answers requests by Ray Data's vLLM processor, on the cluster that RAY_ADDRESS names or else on this machine.
+    """Answers requests by Ray Data's vLLM processor, on the cluster that RAY_ADDRESS names, or else on this machine.
 
-    Each machine needs mind-kernels[ray] and the model under the same name: a row holds texts and numbers alone.
+    Each machine needs mind-kernels[ray] and the model under the same name, since a row holds only texts and numbers.
     """
 
     def __init__(
@@ -156,9 +157,9 @@ class RayEngine(_OfflineEngine):
         engine_options: Mapping[str, Any],
         processor_factory: Callable[..., Any] | None = None,
     ) -> None:
-        """Up to `replicas` engines work at a time, each with `tensor_parallel_size` of `engine_options` GPUs.
+        """At most `replicas` engines work at the same time, each with `tensor_parallel_size` of `engine_options` GPUs.
 
-        `processor_factory` stands in for `ray.data.llm.build_processor`. Raises MindError if Ray is missing.
+        `processor_factory` replaces `ray.data.llm.build_processor` in tests. Raises MindError if Ray is missing.
         """
         super().__init__(model, spending, batch_size, engine_options)
         self._replicas = replicas
@@ -168,9 +169,9 @@ class RayEngine(_OfflineEngine):
     def run(self, requests: Iterable[Request], store: Store) -> None:
         """Answers `requests`, and calls `store` with each block of answers as it comes, in any order.
 
-        A request that an engine refuses is a Failure. An engine that dies is started again, without end, and its
-        requests are asked again. A kill costs the batches under way, eight per engine. Raises MindError if
-        RAY_ADDRESS names no cluster.
+        A request that an engine refuses is a Failure. An engine that dies is restarted, without limit, and its requests
+        are asked again. A kill loses the batches under way, eight per engine. Raises MindError if RAY_ADDRESS names no
+        cluster.
         """
         asked = {request.key: request for request in self._affordable(requests)}
         if not asked:
@@ -185,7 +186,7 @@ class RayEngine(_OfflineEngine):
             store([outcome for row in block.to_pylist() for outcome in self._outcomes_of_row(asked, row)])
 
     def _affordable(self, requests: Iterable[Request]) -> Iterator[Request]:
-        """The requests whose worst cases fit the budget together: one data set is all that the engines load for."""
+        """The requests whose worst cases fit the budget together: the engines load for a single data set."""
         for request in requests:
             if not self._spending.reserve(request):
                 self.stopped = "the worst case of the rest does not fit the budget"
@@ -193,8 +194,8 @@ class RayEngine(_OfflineEngine):
             yield request
 
     def _processor(self) -> Callable[[Any], Any]:
-        # Ray's own stages would tokenize a prompt that begins with the template's special tokens with special tokens
-        # again: two of them for Llama, Gemma and DeepSeek. vLLM detokenizes as it generates.
+        # Ray's own stages would tokenize the prompt, which already begins with the template's special tokens, with
+        # special tokens again: two of them for Llama, Gemma and DeepSeek. vLLM detokenizes as it generates.
         config = self._llm.vLLMEngineProcessorConfig(
             model_source=self._model,
             batch_size=self._batch_size,
@@ -217,7 +218,7 @@ class RayEngine(_OfflineEngine):
         return self._outcomes(request, row["text"], self._finish_reason(request, row), tokens, row["seconds"])
 
     def _finish_reason(self, request: Request, row: Mapping[str, Any]) -> str:
-        """Ray Data does not hand on vLLM's: an answer as long as it may be counts as cut off."""
+        """Ray Data drops vLLM's finish reason: an answer that reaches the token limit counts as cut off."""
         context = self._options.get("max_model_len")
         full = isinstance(context, int) and 0 < context <= row["prompt_tokens"] + row["completion_tokens"]
         return "length" if full or row["completion_tokens"] >= request.max_tokens else "stop"
@@ -232,7 +233,7 @@ def _row(request: Request) -> dict[str, Any]:
 
 
 def _tokenized(model: str, trust_remote_code: bool, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The prompt of a row of Ray Data, on whichever machine has the row; Ray leaves out rows with an error."""
+    """The prompt of a row of Ray Data, made on the machine that has the row; Ray drops rows with an error."""
     tokenizer = _tokenizer(model, trust_remote_code)
     try:
         messages = list(row["messages"])
@@ -251,12 +252,12 @@ def _tokenizer(model: str, trust_remote_code: bool) -> Any:
 
 
 def _continuing(begun: bool) -> dict[str, bool]:
-    """What a chat template is told, whether the last message is an answer that has begun."""
+    """The arguments that tell a chat template whether the last message is the beginning of an answer."""
     return {"add_generation_prompt": not begun, "continue_final_message": begun}
 
 
 def _answered(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What is needed of an answered row; Ray Data hands on the others as they are."""
+    """The needed fields of an answered row; Ray Data passes the others on as they are."""
     return {
         **{name: row[name] for name in ("id", "perspective", "sample")},
         "text": row["generated_text"],
@@ -267,7 +268,7 @@ def _answered(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sampling(request: Request) -> dict[str, Any]:
-    """Keyword arguments of vLLM's SamplingParams, all of them: a column of Ray Data has one set of keys."""
+    """Keyword arguments of vLLM's SamplingParams, always all of them: a column of Ray Data has one set of keys."""
     vllm_default = 1.0
     return {
         "max_tokens": request.max_tokens,

@@ -1,4 +1,4 @@
-"""Requests to an endpoint with OpenAI's chat completions: bounded concurrency, retries, and a budget that stops it."""
+"""Sends requests to an endpoint with OpenAI's chat completions: with bounded concurrency, retries, and a budget."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from mind.teacher.spending import BUDGET_USED_UP, Spending
 logger = logging.getLogger(__name__)
 
 CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
-"""What vLLM and SGLang need to be told to continue the last message; extra_body may say otherwise."""
+"""What vLLM and SGLang need in a request to continue the last message; extra_body may override it."""
 SHOWN_BYTES = 200
-"""Of a body that is no JSON."""
+"""The detail of a reply whose body is not JSON."""
 
 
 class OnlineEngine:
-    """Answers requests through the `openai` client. Its own retries are off: they see neither empty nor broken answers,
-    and are not counted."""
+    """Answers requests through the `openai` client, whose own retries are off: they do not notice empty or broken
+    answers, and cannot be counted."""
 
     def __init__(self, model: ModelConfig, traffic: TrafficConfig, spending: Spending) -> None:
         """Raises MindError as `endpoint_key` does, before anything is sent."""
@@ -48,13 +48,15 @@ class OnlineEngine:
         self.retries: Counter[str] = Counter()
         """Attempts that were repeated, by reason."""
         self.stopped: str | None = None
-        """Why requests were left unsent; None if none were."""
+        """Why requests were not sent; None if all were."""
 
     def run(self, requests: Iterable[Request], store: Store) -> None:
-        """Answers `requests`, and gives `store` what has come since its last call; it may block to write it."""
+        """Answers `requests`, and passes to `store` what has arrived since its last call; `store` may block while it
+        writes."""
         try:
             asyncio.run(self._run(iter(requests), store))
-        except ExceptionGroup as group:  # of `store`, such as a full disk: no request fails by an exception
+        # raised by `store`, for example on a full disk: a failed request raises nothing
+        except ExceptionGroup as group:
             raise group.exceptions[0] from None
 
     async def _run(self, requests: Iterator[Request], store: Store) -> None:
@@ -78,9 +80,9 @@ class OnlineEngine:
             self._outcomes.put_nowait(None)
 
     async def _store(self, store: Store) -> None:
-        """Hands over all that waits in one call, so that one flush to disk serves it; after a cancellation too.
+        """Hands over everything that waits in one call, so that one flush to disk serves it; after a cancellation too.
 
-        If `store` fails, no further request goes out, and those under way, which are paid for, are still handed over.
+        If `store` fails, no further request is sent, and those under way, which are paid for, are still handed over.
         """
         error: Exception | None = None
         waiting: list[Outcome | None] = []
@@ -111,7 +113,7 @@ class OnlineEngine:
             self._changed.set()
 
     async def _next(self, requests: Iterator[Request]) -> Request | None:
-        """The next request once it fits the budget; None at the end, or if it never will."""
+        """The next request, once it fits the budget; None at the end, or if it never will."""
         async with self._turn:
             if self._halt.is_set() or (request := next(requests, None)) is None:
                 return None
@@ -124,7 +126,8 @@ class OnlineEngine:
             return request
 
     def _stop(self, why: str) -> None:
-        """No further request goes out; those under way are answered, those that wait for another attempt are not."""
+        """No further request is sent; those under way are still answered, those that wait for another attempt are
+        not."""
         self.stopped = self.stopped or why
         self._halt.set()
 
@@ -149,7 +152,7 @@ class OnlineEngine:
             if problem.ends_job:
                 self._stop(f"{self._model.base_url}: {problem.reason}: {problem.detail}")
                 return None
-            if not self._spending.fits:  # another attempt, since this one was paid for
+            if not self._spending.fits:  # no other attempt fits, since this one was paid for
                 self._stop(BUDGET_USED_UP)
                 return None
             if not problem.retry or attempt == self._traffic.attempts:
@@ -160,7 +163,7 @@ class OnlineEngine:
             await self._wait_for_retry(problem, attempt)
 
     def _failure(self, request: Request, problem: Problem, attempts: int) -> Failure:
-        """`request` is given up on, and so is the job after too many of its kind in a row."""
+        """Gives up `request`, and the whole job after too many failures in a row."""
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= self._traffic.stop_after_failures:
             self._stop(
@@ -170,7 +173,7 @@ class OnlineEngine:
         return Failure(request.key, problem.reason, problem.detail, attempts)
 
     async def _wait_for_retry(self, problem: Problem, attempt: int) -> None:
-        if problem.wait is not None:  # the server is busy for everybody
+        if problem.wait is not None:  # the server is busy for all requests
             self._resume_at = max(self._resume_at, time.monotonic() + problem.wait)
             return
         wait = self._traffic.first_wait_seconds * 2 ** (attempt - 1) * self._jitter.uniform(0.5, 1)
@@ -228,7 +231,7 @@ class OnlineEngine:
         if 300 <= status < 400 and (target := error.response.headers.get("location")):
             where = f"the server redirects to {target}: set base_url to that URL without /chat/completions"
             return Problem(f"status {status}", where, ends_job=True)
-        if status in (400, 422) and any(name in detail for name in CONTINUE):  # as `transformers serve`
+        if status in (400, 422) and any(name in detail for name in CONTINUE):  # as `transformers serve` does
             where = f"{detail}: this server does not continue an answer; name one that does, or an offline engine"
             return Problem(f"status {status}", where, ends_job=True)
         if status in (401, 403) and self._key is None:
@@ -239,7 +242,7 @@ class OnlineEngine:
         return status_problem(status, (error.code, error.type), detail, wait)
 
     def _clean(self, text: str) -> str:
-        """One line without the key, which some servers repeat, and without control characters."""
+        """The text as one line without control characters, and without the key, which some servers repeat."""
         text = without_key(text, self._key)
         return one_line(text, MAX_DETAIL_CHARACTERS)
 
@@ -255,21 +258,21 @@ def _parsed(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """The error that began it: "Connection refused", if the client says that it could not connect."""
+    """The original error: "Connection refused", if the client only says that it could not connect."""
     while (cause := error.__cause__ or error.__context__ or _first(error)) is not None:
         error = cause
     return error
 
 
 def _first(error: BaseException) -> BaseException | None:
-    """That of several addresses of a host, such as localhost."""
+    """The first error of several addresses of a host, such as localhost."""
     return error.exceptions[0] if isinstance(error, BaseExceptionGroup) else None
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """The seconds that a server asks to wait for; None without a sensible number or date.
+    """The seconds that a server asks the client to wait; None without a sensible number or date.
 
-    In milliseconds in Retry-After-Ms, or as seconds or a date in Retry-After.
+    The header Retry-After-Ms has milliseconds, Retry-After has seconds or a date.
     """
     with contextlib.suppress(ValueError):
         return _seconds(float(headers.get("retry-after-ms", "")) / 1000)

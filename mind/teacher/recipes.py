@@ -1,19 +1,20 @@
-"""Requests about answers that were judged: twins of right and wrong ones, shorter ones, and other ends of beginnings.
+"""Makes requests about answers that were judged: for right or wrong twins, shorter versions, and other continuations.
 
 Each recipe starts from a folder that was generated and judged, its origin, and fills a folder of its own, which is
 judged and filtered like any other. Nothing is written into the origin.
 
-"dual": EDIT (arXiv 2405.19737) learns from two rationales that are alike but for the steps that decide. A wrong answer
-is rectified: the teacher is told the gold answer. A right one is corrupted, after a few examples of a right and a wrong
-response. The authors' hint does not show the wrong rationale, and hopes that the same examples lead to a like one; ours
-shows it, as fewer changes are the purpose.
+"dual": EDIT (arXiv 2405.19737) learns from two rationales that differ only in the decisive steps. A wrong answer is
+rectified: the teacher is told the gold answer. A right one is corrupted, after a few examples of a right and a wrong
+response. The authors' hint does not show the wrong rationale, and relies on the same examples leading to a similar one;
+ours shows it, since the purpose is to change little.
 
-"rewrite": LiteCoT (arXiv 2505.19716) has rationales said in fewer words, as long ones teach small students less.
+"rewrite": LiteCoT (arXiv 2505.19716) rewrites rationales in fewer words, since small students learn less from long
+ones.
 
-"prefix": the teacher continues beginnings of right answers. The first paragraph alone is the first thought that agent
-distillation (arXiv 2505.17612) puts in front of its teacher's; several cuts, of which a filter then keeps the shortest
-right answer, are what Retro-Search (arXiv 2504.04383) does at the places where a long thought turns to another. Ours
-cuts at paragraphs, lines or sentences, as short rationales have no such turns.
+"prefix": the teacher continues beginnings of right answers. With the first paragraph alone, this is the "first thought"
+that agent distillation (arXiv 2505.17612) puts before its teacher's own text. With several cuts, of which a filter then
+keeps the shortest right answer, it resembles Retro-Search (arXiv 2504.04383), which cuts where a long thought turns to
+another. Ours cuts at paragraphs, lines or sentences, since short rationales have no such turns.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ from mind.teacher.judged import JudgedData
 from mind.teacher.requests import Request, chat_request, last_line, own_prompts, user_turn
 
 Made = Literal["rectified", "corrupted", "rewritten", "continued", "outdated"]
-"""How an answer was made from an earlier one; "outdated" if that is gone, or no longer what it was."""
+"""How an answer was made from an earlier one; "outdated" if the earlier answer is gone or has changed."""
 
 DUAL_TEMPERATURE = 0.2
-"""EDIT's, for both of its prompts."""
+"""EDIT's examples, for both of its prompts."""
 
 RECTIFY = """\
 You are a teacher who corrects solutions. You receive a question, its correct answer, and a response that arrives at \
@@ -107,13 +108,13 @@ PROMPTS: dict[str, dict[str, str]] = {
     "dual": {"rectify": RECTIFY, "corrupt": CORRUPT},
     "rewrite": {"rewrite": REWRITE},
 }
-"""Recipe -> the prompts that it asks with, by the names under which --prompts replaces them; --prefix asks with those
-of the perspectives."""
+"""Recipe -> its prompts, by the names under which --prompts replaces them; --prefix uses the prompts of the
+perspectives."""
 
 _BREAKS = tuple(map(re.compile, (r"\n[ \t]*\n\s*", r"\n\s*", r"(?<=[.!?])\s+")))
-"""Between paragraphs, lines and sentences."""
+"""Breaks between paragraphs, lines and sentences."""
 _MARK = re.compile(r"\W*+(?:\d{1,3}+)?\W*+")
-"""What stands between two breaks and says nothing: the number of a list's item ("1. "), or signs alone."""
+"""Text between two breaks that says nothing: the number of a list item ("1. "), or only signs."""
 
 
 class Origin(NamedTuple):
@@ -138,14 +139,14 @@ class Origin(NamedTuple):
 
     @property
     def rationale(self) -> str:
-        """What it says before its answer line."""
+        """The text before its answer line."""
         if self.right:
             return rationale_of(self.response.text, lambda stated: is_correct(stated, self.question))
         return rationale_of(self.response.text, lambda stated: stated == self.verdict.extracted)
 
     @property
     def whole(self) -> str:
-        """Its rationale with the answer line that training puts behind it."""
+        """Its rationale with the answer line that training appends."""
         return f"{self.rationale}{suffix(str(self.answer))}"
 
 
@@ -154,7 +155,7 @@ class MadeFrom(NamedTuple):
 
     made: Made
     origin: Key | None
-    """The key of the earlier answer; None if that is not at hand."""
+    """The key of the earlier answer; None if the answer is not available."""
 
 
 class Derived(NamedTuple):
@@ -166,7 +167,7 @@ class Derived(NamedTuple):
 
 
 def recipe_defaults(origin: GenerateConfig, recipe: str, folder: str) -> GenerateConfig:
-    """The configuration of a recipe about the answers in `folder`: the same teacher, asked in the recipe's way."""
+    """The configuration of a recipe about the answers in `folder`: the same teacher, with the recipe's settings."""
     temperature = DUAL_TEMPERATURE if recipe == "dual" else origin.teacher.temperature
     return dataclasses.replace(
         origin,
@@ -183,7 +184,8 @@ def recipe_defaults(origin: GenerateConfig, recipe: str, folder: str) -> Generat
 
 
 def recipe_prompts(config: GenerateConfig, data: JudgedData) -> dict[str, str]:
-    """The prompts of the recipe by name, of which `config.prompts` may replace some; raises MindError for others."""
+    """The prompts of the recipe by name; `config.prompts` may replace some of them. Raises MindError for other
+    names."""
     own = {} if config.prompts is None else own_prompts(config.prompts)
     prompts, names = _prompts_of(config, data)
     unknown = [name for name in own if name not in names]
@@ -195,7 +197,7 @@ def recipe_prompts(config: GenerateConfig, data: JudgedData) -> dict[str, str]:
 
 
 def _prompts_of(config: GenerateConfig, data: JudgedData) -> tuple[dict[str, str], Collection[str]]:
-    """The recipe's own prompts, and the names that it asks by: of --prefix, those of the answers in `data`."""
+    """The recipe's own prompts, and the names to use: for --prefix, those of the answers in `data`."""
     if config.recipe != "prefix":
         prompts = PROMPTS[str(config.recipe)]
         return prompts, prompts.keys()
@@ -207,11 +209,11 @@ def _prompts_of(config: GenerateConfig, data: JudgedData) -> tuple[dict[str, str
 def derived_requests(
     questions: Sequence[Question], data: JudgedData, prompts: Mapping[str, str], config: GenerateConfig
 ) -> list[Derived]:
-    """What is asked about the answers of `data` to `questions`, in their order.
+    """The requests about the answers of `data` to `questions`, in the order of the answers.
 
-    A question that `data` has answers to, and `questions` lacks, is left out. Raises MindError for a question that
-    `data` asks in other words or with another gold answer, for an answer without a verdict, for a perspective of
-    `config` that `data` lacks, and if nothing is left to ask.
+    Questions that only `data` has are left out. Raises MindError for a question that `data` asks in other words or with
+    another gold answer, for an answer without a verdict, for a perspective of `config` that `data` lacks, and if
+    nothing is left to ask.
     """
     ask = {"dual": _dual, "rewrite": _rewrite, "prefix": _prefix}[str(config.recipe)]
     derived = [one for origin in _origins(questions, data, config) for one in ask(origin, prompts, config)]
@@ -220,13 +222,13 @@ def derived_requests(
 
 
 def what_is_derived(derived: Sequence[Derived]) -> str:
-    """Such as "12 answers to be rectified, 30 answers to be corrupted"."""
+    """The requests in words: "12 answers to be rectified, 30 answers to be corrupted"."""
     counts = Counter(one.made for one in derived)
     return ", ".join(f"{number_of(count, 'answer')} to be {made}" for made, count in sorted(counts.items()))
 
 
 def _origins(questions: Sequence[Question], data: JudgedData, config: GenerateConfig) -> Iterator[Origin]:
-    """The answers that say something and came to an end, question by question."""
+    """The finished answers that are not empty, question by question."""
     asked = {question.id: question for question in data.questions}
     for question in questions:
         require(
@@ -287,9 +289,9 @@ def _prefix(origin: Origin, prompts: Mapping[str, str], config: GenerateConfig) 
 
 
 def beginnings(text: str, count: int) -> list[str]:
-    """At most `count` beginnings of `text`, spread evenly, each with the white space behind it; the first is the
-    shortest. They end with a paragraph or, if there are too few, with a line or a sentence, and not with the number of
-    the next item of a list; none is the whole text."""
+    """At most `count` beginnings of `text`, spread evenly, the shortest first, each with the white space after it. They
+    end with a paragraph or, if there are too few, with a line or a sentence, but not with the number of the next list
+    item; none is the whole text."""
     ends = [_ends(text, between) for between in _BREAKS]
     enough = next((found for found in ends if len(found) >= count), max(ends, key=len))
     chosen = min(count, len(enough))
@@ -297,7 +299,7 @@ def beginnings(text: str, count: int) -> list[str]:
 
 
 def _ends(text: str, between: re.Pattern[str]) -> list[int]:
-    """Behind each break of `text` that something is said before."""
+    """The positions after the breaks of `text` that have some text before them."""
     ends, start = [], 0
     for match in between.finditer(text):
         if not _MARK.fullmatch(text, start, match.end()):
@@ -311,7 +313,8 @@ def _asked(
 ) -> Iterator[Derived]:
     messages = ({"role": "system", "content": system}, {"role": "user", "content": user})
     for sample in range(config.samples):
-        # Samples of one answer after another: a key always tells the same answer, as long as their number is the same.
+        # Numbers the samples of one answer after another, so that a key always belongs to the same answer as long as
+        # the number of samples stays the same.
         number = (origin.key.sample * config.cuts + cut) * config.samples + sample
         key = origin.key._replace(sample=number)
         yield Derived(chat_request(config.teacher, key, messages, beginning), made, origin.key)

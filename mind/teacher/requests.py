@@ -1,4 +1,4 @@
-"""What is asked of a teacher: question x perspective x sample, each a request with a key and a digest."""
+"""Makes the requests to a teacher: question x perspective x sample, each with a key and a digest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mind.teacher.config import MAX_PERSPECTIVES, GenerateConfig, ModelConfig
 from mind.typed_json import described
 
 MAX_DETAIL_CHARACTERS = 300
-"""Of `Failure.detail`."""
+"""Longest `Failure.detail`."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Request:
 
     key: Key
     digest: str
-    """Of all that decides the answer: the model's name, the messages and the sampling parameters."""
+    """Digest of all that decides the answer: the model's name, the messages and the sampling parameters."""
     messages: tuple[dict[str, str], ...]
     """{"role", "content"} each."""
     max_tokens: int
@@ -40,11 +40,11 @@ class Request:
     top_p: float | None
     seed: int | None
     beginning: str = ""
-    """What the answer begins with, its white space at the end included; the last message, the assistant's, is the
-    same without that, and the answer continues it."""
+    """The beginning of the answer, including the white space at its end. The last message, the assistant's, holds the
+    same without that white space, and the answer continues it."""
 
     def whole(self, text: str) -> str:
-        """The answer of which a model said `text`: with its beginning, which some servers repeat."""
+        """The complete answer, given the model's `text`: with the beginning, which some servers repeat."""
         said = self.beginning.rstrip()
         if text.startswith(said):
             return text
@@ -53,11 +53,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Failure:
-    """A request that was given up on. The next start asks it again."""
+    """A request that was given up. The next start asks it again."""
 
     key: Key
     reason: str
-    """A short phrase to count by: "status 500", "time-out", "empty answer"."""
+    """A short phrase, by which failures are counted: "status 500", "time-out", "empty answer"."""
     detail: str
     """One line, at most MAX_DETAIL_CHARACTERS long."""
     attempts: int
@@ -72,11 +72,11 @@ class Wasted:
 
     key: Key
     reason: str
-    """That of the failure or of the next attempt."""
+    """The reason of the failure or of the next attempt."""
     prompt_tokens: int
     completion_tokens: int
     counted: bool
-    """False if the server did not tell: these are the most that they can have been."""
+    """False if the server did not say: then these are the largest possible numbers."""
     created: str
 
 
@@ -86,9 +86,10 @@ Outcome = Response | Failure | Wasted
 def teacher_requests(
     questions: Sequence[Question], prompts: Mapping[str, str], config: GenerateConfig
 ) -> Iterator[Request]:
-    """The requests of a data set, question by question, so that a job that stops early leaves whole questions.
+    """The requests of a data set, question by question, so that a job that stops early has complete questions.
 
-    For knowledge the question alone is shown, once: the gold answer would be in the rules, and an answer is not wanted.
+    The request for general rules shows only the question, and is made once: rules made with the gold answer would give
+    it away, and no answer is wanted.
     """
     for question in questions:
         turn = user_turn(question, show_answer=config.show_answer)
@@ -100,12 +101,13 @@ def teacher_requests(
 
 
 def chat_request(model: ModelConfig, key: Key, messages: tuple[dict[str, str], ...], beginning: str = "") -> Request:
-    """A request with the model's sampling parameters; if the model has a seed, the request gets its own from it.
+    """A request with the model's sampling parameters; if the model has a seed, the request gets its own seed derived
+    from it.
 
-    An answer that has a `beginning` continues it.
+    If `beginning` is given, the answer continues it.
     """
     messages = (*messages, {"role": "assistant", "content": beginning.rstrip()}) if beginning else messages
-    # One seed for all would make the samples of a prompt copies of one another.
+    # With one seed for all, the samples of a prompt would be copies of one another.
     seed = None if model.seed is None else int(_json_digest([model.seed, *key])[:7], 16)
     sampling = {"max_tokens": model.max_tokens, "temperature": model.temperature, "top_p": model.top_p, "seed": seed}
     extra = parse_object("extra_body", model.extra_body.encode())
@@ -114,7 +116,7 @@ def chat_request(model: ModelConfig, key: Key, messages: tuple[dict[str, str], .
 
 
 def user_turn(question: Question, *, show_answer: bool) -> str:
-    """The question as the student sees it, how to end, and, with `show_answer`, the gold answer."""
+    """The question as the student sees it, how to end the answer and, with `show_answer`, the gold answer."""
     lines = [question_text(question), ""]
     if show_answer:
         lines.append(
@@ -125,17 +127,16 @@ def user_turn(question: Question, *, show_answer: bool) -> str:
 
 
 def last_line(question: Question) -> str:
-    """What asks for the line that ends an answer."""
+    """The instruction that asks for the last line of an answer."""
     return f'End with a line that holds "{ANSWER_MARKER} " and {answer_type(question).request}, and nothing else.'
 
 
 def load_prompts(perspectives: Sequence[str] | None, path: str | None, *, knowledge: bool = False) -> dict[str, str]:
-    """The prompt of each perspective: of PERSPECTIVES, unless the JSON file at `path` has another.
+    """The prompt of each perspective: from PERSPECTIVES, unless the JSON file at `path` has another.
 
-    `perspectives` None stands for those of the file or, without one, the paper's. With `knowledge` that of KNOWLEDGE
-    follows them, in the wording of the file if it has one. Prompts of the file that are not
-    asked for are told in a warning. Raises MindError for a file that is not an object of texts, and for a perspective
-    without a prompt.
+    If `perspectives` is None, they are those of the file or, without a file, the paper's. With `knowledge` the prompt
+    KNOWLEDGE follows, in the wording of the file if it has one. A warning names prompts of the file that are not asked
+    for. Raises MindError for a file that is not an object of texts, and for a perspective without a prompt.
     """
     own = {} if path is None else own_prompts(path)
     prompts = {name: perspective.prompt for name, perspective in PERSPECTIVES.items()} | own
@@ -169,7 +170,7 @@ def own_prompts(path: str) -> dict[str, str]:
 
 
 def _prompt(path: str, name: str, prompt: Any) -> str:
-    """`prompt`; raises MindError for a name that training would refuse, once all answers are paid for."""
+    """`prompt`; raises MindError for a name that training would refuse later, after all answers are paid for."""
     require(
         bool(name.strip()) and name.isprintable(),
         f"{path}: a perspective is named {described(name)}: expected a name that can be printed",

@@ -1,4 +1,4 @@
-"""What a job has used, and whether another request still fits the budget."""
+"""Counts what a job has used, and decides whether another request still fits the budget."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mind.teacher.requests import Request, Wasted
 
 BUDGET_USED_UP = "the budget is used up: start again with a larger one to go on"
 TEMPLATE_TOKENS = 16
-"""Of a chat template around each message, at most."""
+"""Tokens that a chat template puts around each message, at most."""
 
 
 @dataclass
@@ -22,28 +22,28 @@ class Usage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     uncounted: int = 0
-    """Replies whose tokens the server did not tell; their worst case is counted."""
+    """Replies whose tokens the server did not report; their worst case is counted."""
     cost: float | None = None
     """In the currency of the price table; None without a price."""
 
 
 class Spending:
-    """Adds up usage, and holds back for each request under way the most that it can take.
+    """Adds up usage, and reserves the worst case of each request under way.
 
-    The worst case of a request is a prompt token per byte, as in byte-level BPE, and `max_tokens` of answer. So a
-    budget is never exceeded, and near its end requests go out one by one.
+    The worst case of a request is one prompt token per byte, as in byte-level BPE, and `max_tokens` of answer. So a
+    budget is never exceeded; near its end requests are sent one by one.
     """
 
     def __init__(self, budget: BudgetConfig, price: tuple[float, float] | None) -> None:
-        """`price` is that of a million prompt tokens and that of a million answer tokens."""
+        """`price` is the price per million prompt tokens and per million answer tokens."""
         self.usage = Usage(cost=None if price is None else 0.0)
         self.under_way = 0
-        """Requests that hold back their worst case."""
+        """Number of requests whose worst case is reserved."""
         self._budget, self._price = budget, price
         self._held_tokens, self._held_cost = 0, 0.0
 
     def reserve(self, request: Request) -> bool:
-        """Whether `request` fits what is left; if so, it is under way until `release`."""
+        """Whether `request` fits what is left; if so, its worst case is reserved until `release`."""
         self._hold(request, 1)
         if self.fits:
             return True
@@ -52,7 +52,7 @@ class Spending:
 
     @property
     def fits(self) -> bool:
-        """Whether the worst case of all that is under way is within the budget."""
+        """Whether the worst case of all requests under way is within the budget."""
         usage, budget = self.usage, self._budget
         tokens = usage.prompt_tokens + usage.completion_tokens + self._held_tokens
         return (
@@ -62,13 +62,13 @@ class Spending:
         )
 
     def release(self, request: Request) -> None:
-        """`request` is no longer under way."""
+        """Ends the reservation of `request`."""
         self._hold(request, -1)
 
     def add(self, request: Request, prompt_tokens: int | None, completion_tokens: int | None) -> tuple[int, int, bool]:
-        """Counts the tokens of a reply, of one without an answer too: the worst case if the server did not count.
+        """Counts the tokens of a reply, even of one without an answer: the worst case if the server did not count.
 
-        Returns what was counted, and whether the server did.
+        Returns the counted tokens, and whether the server reported them.
         """
         if prompt_tokens is None or completion_tokens is None:
             tokens = (*worst_case(request), False)
@@ -78,7 +78,7 @@ class Spending:
         return tokens
 
     def waste(self, request: Request, reason: str, tokens: tuple[int | None, int | None]) -> Wasted:
-        """Counts the tokens of an attempt that gave no answer; what is returned is to be kept for the next start."""
+        """Counts the tokens of an attempt that gave no answer; the caller must store the result for the next start."""
         return Wasted(request.key, reason, *self.add(request, *tokens), created=now())
 
     def add_wasted(self, wasted: Wasted) -> None:
@@ -91,7 +91,8 @@ class Spending:
         self.usage.requests += 1
 
     def add_unasked(self, response: Response) -> None:
-        """Counts an answer of an earlier start whose request is no longer known: untold tokens by the answer alone."""
+        """Counts an answer of an earlier start whose request is no longer known; tokens that the server did not report
+        are estimated from the answer alone."""
         prompt, answer = response.prompt_tokens, response.completion_tokens
         longest = len(response.text.encode("utf-8", "surrogatepass"))
         self._add(prompt or 0, longest if answer is None else answer, None not in (prompt, answer))
@@ -115,11 +116,11 @@ class Spending:
 
 
 def cost_of(prompt_tokens: int, completion_tokens: int, price: tuple[float, float]) -> float:
-    """What the tokens cost at `price`, that of a million prompt tokens and that of a million answer tokens."""
+    """The cost of the tokens at `price`, which is per million prompt tokens and per million answer tokens."""
     return (prompt_tokens * price[0] + completion_tokens * price[1]) / 1e6
 
 
 def worst_case(request: Request) -> tuple[int, int]:
-    """The most tokens that the prompt and the answer of `request` can have."""
+    """The largest possible number of tokens of prompt and answer of `request`."""
     contents = (message["content"].encode("utf-8", "surrogatepass") for message in request.messages)
     return sum(len(content) + TEMPLATE_TOKENS for content in contents), request.max_tokens
