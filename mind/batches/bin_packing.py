@@ -50,8 +50,8 @@ def best_fit(
     Args:
         lengths: item sizes in tokens, each 1 to `capacity`.
         capacity: size of a bin, in tokens.
-        implementation: "compiled", "python", or "auto" for `PACKER`; if that is "python", the first call warns once, with
-            the reason.
+        implementation: "compiled", "python", or "auto" for `PACKER`; if that is "python", the first call warns once,
+            with the reason.
 
     Raises:
         MindError: a capacity below 1, a length outside 1 to capacity (its index and value are named), lengths that are

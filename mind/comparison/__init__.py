@@ -1,1 +1,1 @@
-"""Which of an experiment's methods is better, and what may be claimed of that: `mind compare`."""
+"""`mind compare`: finds out which of an experiment's methods is better, and what may be claimed from that."""

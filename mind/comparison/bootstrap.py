@@ -1,7 +1,7 @@
 """The hierarchical paired bootstrap of a difference, which is shown beside the primary analysis (difference.py).
 
-A draw takes as many questions of each set with replacement, the same for both methods, and as many seeds of each method
-with replacement, the same in all sets.
+A draw resamples the questions of each set with replacement, the same ones for both methods, and the seeds of each
+method with replacement, the same ones in all sets.
 """
 
 from __future__ import annotations
@@ -14,31 +14,32 @@ from mind.comparison.marks import Marks
 
 DRAWS = 10_000
 CHUNK_NUMBERS = 1_000_000
-"""Random numbers that are held at a time."""
+"""Number of random numbers in memory at a time."""
 ZERO = 1e-12
-"""A difference below is a tie that floating-point sums did not hit."""
+"""Smaller differences count as ties, which floating-point sums missed."""
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Of the difference ours minus theirs."""
+    """Results for the difference ours minus theirs."""
 
     interval: tuple[float, float]
     """The percentiles 2.5 and 97.5 of the draws."""
     p_ours: float
-    """One-sided: the share of the draws in which ours are not better, with one added to both, so that it is not 0."""
+    """One-sided: the share of the draws in which ours are not better, with 1 added to both counts so that it is never
+    0."""
     p: float
-    """Two-sided: twice the smaller of the two one-sided ones."""
+    """Two-sided: twice the smaller of the two one-sided p-values."""
 
 
 def bootstrap(ours: Marks, theirs: Marks, draws: int = DRAWS, seed: int = 0) -> Bootstrap | None:
     """The interval and p-values of the draws; None if no draw differs from another, which shows nothing.
 
     Args:
-        ours: the marks of a method.
-        theirs: those of another on the same questions.
-        draws: how many.
-        seed: of numpy's default generator. Each draw takes from it the questions, set by set, our seeds and theirs.
+        ours: the marks of one method.
+        theirs: the marks of another method on the same questions.
+        draws: number of draws.
+        seed: seed of numpy's default generator. Each draw gets from it the questions, set by set, our seeds and theirs.
     """
     found = _draws(ours, theirs, draws, seed)
     if np.ptp(found) <= ZERO:
@@ -66,7 +67,7 @@ def _draws(ours: Marks, theirs: Marks, draws: int, seed: int) -> np.ndarray:  # 
 
 
 def _weights(places: np.ndarray) -> np.ndarray:  # (draws, n), rows that sum to 1
-    """How often each of n places is in each row of (draws, n) places, over n."""
+    """How often each of n places occurs in each row of `places` (draws, n), divided by n."""
     rows, size = places.shape
     flat = (places + size * np.arange(rows)[:, None]).ravel()
     return np.bincount(flat, minlength=rows * size).reshape(rows, size) / size

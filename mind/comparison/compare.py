@@ -1,4 +1,4 @@
-"""The comparison of a reference method with all others, as data: what comparison.json holds."""
+"""Compares a reference method with all others; the result is the content of comparison.json."""
 
 from __future__ import annotations
 
@@ -18,115 +18,117 @@ from mind.errors import require
 from mind.progress import Progress
 
 VERSION = 1
-"""Of the analysis: it changes when the same outcomes come to other numbers."""
+"""Version of the analysis: it changes if the same outcomes would give other numbers."""
 MACRO = {"id": "macro ID", "ood": "macro OOD"}
-"""Group of the plan -> the mean over its primary sets, by a name that no set can have."""
+"""Group of the plan -> the name of the mean over its primary sets, which no set can have."""
 GROUPS = {"macro ID": "in distribution", "macro OOD": "out of distribution"}
-"""What these say of a method."""
+"""Metrics that describe how a method selects."""
 CONTROLS = ("sft", "mind-shuffled")
-"""Methods without selection, and with selection at random: who does not beat them has not shown that it helps."""
+"""Methods without selection, or with random selection: a method that does not beat them has not shown that its
+selection helps."""
 Role = Literal["reference", "baseline", "control", "other"]
 
 
 @dataclass(frozen=True)
 class OneRun:
-    """What is shown of each run."""
+    """Numbers of a single run."""
 
     seed: int | None
     accuracy: Mapping[str, float]
-    """By set and by `MACRO`."""
+    """Accuracy by set and by `MACRO`."""
     nll: float | None
     flops: float | None
     trained_tokens: float | None
     teacher_tokens: float | None
-    """Of a teacher model in the training; what a teacher wrote for the data is in the data's card."""
+    """Tokens of a teacher model during training; tokens that a teacher wrote for the data are in the data's card."""
     wall_s: float | None
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A method, over its runs."""
+    """Numbers of a method, over its runs."""
 
     label: str
     method: str
     role: Role
     runs: Sequence[OneRun]
     missing: Mapping[str, str]
-    """Planned runs that are left out, with the reason."""
+    """Planned runs that are missing, with the reason."""
     accuracy: Mapping[str, float]
     """The mean over runs, by set and by `MACRO`; empty without runs."""
     unparsed: Mapping[str, float]
-    """The share of the answers, by set."""
+    """The share of answers that state nothing comparable, by set."""
     cut_off: Mapping[str, float]
     nll: float | None
     flops: float | None
     trained_tokens: float | None
     teacher_tokens: float | None
     wall_s: float | None
-    """Means over runs; None if a run lacks it."""
+    """The means over runs; None if a run lacks the number."""
 
 
 @dataclass(frozen=True)
 class SingleRuns:
-    """Two runs on one set, by the exact test of McNemar."""
+    """Two single runs on one set, compared by the exact test of McNemar."""
 
     our_seed: int | None
     their_seed: int | None
     ours_alone: int
-    """Questions that ours alone got right."""
+    """Number of questions that only our run got right."""
     theirs_alone: int
     p: float
 
 
 @dataclass(frozen=True)
 class Versus:
-    """The reference against one other method, on a set or over the primary sets of a group; differences are shares."""
+    """The reference compared with another method, on a set or over the primary sets of a group; differences are
+    shares."""
 
     other: str
     on: str
-    """A set, or one of `GROUPS`."""
+    """The name of a set, or one of `GROUPS`."""
     questions: int
     of_methods: bool
-    """False if one of the two has a single run: then these are the runs' numbers, and nothing follows for the methods.
-    The untrained student has no seed that could have been another."""
+    """False if one of the two has a single run: then the numbers are about these runs, and nothing follows for the
+    methods. The untrained student has no seed, so it needs only one."""
     difference: float
     interval: tuple[float, float]
-    """Of 95 %, by questions and seeds (mind/comparison/difference.py)."""
+    """95 % interval, over questions and seeds (mind/comparison/difference.py)."""
     freedom: float | None
     """Degrees of freedom; None: infinite."""
     p_better: float
-    """One-sided, for the reference."""
+    """One-sided p-value for "the reference is better"."""
     p_worse: float
-    """One-sided, for the other."""
+    """One-sided p-value for "the other is better"."""
     p: float
-    """Two-sided."""
+    """Two-sided p-value."""
     p_holm: float | None
-    """Adjusted for the family: the comparisons with methods of the same role over both groups, or over all sets; a
-    missing method counts as p = 1. None outside the primary sets."""
+    """The p-value adjusted for its family: the comparisons with methods of the same role over both groups, or over all
+    sets; a missing method counts as p = 1. None outside the primary sets."""
     detectable: float
-    """The smallest difference that the experiment finds in 80 % of the cases, two-sided at 5 %."""
+    """The smallest difference that the experiment detects in 80 % of the cases, two-sided at 5 %."""
     bootstrap: Bootstrap | None
-    """None if no draw differs from another."""
+    """None if all draws are equal."""
     discordance: float | None
     """The share of the questions on which two runs differ; None over a group."""
     detectable_by_two_runs: float | None
-    """The smallest difference that two single runs of this discordance show in 80 % of the cases."""
+    """The smallest difference that two single runs of this discordance detect in 80 % of the cases."""
     single_runs: Sequence[SingleRuns]
-    """Of a set, by seeds; empty if questions were answered several times."""
+    """For a set, one entry per seed; empty if questions were answered several times."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All of it."""
+    """The whole comparison."""
 
     title: str
     plan: str
-    """The plan's hash."""
+    """The hash of the plan."""
     student: str
     data: str
     analysis: Mapping[str, Any]
     sets: Mapping[str, Mapping[str, Any]]
-    """By name: group, primary, questions."""
+    """Name of a set -> its group, whether it is primary, and its number of questions."""
     budget: str
     """The unit of the plan's budget, "flops" or "trained_tokens"."""
     planned_seeds: Sequence[int]
@@ -138,7 +140,7 @@ class Comparison:
     failures: Sequence[Mapping[str, Any]]
 
     def against(self, other: str, on: str) -> Versus | None:
-        """That comparison; None if there is none, since one of the two has no runs."""
+        """The comparison with this method; None if there is none, because one of the two has no runs."""
         return next((one for one in self.versus if (one.other, one.on) == (other, on)), None)
 
     @property
@@ -159,13 +161,13 @@ def compared(
     """The comparison of an experiment's results.
 
     Args:
-        results: those of `mind.comparison.reading.read_results`.
-        reference: the label of the method that a claim is made of; None: the plan's, else "mind".
-        baselines: the labels that it is to beat; None: those of the plan.
-        draws: of the bootstrap.
-        seed: of its random numbers.
+        results: the result of `mind.comparison.reading.read_results`.
+        reference: the label of the method that the claim is about; None: the plan's, else "mind".
+        baselines: the labels of the methods that it should beat; None: those of the plan.
+        draws: number of draws of the bootstrap.
+        seed: seed of its random numbers.
 
-    Raises MindError for a label that the experiment has not, and for a reference without a run.
+    Raises MindError for a label that the experiment does not have, and for a reference without a run.
     """
     plan, methods = results.plan, results.methods
     reference = reference or plan.reference or "mind"
@@ -221,12 +223,12 @@ def _role(label: str, reference: str, baselines: Sequence[str], controls: Sequen
 
 
 def _as_planned(results: Results, reference: str, baselines: Sequence[str]) -> bool:
-    """Whether the claim is the one that the plan has fixed."""
+    """Whether the claim is the one that the plan fixed in advance."""
     return (reference, set(baselines)) == (results.plan.reference, set(results.plan.baselines))
 
 
 def _places(results: Results) -> dict[str, list[str]]:
-    """Where methods are compared: on each group, over its primary sets, and on each set."""
+    """Where methods are compared: each group, over its primary sets, and each set."""
     sets = results.plan.evaluation
     groups = {
         macro: [name for name, one in sets.items() if one.primary and one.group == group]
@@ -261,7 +263,7 @@ def _versus(ours: Method, theirs: Method, on: str, sets: Sequence[str], draws: i
 
 
 def _single_runs(ours: Sequence[Run], theirs: Sequence[Run], name: str) -> list[SingleRuns]:
-    """Runs of the same seed, or each run and the untrained student."""
+    """Pairs of runs with the same seed, or each run with the untrained student."""
     pairs = [(one, two) for one in ours for two in theirs if None in (one.seed, two.seed) or one.seed == two.seed]
     return [
         SingleRuns(one.seed, two.seed, *mcnemar(*(np.array(run.answers[name].marks, bool) for run in (one, two))))
@@ -271,7 +273,7 @@ def _single_runs(ours: Sequence[Run], theirs: Sequence[Run], name: str) -> list[
 
 
 def _with_holm(versus: Sequence[Versus], roles: Mapping[str, Role], results: Results) -> list[Versus]:
-    """With the p-values adjusted in their families; a planned comparison that is missing counts as p = 1."""
+    """Adds the adjusted p-values of each family; a planned comparison that is missing counts as p = 1."""
     sets = results.plan.evaluation
     primary = [name for name, one in sets.items() if one.primary]
     groups = [macro for group, macro in MACRO.items() if any(sets[name].group == group for name in primary)]

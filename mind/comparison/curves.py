@@ -1,4 +1,4 @@
-"""How training went, over what it had cost so far: series of the runs of a method, and their mean."""
+"""Computes training curves: numbers of a method's runs over the cost so far, and their mean."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mind.comparison.reading import Method, Run
 from mind.report.reading import SAVINGS, Metrics, number_at
 
 BACKWARD = 3.0
-"""A trained token costs about so many times one that only passes forward."""
+"""The cost of a token with a backward pass relative to one with only a forward pass."""
 POINTS = 200
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The mean over the runs of a method that have the numbers."""
+    """The mean over those runs of a method that have the numbers."""
 
     label: str
     flops: np.ndarray  # (POINTS,) float64, rising
@@ -27,10 +27,10 @@ class Curve:
 
 
 def curves(methods: Sequence[Method], name: str, scale: float = 1.0) -> list[Curve]:
-    """The mean of a number of metrics.jsonl, times `scale`, by the FLOPs so far, for each method that has it.
+    """The mean of a number in metrics.jsonl, times `scale`, over the FLOPs so far, for each method that has it.
 
-    Between its logged lines a run's number is interpolated; the mean covers what all of the runs cover. Raises
-    MindError for a metrics.jsonl with a line that is none.
+    Between its logged lines a run's number is interpolated; the mean covers the range that all of the runs cover.
+    Raises MindError for a malformed line of metrics.jsonl.
     """
     found = []
     for method in methods:
@@ -45,7 +45,7 @@ def curves(methods: Sequence[Method], name: str, scale: float = 1.0) -> list[Cur
 
 
 def _series(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """FLOPs so far and the number, of the lines that have it, through all stages; empty if the run has neither."""
+    """FLOPs so far and the number, for the lines that have it, through all stages; empty if the run lacks either."""
     nothing = np.empty(0), np.empty(0)
     total = run.cost("flops")
     parts = [*run.folder.stages, run.folder]
@@ -71,7 +71,7 @@ def _series(run: Run, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _weight(work: object) -> float:
-    """What the tokens of a line of metrics cost, in forward passes of a token."""
+    """The cost of the tokens in a line of metrics, in forward passes of a token."""
     if not isinstance(work, Mapping):
         return 0.0
     counts = {kind: number_at(work, kind) or 0.0 for kind in work if kind not in SAVINGS}

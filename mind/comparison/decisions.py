@@ -1,4 +1,4 @@
-"""What follows from several comparisons together, and from single runs."""
+"""Statistical decisions: what follows from several comparisons together, and from single runs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from statistics import NormalDist
 import numpy as np
 
 ALPHA = 0.05
-"""The share of false claims that is accepted."""
+"""The accepted share of false claims."""
 
 
 def holm(values: Mapping[str, float]) -> dict[str, float]:
-    """p-values adjusted for their number: a claim of those below ALPHA holds one that is false in at most that share.
+    """p-values adjusted for multiple tests: if all claims with an adjusted value below ALPHA are made, the probability
+    of any false one is at most ALPHA.
 
     Source: S. Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6
     (1979).
@@ -28,20 +29,20 @@ def holm(values: Mapping[str, float]) -> dict[str, float]:
 def all_hold(values: Sequence[float], alpha: float = ALPHA) -> bool:
     """Whether every one of the one-sided p-values is below `alpha`, an intersection-union test.
 
-    "All of them hold" is false as soon as one is false, so each is tested at `alpha` with no correction for their
-    number (R. L. Berger, Multiparameter hypothesis testing and acceptance sampling, Technometrics 24, 1982). Nothing is
-    claimed of no values.
+    "All of them hold" is false as soon as one is false, so each is tested at `alpha` without a correction for their
+    number (R. L. Berger, Multiparameter hypothesis testing and acceptance sampling, Technometrics 24, 1982). False
+    without values.
     """
     return bool(values) and all(value < alpha for value in values)
 
 
 def whole_groups(values: Mapping[str, Sequence[float]]) -> list[str]:
-    """Those of at most two groups of one-sided p-values of which "all of them hold" may be claimed.
+    """Those of at most two groups of one-sided p-values for which "all of them hold" may be claimed.
 
-    Of both if all hold at ALPHA; of one alone at ALPHA over the number of groups, since either could have been the one.
-    A claim of some group is then false in at most ALPHA of the experiments, whatever is true of which, if the groups'
-    tests do not oppose each other (Y. Hochberg, A sharper Bonferroni procedure for multiple tests of significance,
-    Biometrika 75, 1988).
+    Both may be claimed if all values are below ALPHA; a single one only if its values are below ALPHA divided by the
+    number of groups, since either could have been the one. The probability that a claimed group is false is then at
+    most ALPHA, whichever hypotheses are true, if the groups' tests do not oppose each other (Y. Hochberg, A sharper
+    Bonferroni procedure for multiple tests of significance, Biometrika 75, 1988).
     """
     whole = [group for group, own in values.items() if all_hold(own)]
     if len(whole) == len(values):
@@ -50,8 +51,8 @@ def whole_groups(values: Mapping[str, Sequence[float]]) -> list[str]:
 
 
 def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> tuple[int, int, float]:
-    """Of two runs, arrays (N,) of True or False: the questions that ours alone got right, those that theirs alone got
-    right, and the exact two-sided p-value; 1 if there are none.
+    """For two runs, arrays (N,) of True or False: the number of questions that only ours got right, the number that
+    only theirs got right, and the exact two-sided p-value; 1 if there are none.
 
     Source: Q. McNemar, Note on the sampling error of the difference between correlated proportions, Psychometrika 12
     (1947), with the binomial distribution.
@@ -62,13 +63,13 @@ def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> tuple[int, int, float]:
 
 
 def detectable(discordance: float, questions: int, alpha: float = ALPHA, power: float = 0.8) -> float:
-    """The smallest difference in accuracy that two runs show at the level `alpha`, two-sided, with this `power`.
+    """The smallest difference in accuracy that two runs show at the two-sided level `alpha` with this `power`.
 
     Args:
-        discordance: the share of the questions that one of the two gets right and the other wrong.
-        questions: their number.
-        alpha: the level.
-        power: how often a difference of that size is found.
+        discordance: the share of the questions that exactly one of the two runs gets right.
+        questions: number of questions.
+        alpha: the level of the test.
+        power: how often a difference of that size is detected.
     """
     quantiles = NormalDist().inv_cdf(1 - alpha / 2) + NormalDist().inv_cdf(power)
     return min(1.0, quantiles * math.sqrt(discordance / questions))
@@ -78,7 +79,7 @@ def discordance(ours: np.ndarray, theirs: np.ndarray) -> float:
     """The share of the questions on which a run of ours and one of theirs differ, over all pairs of runs.
 
     Args:
-        ours: (S, N) marks from 0 to 1; those between count by what they differ.
+        ours: (S, N) marks from 0 to 1; fractional ones count by their difference.
         theirs: (R, N) marks.
 
     One question of each kind is added, as in `mind.intervals.paired_difference`, so that it is never 0.

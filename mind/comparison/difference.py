@@ -1,24 +1,26 @@
-"""The difference of two methods' accuracies and how sure it is, if questions and seeds could both have been others.
+"""Computes the difference of two methods' accuracies and its uncertainty, with questions and seeds both as random
+samples.
 
-Every run answers every question, so a mark is that of its method on average, plus what its question adds, what its seed
-adds, and what the two of them add together. The variance of the difference of the means is estimated from these parts,
-as in an analysis of variance of two crossed random factors:
+Every run answers every question, so a mark is the sum of its method's average, an effect of its question, an effect of
+its seed, and an interaction of the two. The variance of the difference of the means is estimated from these parts, as
+in an analysis of variance with two crossed random factors:
 
-    questions   of the differences per question, with two questions added, one in favor of each method. The square of
-                each counts 1 / S, S the smaller number of runs: the mean over S runs of which one differs, by 1. For
-                one run of each this is the interval of Bonett and Price (mind.intervals.paired_difference). The sum
-                of squares is at least 2, so the variance is never 0: N ties do not show that nothing differs.
-    seeds       of each method, the variance of its runs' accuracies over the number of its runs, less what the
-                interaction of seeds and questions contributes to it, which the questions' part holds already, and
-                at least 0.
+    questions   from the differences per question, with two questions added, one in favor of each method. The square of
+                each added one is 1 / S, with S the smaller number of runs: the mean over S runs of which one differs,
+                by 1. With one run each this gives the interval of Bonett and Price (mind.intervals.paired_difference).
+                The sum of squares is at least 2, so the variance is never 0: N ties do not show that nothing differs.
+    seeds       for each method, the variance of its runs' accuracies divided by the number of its runs, minus what the
+                interaction of seeds and questions contributes to it, which is in the questions' part already; at
+                least 0.
 
-Few seeds say little about their variance, so quantiles are Student's t with the degrees of freedom of Satterthwaite
-(F. E. Satterthwaite, An approximate distribution of estimates of variance components, Biometrics Bulletin 2, 1946).
+A few seeds give an uncertain variance, so quantiles are Student's t with the degrees of freedom of Satterthwaite (F. E.
+Satterthwaite, An approximate distribution of estimates of variance components, Biometrics Bulletin 2, 1946).
 
-The plain bootstrap over questions and seeds (bootstrap.py) takes the seeds' part for (S - 1) / S of what it is, and
-counts the interaction about three times (A. B. Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1, 2007):
-over 1,000 simulated experiments of 5 seeds and 200 questions its intervals of 95 % hold the truth in 98 % of them if
-seeds do not differ, and in 90 % if they differ by 11 points; those here in 97 % and 96 % (bench/coverage.py).
+The plain bootstrap over questions and seeds (bootstrap.py) estimates the seeds' part too low, by a factor of (S - 1) /
+S, and counts the interaction about three times (A. B. Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1,
+2007). Over 1,000 simulated experiments of 5 seeds and 200 questions its 95 % intervals contain the true value in 98 %
+of them if seeds do not differ, and in 90 % if they differ by 11 points; the intervals here in 97 % and 96 %
+(bench/coverage.py).
 """
 
 from __future__ import annotations
@@ -36,41 +38,41 @@ POWER = 0.8
 
 @dataclass(frozen=True)
 class Difference:
-    """Ours minus theirs, in shares from -1 to 1."""
+    """The difference ours minus theirs, in shares from -1 to 1."""
 
     difference: float
-    """Of the mean accuracies."""
+    """The difference of the mean accuracies."""
     center: float
-    """Of the interval: the difference, drawn towards 0 by the two questions that are added to each set."""
+    """The center of the interval: the difference, drawn toward 0 by the two questions that are added to each set."""
     error: float
-    """The standard error of `center`; more than 0."""
+    """The standard error of `center`; greater than 0."""
     freedom: float
     """Degrees of freedom of the error; infinite if no seeds went into it."""
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of 95 %, within [-1, 1]."""
+        """The 95 % interval, within [-1, 1]."""
         half = self._quantile((1 + LEVEL) / 2) * self.error
         return max(self.center - half, -1.0), min(self.center + half, 1.0)
 
     @property
     def p_ours(self) -> float:
-        """One-sided: how often a difference this large comes if ours are not better."""
+        """One-sided: the probability of a difference this large or larger if ours are not better."""
         return self._below(-self.center / self.error)
 
     @property
     def p_theirs(self) -> float:
-        """One-sided: how often one this small comes if theirs are not better."""
+        """One-sided: the probability of a difference this small or smaller if theirs are not better."""
         return self._below(self.center / self.error)
 
     @property
     def p(self) -> float:
-        """Two-sided: how often one this far from 0 comes if both are as good."""
+        """Two-sided: the probability of a difference this far from 0 if both are equally good."""
         return min(1.0, 2 * min(self.p_ours, self.p_theirs))
 
     @property
     def detectable(self) -> float:
-        """The smallest difference that such an experiment finds, two-sided, in 80 % of the cases; at most 1."""
+        """The smallest difference that such an experiment detects, two-sided, in 80 % of the cases; at most 1."""
         return min(1.0, (self._quantile((1 + LEVEL) / 2) + self._quantile(POWER)) * self.error)
 
     def _quantile(self, share: float) -> float:
@@ -85,10 +87,10 @@ class Difference:
 
 
 def difference(ours: Marks, theirs: Marks) -> Difference:
-    """Ours minus theirs on the same questions; of several sets the mean, whatever their sizes.
+    """Ours minus theirs on the same questions; for several sets the mean over sets, whatever their sizes.
 
-    A trained method with a single run has no part for its seeds: what is estimated then is the difference of these
-    runs, not that of the methods.
+    A trained method with a single run contributes no seeds' part: then the estimate is about the difference of these
+    runs, not of the methods.
     """
     pairs = list(zip(ours.by_question, theirs.by_question, strict=True))
     runs = min(ours.seeds, theirs.seeds)
@@ -106,7 +108,7 @@ def difference(ours: Marks, theirs: Marks) -> Difference:
 
 
 def _of_questions(differences: np.ndarray, runs: int) -> tuple[float, float]:
-    """The mean of the differences (N,) of a set with two questions added, and its variance."""
+    """The mean of the differences (N,) of a set with two questions added, and the variance of this mean."""
     total = len(differences) + 2
     center = float(differences.sum()) / total
     squares = max(float((differences**2).sum()) + 2 / runs, 2.0)
@@ -114,7 +116,8 @@ def _of_questions(differences: np.ndarray, runs: int) -> tuple[float, float]:
 
 
 def _of_seeds(marks: Marks) -> tuple[float, float]:
-    """The variance of the mean over the runs, and how much of it comes from their interaction with the questions."""
+    """The variance of the mean over the runs, and the part of it that comes from their interaction with the
+    questions."""
     of_runs = float(marks.by_seed.var(ddof=1)) / marks.seeds
     interaction = 0.0
     for table in marks.sets:

@@ -1,4 +1,4 @@
-"""A comparison as Markdown, for a repository or a pull request."""
+"""Writes a comparison as Markdown, for a repository or a pull request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def comparison_markdown(comparison: Comparison) -> str:
 
 
 def escaped(text: str) -> str:
-    """`text` on one line, none of whose characters is a mark of Markdown or HTML."""
+    """`text` on one line, with all marks of Markdown and HTML escaped."""
     return _MARKS.sub(r"\\\1", one_line(text))
 
 

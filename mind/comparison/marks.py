@@ -1,4 +1,4 @@
-"""What the runs of a method scored on each question: the numbers that all statistics of a comparison start from."""
+"""The scores of a method's runs on each question: the numbers that all statistics of a comparison start from."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Marks:
-    """The runs of one method on one or several evaluation sets, which count alike, whatever their sizes."""
+    """The runs of one method on one or several evaluation sets, which have equal weight whatever their sizes."""
 
     sets: Sequence[np.ndarray]
-    """Of each set (S, N): a row per run, a column per question, numbers from 0 (wrong) to 1 (right). Row s of all sets
-    is the same run."""
+    """Per set (S, N): one row per run, one column per question, numbers from 0 (wrong) to 1 (right). Row s of all sets
+    belongs to the same run."""
     trained: bool = True
-    """False for the student as it was before: it has no seed that could have been another."""
+    """False for the untrained student, which has no seed."""
 
     @property
     def seeds(self) -> int:
-        """How many runs there are."""
+        """Number of runs."""
         return len(self.sets[0])
 
     @cached_property
@@ -31,7 +31,7 @@ class Marks:
 
     @cached_property
     def by_question(self) -> list[np.ndarray]:  # (N,) each
-        """Of each set the share of the runs that answered each question rightly."""
+        """Per set, the share of the runs that answered each question correctly."""
         return [marks.mean(0) for marks in self.sets]
 
     @property

@@ -1,4 +1,4 @@
-"""The pictures of a comparison: inline SVG, each with the table of what it shows."""
+"""Draws the pictures of a comparison: inline SVG, each with a table of its content."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mind.report.pictures import STYLE, Ink, perspective_inks, svg_of
 from mind.report.tables import decimal
 
 PANELS = 3
-"""Of the picture by sets, side by side at most."""
+"""Largest number of panels side by side in the picture by sets."""
 SHOWN_CHARACTERS = 24
 
 
@@ -30,19 +30,19 @@ class Picture:
     """A picture and its table."""
 
     key: str
-    """Names it within the page."""
+    """Its name within the page."""
     title: str
     caption: str
     svg: Markup | None
-    """None: there is nothing to draw."""
+    """None if there is nothing to draw."""
     legend: Sequence[Ink]
     table: Table
     wide: bool = False
-    """Takes the whole width of the page."""
+    """Whether it has the whole width of the page."""
 
 
 def pictures(comparison: Comparison, results: Results) -> list[Picture]:
-    """All of them, in the order of the page."""
+    """All pictures, in the order of the page."""
     with matplotlib.rc_context(STYLE):
         return [*_forests(comparison), *_curves(results)]
 
@@ -61,7 +61,7 @@ def _forests(comparison: Comparison) -> Iterator[Picture]:
 
 
 def _forest(comparison: Comparison, panels: Sequence[Sequence[str]], key: str) -> Markup | None:
-    """A panel for each list of places, with a row per method and a mark per place."""
+    """A forest plot with one panel per list of places, a row per method and a mark per place."""
     others = list(dict.fromkeys(one.other for one in comparison.versus))
     if not others:
         return None

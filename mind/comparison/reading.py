@@ -1,4 +1,4 @@
-"""What an experiment's folder holds, method by method: the marks of its runs, what they cost, and what is missing."""
+"""Reads an experiment's folder method by method: the marks of its runs, their cost, and what is missing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Question(NamedTuple):
 
 
 class _Answer(NamedTuple):
-    """What a row of outcomes says of an answer."""
+    """The entries of an outcome row that describe an answer."""
 
     correct: bool
     parsed: bool
@@ -36,66 +36,66 @@ class _Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Answers:
-    """Those of one run to the questions of one set."""
+    """The answers of one run to the questions of one set."""
 
     file: Path
     ids: list[str]
     marks: np.ndarray  # (N,) float64
-    """1 for a right answer, 0 for a wrong one; of several samples their mean."""
+    """1 for a right answer, 0 for a wrong one; the mean if there are several samples."""
     unparsed: float
-    """The share of the answers that state none that can be compared."""
+    """The share of answers that state nothing comparable."""
     cut_off: float
-    """The share of those that were still going on at the most tokens."""
+    """The share of answers that reached the token limit before their end."""
     single: bool
     """Whether each question was answered once."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is whole: it has answered every question."""
+    """A complete run: it has answered every question."""
 
     seed: int | None
     """None for the untrained student."""
     folder: RunFolder
     answers: Mapping[str, Answers]
-    """By set."""
+    """Answers by set."""
     nll: float | None
-    """On held-out rationales, in nats per token; None if it is not known."""
+    """NLL on held-out rationales, in nats per token; None if it is not known."""
     status: Mapping[str, Any]
-    """Its status.json; empty for the untrained student, and if it is not there."""
+    """Its status.json; empty for the untrained student, and if the file is missing."""
 
     def cost(self, *keys: str) -> float | None:
-        """A number of its status; None if it is not known."""
+        """A number in its status; None if it is not known."""
         return number_at(self.status, *keys)
 
 
 @dataclass(frozen=True)
 class Method:
-    """The runs of a label of the plan, or the untrained student."""
+    """The runs of a label in the plan, or the untrained student."""
 
     label: str
     name: str
-    """Of its method; that of the untrained student is its label."""
+    """The name of its method; for the untrained student, its label."""
     trained: bool
     runs: Sequence[Run]
     missing: Mapping[str, str]
-    """Planned runs that are not among them, by name, such as "seed 3", with what is known of the reason."""
+    """Planned runs that are missing, by name, such as "seed 3", with the reason as far as it is known."""
 
     def marks(self, sets: Sequence[str]) -> Marks:
-        """Those on some sets. There must be a run."""
+        """The marks on some sets. There must be at least one run."""
         return Marks([np.array([run.answers[name].marks for run in self.runs]) for name in sets], self.trained)
 
 
 @dataclass(frozen=True)
 class Results:
-    """An experiment, as far as it has come."""
+    """The results of an experiment, as far as it has come."""
 
     folder: ExperimentFolder
     plan: Plan
     hash: str
     student: str
-    """The name of the model or its folder, and that of the training questions' file: without the folders of somebody's
-    machine, and with the variables of the plan filled in."""
+    """The name of the student (a model or its folder) and of the file of training questions: without folders, which may
+    name a person, and with the plan's variables filled in."""
     data: str
     methods: Mapping[str, Method]
     """By label, in the plan's order; the untrained student first."""
@@ -103,16 +103,16 @@ class Results:
     """The rows of failures.json."""
 
     def questions(self, name: str) -> int:
-        """How many the set has; 0 if nobody has answered them."""
+        """Number of questions in the set; 0 if no run has answered them."""
         sizes = (len(run.answers[name].ids) for method in self.methods.values() for run in method.runs)
         return next(sizes, 0)
 
 
 def read_results(path: str | os.PathLike[str]) -> Results:
-    """What the experiment in the folder has come to.
+    """The results so far of the experiment in the folder.
 
-    Raises MindError for a folder without an experiment, for outcomes of another plan, for a line of them that is not
-    one, and for those of a set whose questions are not the same, in the same order, in all runs.
+    Raises MindError for a folder without an experiment, for outcomes of another plan, for a malformed line in them, and
+    if the outcomes of a set do not have the same questions in the same order in all runs.
     """
     folder = ExperimentFolder(Path(path))
     plan, content = folder.read_experiment()
@@ -210,6 +210,6 @@ def _check_same_questions(runs: Sequence[Run]) -> None:
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """The mean of finite numbers; None if one is not known, or there is none."""
+    """The mean of finite numbers; None if one is not known, or there are none."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     return sum(known) / len(known) if known and len(known) == len(values) else None

@@ -1,4 +1,4 @@
-"""The tables of a comparison as texts, which the page and the Markdown show."""
+"""Makes the tables of a comparison as texts, for the page and the Markdown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mind.display import percent
 from mind.report.tables import NOTHING, count, decimal, duration
 
 SHOWN_AT = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Parts of the training at which the table of a curve gives its values."""
+"""Shares of the training at which the table of a curve gives its values."""
 ABOUT_DIFFERENCES = (
     "Points, the reference less the other. The 95 % interval and the p-values are of a two-way analysis of questions "
     "and seeds with quantiles of Student's t. Beside them are the percentiles of the plain hierarchical bootstrap, "
@@ -44,7 +44,7 @@ def accuracy_table(comparison: Comparison) -> Table:
 
 
 def difference_tables(comparison: Comparison) -> Iterator[Table]:
-    """The reference against each other method: by group, then by set."""
+    """The reference against each other method: first by group, then by set."""
     columns = ["against", "on", "difference", "95 % interval", "bootstrap", "p better", "p", "p (Holm)", "detectable"]
     rows = [_difference(one) for one in comparison.versus if one.on not in comparison.sets]
     yield Table(f"Differences of {comparison.reference}, by group", columns, rows, ABOUT_DIFFERENCES)
@@ -59,7 +59,7 @@ def difference_tables(comparison: Comparison) -> Iterator[Table]:
 
 
 def cost_table(comparison: Comparison) -> Table:
-    """Held-out NLL and what the training took."""
+    """Held-out NLL and the cost of training."""
     rows = [
         [
             method.label,
@@ -80,7 +80,7 @@ def cost_table(comparison: Comparison) -> Table:
 
 
 def answer_table(comparison: Comparison) -> Table:
-    """Answers without a result, and answers that were cut off."""
+    """The shares of answers without a result, and of answers that were cut off."""
     rows = [
         [method.label, *(f"{percent(method.unparsed[n])}, {percent(method.cut_off[n])}" for n in comparison.sets)]
         for method in comparison.methods.values()
@@ -93,7 +93,7 @@ def answer_table(comparison: Comparison) -> Table:
 
 
 def seed_table(comparison: Comparison) -> Table:
-    """Every run."""
+    """One row per run."""
     places = _places(comparison)
     rows = [
         [
@@ -112,7 +112,7 @@ def seed_table(comparison: Comparison) -> Table:
 
 
 def curve_table(title: str, curves: Sequence[Curve], shown: Callable[[float], str]) -> Table:
-    """The values of some curves at the start, the end and between."""
+    """The values of some curves at the start, at the end and in between."""
     rows = [
         [curve.label, str(curve.runs), f"{curve.flops[-1]:.3g}"]
         + [shown(float(curve.values[round(part * (len(curve.values) - 1))])) for part in SHOWN_AT]
@@ -158,5 +158,5 @@ def _of_runs(one: Versus) -> list[str]:
 
 
 def probability(p: float) -> str:
-    """As in "0.031"; never 0."""
+    """A p-value as text, such as "0.031"; never 0."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"

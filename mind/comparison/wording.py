@@ -1,4 +1,4 @@
-"""What may be said of a comparison, in sentences: no more than the protocol of the analysis allows."""
+"""Writes the conclusions of a comparison in sentences: no more than the protocol of the analysis allows."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from mind.display import one_line, percent
 from mind.experiment.plan import BASE, BASE_MARKER
 
 EQUAL = 1.05
-"""Costs whose ratio is not above count as equal: a run ends with a whole step."""
+"""Costs count as equal up to this ratio: a run ends with a whole step."""
 FLOOR, CEILING = 0.05, 0.95
-"""A set on which all methods are below the one or above the other cannot tell them apart."""
+"""A set on which all methods are below the first accuracy, or above the second, cannot distinguish them."""
 NOT_THE_PAPERS = (
     "Nothing here compares with the tables of papers, whose students, data and decoding are others. A difference that "
     "is not shown may exist all the same; the smallest that would be seen is in the tables."
@@ -20,7 +20,7 @@ NOT_THE_PAPERS = (
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """The claim on the baselines, and what the controls say of it."""
+    """The claim about the baselines, and what the controls say about it."""
     return [*_claim(comparison), *_controls(comparison)]
 
 
@@ -30,18 +30,18 @@ def holds(comparison: Comparison, labels: Sequence[str], groups: Sequence[str]) 
 
 
 def points(difference: float) -> str:
-    """As in "+1.2"."""
+    """A difference in points, such as "+1.2"."""
     return f"{100 * difference:+.1f}".replace("-", "−")
 
 
 def interval(ends: tuple[float, float]) -> str:
-    """As in "−0.4 to +2.8"."""
+    """An interval in points, such as "−0.4 to +2.8"."""
     low, high = ends
     return f"{points(low)} to {points(high)}"
 
 
 def _p_better(comparison: Comparison, label: str, group: str) -> float:
-    """One-sided; 1 against a method without runs, or with a single one, which is not beaten."""
+    """One-sided p-value; 1 against a method without runs or with a single one, which cannot be beaten."""
     versus = comparison.against(label, group)
     return versus.p_better if versus is not None and versus.of_methods else 1.0
 
@@ -80,7 +80,7 @@ def _claim(comparison: Comparison) -> Iterator[str]:
 
 
 def _shown(comparison: Comparison, labels: Sequence[str], groups: Sequence[str]) -> list[Versus]:
-    """The comparisons of methods whose adjusted p-value shows a difference."""
+    """The comparisons with methods whose adjusted p-value shows a difference."""
     found = [comparison.against(label, group) for label in labels for group in groups]
     return [
         one for one in found if one is not None and one.of_methods and one.p_holm is not None and one.p_holm < ALPHA
@@ -88,7 +88,7 @@ def _shown(comparison: Comparison, labels: Sequence[str], groups: Sequence[str])
 
 
 def _not_shown(comparison: Comparison, labels: Sequence[str], groups: Sequence[str], alpha: float) -> Iterator[str]:
-    """The comparisons that a claim about all of them, at `alpha`, fails by."""
+    """The comparisons that make a claim about all of them fail at `alpha`."""
     told = []
     for label in labels:
         for group in groups:
@@ -133,7 +133,7 @@ def _controls(comparison: Comparison) -> Iterator[str]:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What a reader has to know of the runs, such as those that are missing, and of sets that decide nothing."""
+    """What a reader must know about the runs, such as missing ones, and about sets that decide nothing."""
     return list(_notes(comparison))
 
 
@@ -174,7 +174,7 @@ def _notes(comparison: Comparison) -> Iterator[str]:
 
 
 def _compute(comparison: Comparison) -> str:
-    """Whether the reference and the baselines cost the same, by the unit of the plan's budget."""
+    """Whether the reference and the baselines cost the same, in the unit of the plan's budget."""
     unit, field = ("compute", "flops") if comparison.budget == "flops" else ("trained tokens", "trained_tokens")
     methods = [comparison.methods[label] for label in (comparison.reference, *comparison.baselines)]
     costs = {m.label: getattr(m, field) for m in methods if m.runs and m.label not in (BASE, BASE_MARKER)}
@@ -189,7 +189,7 @@ def _compute(comparison: Comparison) -> str:
 
 
 def _where(groups: Sequence[str], word: str = "and") -> str:
-    """ "in and out of distribution"."""
+    """The groups in words: "in and out of distribution"."""
     if len(groups) > 1:
         return f"in {word} out of distribution"
     return GROUPS[groups[0]]

@@ -1,4 +1,4 @@
-"""The files of a comparison: comparison.json, comparison.md and comparison.html in the experiment's folder."""
+"""Writes the files of a comparison into the experiment's folder: comparison.json, comparison.md and comparison.html."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ def write_comparison(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Comparison:
-    """Compares the methods of the experiment in a folder, and writes what came out; arguments as those of `compared`.
+    """Compares the methods of the experiment in a folder, and writes the results; the arguments are those of
+    `compared`.
 
-    The same results come to the same bytes. Raises MindError as `read_results` and `compared`, before anything is
-    written, and without SciPy.
+    The same results give the same bytes. Raises MindError as `read_results` and `compared`, before anything is written,
+    and if SciPy is missing.
     """
     if importlib.util.find_spec("scipy") is None:
         raise MissingError("mind compare needs the package scipy: pip install 'mind-kernels[compare]'")

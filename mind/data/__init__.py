@@ -1,1 +1,1 @@
-"""Questions and their rationales: read from files, the Hub and tables, and written as records."""
+"""Reads questions and their rationales from files, tables and the Hub, and writes them as records."""

@@ -1,4 +1,4 @@
-"""From a row to a question: whatever can be read in one way only is read, wherever the row comes from."""
+"""Turns a row into a question: it accepts every notation that has only one meaning, whatever the source of the row."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Answer = tuple[str, Mapping[str, str] | None]
 """An answer and the choices that it belongs to, as in mind.records.Question."""
 
 YES_NO = {"yes": "yes", "no": "no"}
-"""The choices of a question that is answered by one of these words, or by true or false."""
+"""The choices of a question whose answer is yes or no, or true or false."""
 
 _KNOWN = ("id", "question", "answer", "choices", "rationales", "response")
-"""Columns whose names say what they hold: none of them is another's by another name."""
+"""Columns whose names say what they hold; no other column is taken for one of them."""
 _YES_OR_NO = re.compile(r"\s*(yes|no)\s*[.!]?\s*", re.IGNORECASE)
 _LOST_BACKSLASH = re.compile(
     r"[\b](?=eta\b|ar\b|inom|mod\b|egin|oxed|ullet|ig|oldsymbol)|\f(?=rac|orall|box)"
     r"|\t(?=imes|heta|ext\s*\{|anh?(?:\s*[({\\0-9]|\s[a-z]\b)|o\b|frac|riangle|au\b|ilde|op\b|herefore)"
     r"|\n(?=eq\b|abla\b|otin\b|eg\b|geq|leq)|\r(?=ho\b|ight|angle|ceil|floor|m\b)"
 )
-"""Of a command of LaTeX whose backslash JSON read as an escape: "\\frac" as a form feed and "rac"."""
+"""The start of a LaTeX command whose backslash JSON read as an escape: "\\frac" as a form feed and "rac"."""
 _ESCAPES = {"\b": "\\b", "\f": "\\f", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _AROUND_LABEL = " \t\n.():[]"
@@ -37,45 +37,45 @@ _AROUND_LABEL = " \t\n.():[]"
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column of a row holds what."""
+    """Which column of a row holds which field."""
 
     id: str | None = None
-    """None for "id" if the row has it, else the file's name and the row's number."""
+    """None: "id" if the row has it, else the file's name and the row's number."""
     question: str = "question"
     answer: str = "answer"
     choices: str | None = None
-    """None for "choices". A row without the column is a question without choices."""
+    """None: "choices". A row without the column is a question without choices."""
     marker: str | None = None
-    """The answer is what follows this in the answer column; None for "####" if the answer has it."""
+    """The answer is the text after this marker in the answer column; None: "####" if the answer has it."""
 
 
 OWN_COLUMNS = Columns()
-"""Of the files that this package writes."""
+"""The columns of files that this package writes."""
 
 
 def id_of(where: str, row: Mapping[str, Any], columns: Columns, name: str) -> str:
-    """The id in a row; `name` if the row has none. Raises MindError that begins with `where`."""
+    """The id in a row; `name` if the row has none. Raises a MindError that begins with `where`."""
     column = columns.id or ("id" if "id" in row else None)
     return name if column is None else field_of(where, row, column)
 
 
 def field_of(where: str, row: Mapping[str, Any], name: str) -> str:
-    """The text in a column, or that of a number; raises MindError that begins with `where`."""
+    """The text, or the number as text, in a column; raises a MindError that begins with `where`."""
     return whole_text(where, name, required_text(where, row, name, or_number=True))
 
 
 def answer_of(where: str, row: Mapping[str, Any], columns: Columns) -> Answer:
     """The answer in a row, and its choices.
 
-    A number becomes its text, true and false and the words "yes" and "no" a choice of the two. Choices may be an object
-    of labels and texts, {"label": [...], "text": [...]}, pairs of label and text, or texts, which are labeled A, B and
-    so on, or one of these as a text in JSON; the answer to them may be a label or a text and, to texts, an index from
-    0, if no two of these differ.
+    A number becomes its text; true, false, "yes" and "no" become a choice of the two. Choices may be an object of
+    labels and texts, {"label": [...], "text": [...]}, pairs of label and text, plain texts, which get the labels A, B
+    and so on, or any of these as JSON text. The answer may be a label or a choice's text and, for plain texts, an index
+    from 0; if more than one reading fits, they must agree.
 
     Raises MindError that begins with `where`.
     """
     given = row.get(columns.choices or "choices")
-    if isinstance(given, str) and given.lstrip()[:1] in ("[", "{"):  # a cell of a table
+    if isinstance(given, str) and given.lstrip()[:1] in ("[", "{"):  # as in a cell of a table
         given = parse_json(f'{where}: "{columns.choices or "choices"}"', given.encode("utf-8", "surrogatepass"))
     answer = _present(where, row, columns.answer)
     if isinstance(answer, str) or columns.marker is not None:
@@ -91,14 +91,16 @@ def answer_of(where: str, row: Mapping[str, Any], columns: Columns) -> Answer:
 
 
 def required_text(where: str, row: Mapping[str, Any], name: str, *, or_number: bool = False) -> str:
-    """`text_of` the value of `name`; raises MindError that begins with `where` if it is missing, too."""
+    """As `text_of` for the value of `name`; also raises a MindError that begins with `where` if the value is
+    missing."""
     return text_of(where, name, _present(where, row, name), or_number=or_number)
 
 
 def text_of(where: str, name: str, value: Any, *, or_number: bool = False) -> str:
-    """`value`, a text, or the text of a finite number if it may be one, too: 2 for 2.0, 0.00002 for 2e-05.
+    """`value`, which must be a text or, if `or_number`, a finite number, whose text is returned: 2 for 2.0, 0.00002 for
+    2e-05.
 
-    Raises MindError that begins with `where` for other values and for a blank text.
+    Raises a MindError that begins with `where` for other values and for a blank text.
     """
     if or_number and _is_finite_number(value):
         return _number_text(value)
@@ -110,9 +112,9 @@ def text_of(where: str, name: str, value: Any, *, or_number: bool = False) -> st
 
 
 def whole_text(where: str, name: str, text: str) -> str:
-    """`text`; raises MindError that begins with `where` if it holds what no text means.
+    """`text`; raises a MindError that begins with `where` if it has characters that no real text has.
 
-    That is half of a character, or a control character in the place of a backslash.
+    These are lone surrogates (halves of a character), and control characters where a backslash should be.
     """
     if half := _SURROGATE.search(text):
         raise MindError(
@@ -137,14 +139,15 @@ def _present(where: str, row: Mapping[str, Any], name: str) -> Any:
 
 
 def _is_finite_number(value: Any) -> bool:
-    if isinstance(value, int):  # of any size, beyond that of a float too
+    if isinstance(value, int):  # of any size, even beyond the range of a float
         return not isinstance(value, bool)
     return isinstance(value, (float, Decimal)) and math.isfinite(value)
 
 
 def _number_text(value: float | Decimal) -> str:
-    """Without exponent, as people write it."""
-    if isinstance(value, float):  # its shortest digits are those that were written: 6.02e23 is none but 602 and zeros
+    """The number without an exponent, as people write it."""
+    # the shortest digits are the ones that were written: 6.02e23 is not 602 and many other digits
+    if isinstance(value, float):
         return f"{Decimal(repr(value)):f}".removesuffix(".0")
     return f"{value:f}" if isinstance(value, Decimal) else str(value)
 
@@ -182,14 +185,14 @@ def _label(where: str, columns: Columns, answer: Any, choices: Mapping[str, str]
 
 
 def _loosely_meant(text: str, choices: Mapping[str, str]) -> set[str]:
-    """The labels that `text` names as "(b)" or "B.", else those whose texts it is but for case."""
+    """The labels that `text` names as "(b)" or "B.", else the labels of the choices whose texts equal it up to case."""
     bare = text.strip(_AROUND_LABEL).lower()
     labels = {label for label in choices if label.lower() == bare}
     return labels or {label for label, choice in choices.items() if choice.strip().lower() == text.strip().lower()}
 
 
 def _choices(where: str, column: str, value: Any) -> dict[str, str]:
-    """Label -> text."""
+    """Choices as label -> text."""
     if _are_texts(value):
         require(len(value) <= len(string.ascii_uppercase), f'{where}: "{column}" has {len(value)} texts without labels')
         pairs = list(zip(string.ascii_uppercase, value, strict=False))
@@ -202,7 +205,8 @@ def _choices(where: str, column: str, value: Any) -> dict[str, str]:
         )
         pairs = list(zip(value["label"], value["text"], strict=True))
     elif isinstance(value, dict):
-        pairs = [(label, text) for label, text in value.items() if text is not None]  # Arrow adds labels of other rows
+        # Arrow adds the labels of other rows
+        pairs = [(label, text) for label, text in value.items() if text is not None]
     else:
         raise MindError(
             f'{where}: "{column}" is {described(value)}: expected choices, such as {{"A": "...", "B": "..."}}'
@@ -215,7 +219,7 @@ def _choices(where: str, column: str, value: Any) -> dict[str, str]:
 
 
 def _choice_text(where: str, name: str, value: Any) -> str:
-    """Of true and false, yes and no."""
+    """The text of a choice; true and false may also be JSON values, written as yes and no."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return whole_text(where, name, text_of(where, name, value, or_number=True))

@@ -1,4 +1,4 @@
-"""Test questions that training data gives away: texts that share 13 words in a row, as GPT-3's authors looked for them.
+"""Finds test questions that training data leaks: texts that share 13 words in a row, the criterion of GPT-3's authors.
 
 Source: T. Brown et al., Language models are few-shot learners (arXiv 2005.14165), appendix C.
 """
@@ -13,33 +13,33 @@ from dataclasses import dataclass
 from mind.records import Question
 
 WORDS = 13
-"""So many in a row are shared by texts of one origin, hardly ever by others."""
+"""Texts of the same origin share this many words in a row, other texts hardly ever."""
 _WORD = re.compile(r"\w+|[+*/=<>^×÷−]|(?<!\w)-|-(?=\d)")
-"""Signs count as words in a formula: 3 + 4 is not 3 - 4. A hyphen between letters is none."""
+"""A word. Signs count as words in a formula: 3 + 4 differs from 3 - 4. A hyphen between letters does not count."""
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case, without punctuation; Unicode's compatible characters are the same."""
+    """The words of a text in lower case, without punctuation; compatible characters of Unicode are the same."""
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
 
 
 @dataclass(frozen=True)
 class Leaks:
-    """What training questions have in common with those of a test set."""
+    """The overlap of training questions with the questions of a test set."""
 
     training: tuple[str, ...]
-    """Ids of the training questions of which a text, their own or a rationale's, is in a test question."""
+    """Ids of the training questions that share text with a test question, in their own text or in a rationale."""
     test: tuple[str, ...]
     """Ids of these test questions."""
 
     def counts(self) -> dict[str, int]:
-        """How many there are of each."""
+        """The number of each."""
         return {"training": len(self.training), "test": len(self.test)}
 
 
 def leaks(training: Iterable[Question], test: Sequence[Question]) -> Leaks:
     """The training questions that share WORDS words in a row with a question of `test`, in their text or in that of a
-    rationale, right or wrong; a test question of fewer words is compared as a whole with the training questions."""
+    rationale, right or wrong. A test question with fewer words is compared as a whole with the training questions."""
     runs: dict[tuple[str, ...], set[str]] = {}
     whole: dict[tuple[str, ...], set[str]] = {}
     for question in test:
@@ -63,7 +63,7 @@ def leaks(training: Iterable[Question], test: Sequence[Question]) -> Leaks:
 
 
 def leaks_of(training: Sequence[Question], tests: Mapping[str, Sequence[Question]]) -> dict[str, Leaks]:
-    """`leaks` with each of the test sets that has any, by its label."""
+    """`leaks` for each test set that has any, by label."""
     every = {label: leaks(training, test) for label, test in tests.items()}
     return {label: found for label, found in every.items() if found.training}
 

@@ -1,4 +1,4 @@
-"""Questions as rows of Parquet files, through pyarrow."""
+"""Reads and writes questions as rows of Parquet files, through pyarrow."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mind.errors import MindError, MissingError, require
 from mind.files import replacing_file, require_file
 
 BATCH_ROWS = 4096
-"""Rows in memory at a time."""
+"""Number of rows in memory at a time."""
 
 
 def parquet_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row of a Parquet file as the JSON object that says the same, with its "path: row n", n from 0.
+    """Each row of a Parquet file as the equivalent JSON object, with its "path: row n", n from 0.
 
-    Raises MindError for a missing file, for what is not Parquet, and without pyarrow.
+    Raises MindError for a missing file, for a file that is not Parquet, and without pyarrow.
     """
     pyarrow = _pyarrow(path)
     try:
@@ -58,7 +58,7 @@ def write_parquet_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLik
 
 
 def _with_short_numbers(batch: Any) -> Any:
-    """`batch` with its numbers of 32 bits as those that were written: 0.1, and not 0.10000000149011612."""
+    """`batch` in which 32-bit numbers become the ones that were written: 0.1 instead of 0.10000000149011612."""
     import pyarrow
 
     for index, field in enumerate(batch.schema):
@@ -69,7 +69,7 @@ def _with_short_numbers(batch: Any) -> Any:
 
 
 def _parquet_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """With every column, and choices in pairs."""
+    """The row with every column, and with choices as pairs."""
     row = {"choices": None, "rationales": [], "wrong_rationales": [], "knowledge": [], "generated": {}, **row}
     row["generated"] = list(row["generated"].items())
     if row["choices"] is not None:

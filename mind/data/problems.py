@@ -1,4 +1,4 @@
-"""All that is wrong with a file of questions, told in one go."""
+"""Collects everything that is wrong with a file of questions, to report it at once."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MOST_SHOWN = 20
-"""Of different problems."""
+"""Largest number of different problems that are reported."""
 
 
 class FaultyRowsError(MindError):
-    """The rows of a file that cannot be read, each with what is wrong; `questions` are those of the others."""
+    """Some rows of a file cannot be read; the message says what is wrong with each. `questions` holds those of the
+    other rows."""
 
     def __init__(self, message: str, questions: Sequence[Any]) -> None:
         super().__init__(message)
@@ -24,14 +25,14 @@ class FaultyRowsError(MindError):
 
 
 class Problems:
-    """Collects what is wrong with single rows, so that reading goes on to the next."""
+    """Collects what is wrong with single rows, so that reading continues with the next row."""
 
     def __init__(self, path: Any) -> None:
         self._path = path
         self._places: dict[str, list[str]] = {}
 
     def attempt(self, where: str, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T | None:
-        """The result of `function`; None after a MindError, which is noted for the row at `where`."""
+        """The result of `function`; None after a MindError, which is recorded for the row at `where`."""
         try:
             return function(*arguments, **options)
         except MindError as error:
@@ -47,7 +48,7 @@ class Problems:
             raise FaultyRowsError(told, questions)
 
     def told(self, good: int) -> str | None:
-        """What is wrong, in lines, beside so many rows without a problem; None if nothing is."""
+        """The problems, one per line, given the number of rows without one; None if there are none."""
         if not self._places:
             return None
         lines = [f"{where}: {problem}" + _likewise(len(others)) for problem, (where, *others) in self._places.items()]
@@ -65,13 +66,13 @@ def _likewise(rows: int) -> str:
 
 
 class Faults:
-    """Collects what is wrong with several files, so that one start tells it all."""
+    """Collects what is wrong with several files, so that one start reports all of it."""
 
     def __init__(self) -> None:
         self._messages: list[str] = []
 
     def attempt(self, function: Callable[P, list[T]], *arguments: P.args, **options: P.kwargs) -> list[T]:
-        """The result of `function`; nothing after a MindError, which is kept for `check`."""
+        """The result of `function`; an empty list after a MindError, which is kept for `check`."""
         try:
             return function(*arguments, **options)
         except MindError as error:
@@ -80,7 +81,7 @@ class Faults:
 
     @property
     def told(self) -> str | None:
-        """What is wrong, in lines; None if none of the functions raised MindError."""
+        """The problems, one per line; None if no function raised MindError."""
         return "\n".join(self._messages) or None
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""Questions in files: read and checked, written, and split."""
+"""Reads questions from files and checks them, writes them, and splits them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 TO_COMPARE = 2
-"""How many rationales of a question a method needs that compares them."""
+"""Number of rationales per question that a method needs to compare them."""
 
 
 def load_questions(
@@ -55,12 +55,12 @@ def load_questions(
     minimum_rationales: int = TO_COMPARE,
 ) -> list[Question]:
     """Reads a file with a row per question: {"id"?, "question", "answer", "choices"?, "rationales"?: [{"perspective",
-    "text", "source"?}], "wrong_rationales"?: [{"perspective", "text", "answer", "source"?, "right"?}],
-    "knowledge"?: [text], "generated"?: {name: text}}.
+    "text", "source"?}], "wrong_rationales"?: [{"perspective", "text", "answer", "source"?, "right"?}], "knowledge"?:
+    [text], "generated"?: {name: text}}.
 
-    mind/data/rows.py says which files, mind/data/fields.py what answers and choices may be. Other keys, blank lines and
-    an answer line at the end of a rationale are left out. `perspectives` are the names that rationales may have, None
-    for any; with `require_rationales` each question needs `minimum_rationales` of them.
+    mind/data/rows.py says which files are read, mind/data/fields.py which answers and choices. Other keys, blank lines
+    and an answer line at the end of a rationale are dropped. `perspectives` are the names that rationales may have,
+    None: any; with `require_rationales` each question needs `minimum_rationales` of them.
 
     Raises MindError for a missing or empty file, and FaultyRowsError with all that is wrong with single rows, each with
     its place and what was expected. Rationales without names are such a fault if rationales are required, and are
@@ -89,16 +89,18 @@ def load_questions(
 
 
 def save_questions(questions: Iterable[Question], path: str | os.PathLike[str]) -> None:
-    """Writes what `load_questions` reads; a file at `path` is replaced at once or, after an error, left as it was.
+    """Writes a file that `load_questions` reads; an existing file is replaced in one step or, after an error, left as
+    it was.
 
-    Raises MindError if `path` ends in ".parquet" and a question holds a lone surrogate, which Parquet cannot.
+    Raises MindError if `path` ends in ".parquet" and a question holds a lone surrogate, which Parquet cannot store.
     """
     write = write_parquet_rows if Path(path).suffix == ".parquet" else write_json_rows
     write((question_row(question) for question in questions), path)
 
 
 def split_heldout(questions: Sequence[Question], fraction: float, seed: int) -> tuple[list[Question], list[Question]]:
-    """Questions to train on and a random `fraction` of all that is held out, each in order and with at least one.
+    """Training questions, and a random `fraction` of all questions that is held out; each in order and with at least
+    one.
 
     The same questions and seed give the same split. Raises MindError for a fraction outside (0, 1) and for fewer than
     two questions.
@@ -116,10 +118,10 @@ def split_heldout(questions: Sequence[Question], fraction: float, seed: int) -> 
 def read_questions(
     path: str | os.PathLike[str], problems: Problems, columns: Columns = OWN_COLUMNS, rows: Rows | None = None
 ) -> Iterator[tuple[str, Mapping[str, Any], Question]]:
-    """Each row with its place, and the question in it, without rationales.
+    """Each row with its place and its question, without rationales.
 
-    `rows` are those of the file at `path` unless they are given. What is wrong with a row, such as an id that an
-    earlier one has, is noted in `problems`. Raises MindError if there are no rows.
+    `rows` are those of the file at `path` unless they are given. Faults of a row, such as an id that an earlier row
+    has, are recorded in `problems`. Raises MindError if there are no rows.
     """
     places: dict[str, str] = {}
     number = -1
@@ -146,18 +148,19 @@ def parse_answer(where: str, row: Mapping[str, Any]) -> Answer:
 
 
 def same_text(text: str) -> str:
-    """What two questions share if they are the same but for case, white space and compatible characters."""
+    """A normal form of a question's text: equal for texts that are equal up to case, white space and compatible
+    characters."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def asked_in(questions: Iterable[Question], others: Iterable[Question]) -> list[Question]:
-    """Those of `questions` that one of `others` asks, too (`same_text`)."""
+    """Those of `questions` that are also among `others` (by `same_text`)."""
     texts = {same_text(other.question) for other in others}
     return [question for question in questions if same_text(question.question) in texts]
 
 
 def _without_answer_line(where: str, name: str, text: str) -> str:
-    """`text` without an answer line at its end: training puts its own there."""
+    """`text` without an answer line at its end: training appends its own."""
     if ANSWER_MARKER not in text:
         return text
     text = without_suffix(text)
@@ -208,7 +211,8 @@ def named_rationales(
 
 
 def wrong_rationales(where: str, values: Any) -> tuple[WrongRationale, ...]:
-    """Those of a row; raises MindError that begins with `where` if they are not as `load_questions` says."""
+    """The wrong rationales of a row; raises a MindError that begins with `where` if they are not as `load_questions`
+    says."""
     if values is None:
         return ()
     expected = '{"perspective", "text", "answer"}'
@@ -237,7 +241,8 @@ def knowledge(where: str, values: Any) -> tuple[str, ...]:
 
 
 def generated(where: str, values: Any) -> dict[str, str]:
-    """What the generator of a row knows; raises MindError that begins with `where` unless it is an object of texts."""
+    """What the generator recorded about a row's question; raises a MindError that begins with `where` unless it is an
+    object of texts."""
     if values is None:
         return {}
     if not isinstance(values, dict):

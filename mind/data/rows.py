@@ -1,7 +1,7 @@
-"""The rows of files: JSON lines, JSON, CSV and Parquet, each row with its place.
+"""Reads the rows of files: JSON lines, JSON, CSV and Parquet, each row with its place in the file.
 
-Files are read here and not by `datasets`, which guesses types: it makes dates of texts, and 1.0 of 1 if another row has
-1.5.
+We do not use `datasets` for this, because it guesses types: it turns texts into dates, and 1 into 1.0 if another row
+has 1.5.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ Rows = Iterator[tuple[str, Mapping[str, Any]]]
 
 
 def file_rows(path: str | os.PathLike[str], problems: Problems) -> Rows:
-    """The rows of a file, by the ending of its name; a name with another ending is one of JSON lines.
+    """The rows of a file, whose format follows from the ending of its name; unknown endings mean JSON lines.
 
-    A row that cannot be read is noted in `problems`. Raises MindError for what is wrong with the file as a whole.
+    A row that cannot be read is recorded in `problems`. Raises MindError for faults of the file as a whole.
     """
     return READERS.get(Path(path).suffix.lower(), _json_rows)(path, problems)
 
 
 def keyed_records(kind: type[T], path: str | os.PathLike[str]) -> Iterator[T]:
-    """The records of class `kind` in a file, as `mind.typed_json.row_of` wrote them; each has a `key` of its own.
+    """The records of class `kind` in a file, as `mind.typed_json.row_of` wrote them; each has a unique `key`.
 
-    Raises MindError as `file_rows` and, at the end, FaultyRowsError with all rows that are none, or whose key an
-    earlier one has.
+    Raises MindError as `file_rows` and, at the end, FaultyRowsError with all rows that are not such records or repeat a
+    key.
     """
     problems = Problems(path)
     places: dict[Any, str] = {}
@@ -81,7 +81,8 @@ def _listed_rows(path: str | os.PathLike[str], file: io.BufferedIOBase, problems
 
 def _lines(path: str | os.PathLike[str], file: io.BufferedIOBase, problems: Problems) -> Rows:
     first, read, size = True, 0, os.fstat(file.fileno()).st_size
-    with Progress(f"rows of {path}", size // 1024, "kilobyte", late=True) as bar:  # and of what is done with each
+    # the bar covers the caller's work on each row, too
+    with Progress(f"rows of {path}", size // 1024, "kilobyte", late=True) as bar:
         for number, line in enumerate(file, start=1):
             where = f"{path}:{number}"
             if first and line.strip() == b"{":
@@ -133,21 +134,21 @@ READERS: dict[str, Callable[[str | os.PathLike[str], Problems], Rows]] = {
     ".csv": _csv_rows,
     ".parquet": _parquet_rows,
 }
-"""By the ending of a file's name."""
+"""Reader by the ending of a file's name."""
 
 _WORDS = {"True": "true", "False": "false", "None": "null"}
 _NUMBER = re.compile(r"[-+]?\.?[0-9]")
 
 
 def _with_remedy(message: str, text: bytes) -> str:
-    """`message`, which says why `text` is not JSON, with what to write instead, where that can be told."""
+    """`message`, which says why `text` is not JSON, with what to write instead if that is known."""
     try:
         json.loads(text.decode("utf-8-sig").rstrip())
     except json.JSONDecodeError as error:
         remedy = _remedy(error)
         return f"{message}: {remedy}" if remedy else message
     except (ValueError, RecursionError):
-        pass  # not a fault of notation; the message says all
+        pass  # not a fault of notation; the message says everything
     return message
 
 

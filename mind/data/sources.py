@@ -1,4 +1,4 @@
-"""Questions from elsewhere: files, saved data sets and the Hub, their columns mapped to the fields of a question."""
+"""Reads questions from files, saved data sets and the Hub, and maps their columns to the fields of a question."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from mind.typed_json import check_fields
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """Where questions come from, and which columns hold what."""
+    """The source of questions, and which columns hold which fields."""
 
     path: str
-    """A .jsonl, .json (a list or lines), .csv or .parquet file, a folder that the `datasets` library reads or has
+    """A .jsonl, .json (a list or lines), .csv or .parquet file, a folder that the `datasets` library can read or has
     saved, or a name on the Hub ("openai/gsm8k")."""
     subset: str | None = None
     """The configuration of a folder or of a data set on the Hub ("main")."""
     split: str = "train"
     """The split of a folder or of a data set on the Hub."""
     id_column: str | None = None
-    """Column of the id; by default "id". Without such a column an id is the name of the file and the row."""
+    """Column of the id. None: "id". Without such a column, ids are made of the file's name and the row."""
     question_column: str = "question"
     """Column of the question."""
     answer_column: str = "answer"
     """Column of the gold answer."""
     choices_column: str | None = None
-    """Column of the choices; by default "choices". A row without it is a question without choices. Choices may be
-    {"label": [...], "text": [...]}, {label: text}, pairs of label and text, or texts, which get the labels A, B, ..."""
+    """Column of the choices. None: "choices". A row without it is a question without choices. Choices may be {"label":
+    [...], "text": [...]}, {label: text}, pairs of label and text, or texts, which get the labels A, B, ..."""
     answer_marker: str | None = None
-    """The answer is what follows this mark in the answer column; by default "####", if it is there, as in GSM8K."""
+    """The answer is the text after this mark in the answer column. None: "####" if it is there, as in GSM8K."""
     limit: int | None = None
-    """Read the first so many questions only."""
+    """Number of questions to read, from the first; None: all."""
 
     def __post_init__(self) -> None:
         check_fields("questions", self)
@@ -59,9 +59,9 @@ class SourceConfig:
 def load_source(config: SourceConfig) -> list[Question]:
     """The questions of a source, without rationales.
 
-    mind/data/fields.py says what answers and choices may be. Nothing is read from a network if `path` is a file or a
-    folder. Raises MindError for a missing or empty file, and with its reason for a data set that cannot be loaded, as
-    one on a Hub out of reach; FaultyRowsError with all that is wrong with single rows, each with its place.
+    mind/data/fields.py says what answers and choices may be. Files and folders are read without a network. Raises
+    MindError for a missing or empty file and, with the reason, for a data set that cannot be loaded, for example if the
+    Hub cannot be reached; FaultyRowsError with all faults of single rows, each with its place.
     """
     problems = Problems(config.path)
     questions = [question for _, _, question in read_source(config, problems)]
@@ -70,7 +70,7 @@ def load_source(config: SourceConfig) -> list[Question]:
 
 
 def read_source(config: SourceConfig, problems: Problems) -> Iterator[tuple[str, Mapping[str, Any], Question]]:
-    """Each row of a source as `load_source` reads it; what is wrong with one is noted in `problems`."""
+    """Each row of a source as `load_source` reads it; faults of a row are recorded in `problems`."""
     has_choices = config.choices_column is None
     columns: dict[str, None] = {}
     rows = islice(_rows(config, problems), config.limit)
@@ -122,14 +122,14 @@ def _dataset(config: SourceConfig) -> Any:
         return datasets.load_dataset(config.path, config.subset, split=config.split)
     except MindError:
         raise
-    except Exception as error:  # of any kind: by a file's reader, the network or the Hub
-        reason = " ".join(f"{error} {error.__cause__ or ''}".split())  # some say no more than that it failed
+    except Exception as error:  # a file's reader, the network or the Hub may raise many kinds
+        reason = " ".join(f"{error} {error.__cause__ or ''}".split())  # some errors say only that something failed
         raise MindError(f"{config.path}: cannot be loaded: {type(error).__name__}: {reason:.500}") from error
 
 
 def _hub_dataset(config: SourceConfig) -> Any:
-    """The data set of this name; its copy in the cache if the Hub is away, which is asked once: `datasets` would ask it
-    for half a minute."""
+    """The data set of this name on the Hub, or its copy in the cache if the Hub does not answer. The Hub is asked once:
+    `datasets` would try for half a minute."""
     import datasets
     from datasets import config as settings
 

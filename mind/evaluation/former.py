@@ -44,7 +44,7 @@ def evaluation_digests(
 
     Returns:
         "student", "evaluation.max_new_tokens", "evaluation LABEL" for each of `files`, and "held-out".
-"""
+    """
     student = causal_lm(model)
     weights = {
         name.replace(".base_layer.", "."): weight for name, weight in student.named_parameters() if ".lora_" not in name

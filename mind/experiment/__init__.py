@@ -1,1 +1,1 @@
-"""Experiments: methods x seeds as a plan says, at equal budgets, each run a process of its own."""
+"""Runs experiments: methods x seeds according to a plan, at equal budgets, each run in its own process."""

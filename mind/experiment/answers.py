@@ -1,4 +1,4 @@
-"""A student is asked the questions of evaluation sets; its answers are kept, a set at once or not at all."""
+"""Asks a student the questions of evaluation sets and keeps its answers; each set is written in one step."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 
 class Asked(NamedTuple):
-    """One set, and how it is asked."""
+    """One set of questions, and how it is asked."""
 
     file: Path
-    """Of the questions."""
+    """The file of its questions."""
     max_new_tokens: int
     questions: int | None = None
-    """The first so many; None: all."""
+    """Number of questions to ask, from the first; None: all."""
 
 
 class Student:
-    """A student that is loaded when it is first needed."""
+    """A student that is loaded at its first use."""
 
     def __init__(self, config: StudentConfig, asking: AskingConfig, before: str, pause_at: float | None) -> None:
-        """How it is asked, but for the most tokens of a response, and what precedes each question; no set is begun at
-        `pause_at`."""
+        """`asking` says how it is asked, except for the token limit of a response; `before` are the words before each
+        question; no set is begun after `pause_at`."""
         self._config, self._asking, self._before, self._pause_at = config, asking, before, pause_at
         self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
 
@@ -54,8 +54,8 @@ class Student:
         return self._loaded
 
     def answer(self, sets: Mapping[str, Asked], place: Path) -> dict[str, list[dict[str, Any]]]:
-        """The rows (`mind.evaluation.outcomes.outcome`) of each set, kept as NAME.jsonl in the folder `place`: those
-        that are there are read, the others made. Raises PausedError if one is missing and it is time to pause."""
+        """The rows (`mind.evaluation.outcomes.outcome`) of each set, kept as NAME.jsonl in the folder `place`. Existing
+        ones are read, the others are made. Raises PausedError if one is missing and it is time to pause."""
         return {name: self._rows(name, asked, place / f"{name}.jsonl") for name, asked in sets.items()}
 
     def _rows(self, name: str, asked: Asked, file: Path) -> list[dict[str, Any]]:
@@ -69,5 +69,5 @@ class Student:
             config = replace(self._asking, max_new_tokens=asked.max_new_tokens)
             answer_accuracy(*self.loaded, {name: questions}, config, partial, self._before)
             os.replace(partial / file.name, file)
-        shutil.rmtree(partial, ignore_errors=True)  # also what a kill left
+        shutil.rmtree(partial, ignore_errors=True)  # also the remains of a killed process
         return [row for _, row in json_rows(file)]

@@ -1,4 +1,4 @@
-"""The configuration of `mind train` for each run of an experiment."""
+"""Makes the configuration of `mind train` for each run of an experiment."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from mind.experiment.plan import BudgetPlan, MethodPlan, Plan
 from mind.typed_json import overlaid
 
 BATCHED = {"train": {"report_to": "none"}}
-"""What the runs of an experiment have other defaults for: metrics.jsonl says as much as TensorBoard's files."""
+"""Defaults that differ for the runs of an experiment: metrics.jsonl has the same content as TensorBoard's files."""
 OF_INPUTS = {"train", "heldout", "heldout_fraction", "evaluation", "max_questions", "leaks"} | {
     field.name for field in dataclasses.fields(DataConfig) if field.name.startswith("generated_")
 }
-"""Fields of `data` that are done when the questions are in the experiment's folder; the runs are told the others."""
+"""Fields of `data` that have taken effect once the questions are in the experiment's folder; the runs get the
+others."""
 
 
 def nested(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,11 +40,11 @@ def nested(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def draws(label: str, method: MethodPlan, count: int, seed: int) -> list[dict[str, Any]]:
-    """The configurations that tuning tries, as options by name: `count` different ones of the grid, or as many as the
-    label has of its own; all of them, in the grid's order, if there are not more; none without a grid.
+    """The configurations that tuning tries, as options by name: `count` different ones of the grid, or the label's own
+    number. If the grid has no more than that, all of them in its order; without a grid, none.
 
-    They are drawn by the seed and the label so that no value of an option comes again before all its others have, as in
-    a Latin hypercube: six of 72 points could else leave out a learning rate.
+    They are drawn from the seed and the label such that no value of an option is repeated before all of its other
+    values have been used, as in a Latin hypercube: otherwise six draws out of 72 could miss a learning rate completely.
     """
     if not method.grid:
         return []
@@ -75,13 +76,13 @@ def run_config(
     """The configuration of a job's run.
 
     Args:
-        job: its name says where the run is, and of which label.
+        job: its name says where the run is, and its label.
         plan: as written.
         sources: the inputs of experiment.json.
-        folder: of the experiment.
-        seed: of the run.
-        chosen: options by name, of the label's grid.
-        budget: fields of `train`: "flops" or "trained_tokens", or the "epochs" of the run that sets the budget.
+        folder: the experiment's folder.
+        seed: the run's seed.
+        chosen: options from the label's grid, by name.
+        budget: fields of `train`: "flops" or "trained_tokens", or "epochs" for the run that sets the budget.
     """
     from mind.methods import run_config as built
     from mind.methods import with_options
@@ -109,18 +110,18 @@ def run_config(
 
 
 def student_source(sources: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Where the student is, as fields of its configuration."""
+    """The place of the student, as fields of its configuration."""
     places = {"model": "student", "chat_template": "student.chat_template"}
     return {name: sources[entry]["source"] for name, entry in places.items() if entry in sources}
 
 
 def budget_fields(budget: BudgetPlan, amount: float, share: float = 1.0) -> dict[str, Any]:
-    """The fields of `train` for a share of C."""
+    """The fields of `train` that set a share of the budget C."""
     return {budget.unit: float(amount * share) if budget.unit == "flops" else max(1, round(amount * share))}
 
 
 def check_configs(plan: Plan, sources: Mapping[str, Mapping[str, Any]], folder: ExperimentFolder) -> None:
-    """Raises MindError for a label whose options, or a value of its grid, cannot be; nothing is trained."""
+    """Raises MindError for a label with options, or values in its grid, that are not valid; nothing is trained."""
     from mind.run.checks import check_options
     from mind.run.stages import stages_of
 

@@ -1,19 +1,19 @@
-"""The folder of an experiment: the one place that knows the names of its files.
+"""Names the files in the folder of an experiment, and reads and writes them.
 
     experiment.json                        the plan with every field, its inputs and its hash
     data/                                  the questions, as every run reads them: train, validation, sets/NAME
     base/                                  the evaluation of the untrained student that all runs share
-    budget/LABEL, budget.json              the run that says what a student may cost, and that
-    tuning/LABEL/config-I, tuning.json     runs of configurations, what came of each (config-I.json), and the table
+    budget/LABEL, budget.json              the run that measures the budget of every student, and the budget
+    tuning/LABEL/config-I, tuning.json     runs of configurations, their results (config-I.json), and the table
     runs/LABEL/seed-S                      the run folders of `mind train`; their logs are seed-S.log
     outcomes/LABEL/seed-S/SET.jsonl        a row per question (mind.evaluation.outcomes); base/SET.jsonl without seeds
-    outcomes/LABEL/seed-S/answers.json     by what plan and by how many threads they were made
+    outcomes/LABEL/seed-S/answers.json     the plan's hash, and the number of threads that made them
     failures.json                          runs that failed, as of the latest start
 
-budget.json, tuning.json, each config-I.json and each answers.json have the plan's hash, and are refused if it is
-another one.
+budget.json, tuning.json, each config-I.json and each answers.json have the plan's hash; files with another hash are
+refused.
 
-A job is a run with what is made of its student, by the name of its folder: "runs/LABEL/seed-S".
+A job is a run together with the evaluation of its student. It is named by its folder: "runs/LABEL/seed-S".
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from mind.typed_json import build, write_json
 
 @dataclass(frozen=True)
 class Job:
-    """One process of an experiment."""
+    """One job of an experiment, done by one process."""
 
     name: str
-    """The folder of its run within the experiment's; that of the untrained student: "base" or "base-marker"."""
+    """The folder of its run within the experiment's; for the untrained student, "base" or "base-marker"."""
 
     @property
     def kind(self) -> str:
@@ -45,27 +45,27 @@ class Job:
 
     @property
     def label(self) -> str:
-        """The method's."""
+        """The label of its method."""
         return self.name.split("/")[1] if "/" in self.name else self.name
 
     @property
     def number(self) -> int | None:
-        """The seed, or the number of the configuration; None without one."""
+        """The seed, or the number of the configuration; None if it has neither."""
         return int(self.name.rpartition("-")[2]) if self.name.count("/") == 2 else None
 
     @classmethod
     def budget(cls, label: str) -> Job:
-        """The run whose cost is the budget."""
+        """The job whose cost becomes the budget."""
         return cls(f"budget/{label}")
 
     @classmethod
     def tuning(cls, label: str, number: int) -> Job:
-        """The run of a configuration, from 0."""
+        """The job that tries a configuration; numbers start at 0."""
         return cls(f"tuning/{label}/config-{number}")
 
     @classmethod
     def run(cls, label: str, seed: int) -> Job:
-        """One of those that count."""
+        """One of the runs that are compared."""
         return cls(f"runs/{label}/seed-{seed}")
 
 
@@ -81,7 +81,7 @@ class ExperimentFolder:
 
     @property
     def lock(self) -> Path:
-        """Held by the one who starts the jobs."""
+        """A lock held by the process that starts the jobs."""
         return self.path / ".experiment.lock"
 
     @property
@@ -98,35 +98,36 @@ class ExperimentFolder:
 
     @property
     def base(self) -> RunFolder:
-        """Where the held-out NLL of the untrained student is, as in a run before its training."""
+        """The folder with the held-out NLL of the untrained student, in the form of a run before its training."""
         return RunFolder(self.path / BASE)
 
     def run(self, job: Job) -> RunFolder:
         return RunFolder(self.path / job.name)
 
     def beside(self, job: Job, ending: str) -> Path:
-        """A file beside the run's folder: its ".log", its ".lock", the ".json" of what came of a configuration."""
+        """A file beside the run's folder: its ".log", its ".lock", or the ".json" with the result of a
+        configuration."""
         return self.path / f"{job.name}{ending}"
 
     def outcomes(self, job: Job) -> Path:
-        """The folder of the answers of a run's student, or of the untrained one."""
+        """The folder with the answers of a run's student, or of the untrained one."""
         return self.path / "outcomes" / job.name.removeprefix("runs/")
 
     @staticmethod
     def about(answers: Path) -> Path:
-        """In a folder of answers: {"threads": of the processes that asked, each number once}; those that trained are in
-        the starts.json of their run."""
+        """The file in a folder of answers with {"threads": thread counts of the processes that asked, each once}; the
+        thread counts of training are in the run's starts.json."""
         return answers / "answers.json"
 
     @property
     def budget(self) -> Path:
-        """{"unit": ..., "amount": ..., "of": the run that it was measured by, or null}."""
+        """{"unit": ..., "amount": ..., "of": the run that measured it, or null}."""
         return self.path / "budget.json"
 
     @property
     def tuning(self) -> Path:
         """{"labels": {LABEL: {"configurations": [{"options", "accuracy", "nll", "flops", ...}], "chosen": the number of
-        one}}}."""
+        the chosen one}}}."""
         return self.path / "tuning.json"
 
     @property
@@ -135,7 +136,7 @@ class ExperimentFolder:
         return self.path / "failures.json"
 
     def read_experiment(self) -> tuple[Plan, dict[str, Any]]:
-        """The plan, as it was written, and the whole file. Raises MindError for a folder without an experiment."""
+        """The plan as it was written, and the whole file. Raises MindError for a folder without an experiment."""
         missing = f"{self.path}: there is no experiment ({self.experiment.name} is missing){path_meant(self.path)}"
         require(self.experiment.is_file(), missing)
         content = read_object(self.experiment)
@@ -144,15 +145,15 @@ class ExperimentFolder:
 
     @property
     def hash(self) -> str:
-        """The plan's, which every result has."""
+        """The plan's hash, which every result contains."""
         digest = read_object(self.experiment).get("hash")
         if not isinstance(digest, str):
             raise MindError(f'{self.experiment}: "hash" is {digest!r:.60}: expected a string')
         return digest
 
     def read_result(self, file: Path) -> dict[str, Any]:
-        """The JSON object in a file, without the hash; empty if it is not there. Raises MindError for one of another
-        plan."""
+        """The JSON object in a file, without the hash; empty if the file is missing. Raises MindError for a file of
+        another plan."""
         if not file.exists():
             return {}
         content, own = read_object(file), self.hash
@@ -164,21 +165,21 @@ class ExperimentFolder:
         return content
 
     def write_result(self, value: Mapping[str, Any], file: Path) -> None:
-        """Replaces a file at once by JSON, with the hash."""
+        """Replaces a file in one step by JSON with the hash."""
         self.write({"hash": self.hash, **value}, file)
 
     def write(self, value: Any, file: Path) -> None:
-        """Replaces a file at once by JSON."""
+        """Replaces a file in one step by JSON."""
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(value, file)
 
     def evaluated(self, job: Job, sets: Mapping[str, Any]) -> bool:
-        """Whether the answers to all the sets are there. Raises MindError if they are of another plan."""
+        """Whether the answers to all the sets exist. Raises MindError if they are of another plan."""
         known = self.read_result(self.about(self.outcomes(job)))
         return bool(known) and all((self.outcomes(job) / f"{name}.jsonl").exists() for name in sets)
 
     def done(self, job: Job, plan: Plan) -> bool:
-        """Whether nothing of a job is left to do."""
+        """Whether a job is complete."""
         if job.kind == BASE:
             return self.base.read_evaluation()["before"] is not None and self.evaluated(job, plan.evaluation)
         if job.kind == BASE_MARKER:
@@ -192,7 +193,7 @@ class ExperimentFolder:
         return run.status.exists() and self.evaluated(job, plan.evaluation) and kept
 
     def drop_student(self, job: Job) -> None:
-        """Removes what is large and that nothing reads any more: weights and checkpoints, the trained student last."""
+        """Removes large files that nothing reads any more: weights and checkpoints, the trained student last."""
         run = self.run(job)
         for folder in [*run.stages, run]:
             for path in folder.weights():

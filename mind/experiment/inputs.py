@@ -1,4 +1,4 @@
-"""What the runs of an experiment read: questions, loaded or generated once, checked, and written into its folder."""
+"""Loads or generates the questions of an experiment once, checks them, and writes them into its folder for all runs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from mind.run.data import load_data, without_leaks
 
 @dataclass(frozen=True)
 class Inputs:
-    """The questions of an experiment, and where they and the student come from."""
+    """The questions of an experiment, and the origins of the questions and of the student."""
 
     train: list[Question]
     validation: list[Question]
     sets: Mapping[str, list[Question]]
-    """By name."""
+    """Questions by name of their set."""
     sources: Mapping[str, Mapping[str, Any]]
     """{"train" | "validation" | "evaluation.NAME": {"source", "questions", "sha256", "leaks"?}, "student": {"source",
     "sha256"}}; "leaks" counts what training questions have in common with those of a set (mind.data.overlap)."""
@@ -39,11 +39,11 @@ class Inputs:
 
 
 def load_inputs(plan: Plan) -> Inputs:
-    """Everything that a plan names, whose files are `located`.
+    """Loads everything that a plan names; its files must have been `located`.
 
-    Training questions that share 13 words in a row with one of a set are counted or, by `data.leaks`, left out or an
-    error. Raises MindError for bad questions, for fewer than a set asks for, and for a set that shares a whole question
-    with those of training or validation.
+    Training questions that share 13 words in a row with one of a set are counted or, according to `data.leaks`, left
+    out or an error. Raises MindError for bad questions, for a set with fewer questions than the plan asks for, and for
+    a set that shares a whole question with training or validation.
     """
     data = load_data(
         MindConfig(
@@ -85,7 +85,8 @@ def load_inputs(plan: Plan) -> Inputs:
 
 
 def _most_demanding(plan: Plan) -> str:
-    """The method that wants the most rationales of a question: those that it has to leave out, all runs do."""
+    """The method that needs the most rationales per question: all runs leave out the questions that it must leave
+    out."""
     from mind.methods import method_class
     from mind.methods import run_config as built
 
@@ -94,7 +95,7 @@ def _most_demanding(plan: Plan) -> str:
 
 
 def write_inputs(inputs: Inputs, folder: ExperimentFolder) -> None:
-    """Writes the questions where every run reads them."""
+    """Writes the questions to the place where every run reads them."""
     folder.set_file("").parent.mkdir(parents=True, exist_ok=True)
     save_questions(inputs.train, folder.train_file)
     save_questions(inputs.validation, folder.validation_file)
@@ -108,7 +109,7 @@ def _entry(source: str, questions: Sequence[Question]) -> dict[str, Any]:
 
 
 def _student(plan: Plan) -> dict[str, dict[str, Any]]:
-    """Of a folder its files count; a name stands for itself."""
+    """The origin of the student: a folder with a digest of its files, or a name."""
     model, template = plan.student.model, plan.student.chat_template
     content = model
     if Path(model).is_dir():

@@ -1,7 +1,7 @@
-"""One job of an experiment, in this process: train a student, or go on with it, ask it all questions, keep its answers.
+"""Does one job of an experiment in this process: trains a student, asks it all questions, and keeps its answers.
 
-Everything that it reads is in the experiment's folder, and everything that it writes is there at once or not at all. So
-a job that was killed is started again and does what is left.
+Everything that it reads is in the experiment's folder, and everything that it writes appears there in one step. So a
+job that was killed is started again and does the rest.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VALIDATION = "validation"
 
 
 def perform(path: str | os.PathLike[str], name: str, pause_at: float | None = None) -> None:
-    """Does what is left of a job.
+    """Does the rest of a job.
 
     Another process that does it already is waited for: it may be an orphan that is about to end.
 
@@ -64,7 +64,7 @@ def perform(path: str | os.PathLike[str], name: str, pause_at: float | None = No
 
 
 class _Work:
-    """A job with what it needs; a method for each kind."""
+    """A job with what it needs; it has a method per kind of job."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class _Work:
         result = self.folder.beside(self.job, ".json")
         try:
             self._train(config)
-        except (BudgetError, NotFiniteError, StoppedError) as error:  # as it would be every time
+        except (BudgetError, NotFiniteError, StoppedError) as error:  # it would fail like this every time
             self.folder.write_result({"failed": str(error)}, result)
         if not result.exists():
             asked = Asked(self.folder.validation_file, plan.tuning.max_new_tokens, plan.tuning.questions)
@@ -138,11 +138,11 @@ class _Work:
 
         run = self.folder.run(self.job)
         if run.status.exists():  # the student has been trained, and may have been removed since
-            if not run.report.exists():  # a kill came between
+            if not run.report.exists():  # the process was killed before it wrote the report
                 write_run_report(run)
             return
         train(config, resume=run.begun is not None, pause_at=self.pause_at)
-        gc.collect()  # the Trainer and its student refer to one another
+        gc.collect()  # the Trainer and its student refer to each other
 
     def _trained(self, config: MindConfig) -> Student:
         from mind.methods import method_class
@@ -172,8 +172,8 @@ class _Work:
         return student.answer(sets, place)
 
     def _measured(self, student: Student) -> dict[str, Any]:
-        """The held-out NLL, as each run would measure it before its training, with the digests by which a run knows it
-        for its own."""
+        """The held-out NLL, as each run would measure it before its training, with the digests by which a run
+        recognizes it."""
         from mind.batches.prompt_sharing import choose_pack_options
         from mind.evaluation.evaluate import heldout_nll
         from mind.evaluation.former import evaluation_digests

@@ -1,4 +1,4 @@
-"""The jobs of an experiment: which ones its plan has, what comes before each, and which can be done now."""
+"""Lists the jobs of an experiment: which ones its plan has, what each depends on, and which can be done now."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mind.experiment.tuning import chosen, tune, tuning_jobs
 
 
 def every_job(plan: Plan) -> Iterator[Job]:
-    """All of them, in the order in which they are started."""
+    """All jobs, in the order in which they are started."""
     yield Job(BASE)
     if plan.base_marker:
         yield Job(BASE_MARKER)
@@ -19,12 +19,12 @@ def every_job(plan: Plan) -> Iterator[Job]:
         yield Job.budget(plan.budget.of)
     for label in plan.methods:
         yield from tuning_jobs(plan, label)
-    for seed in plan.seeds:  # all labels with the first seed, so that there is something to look at early
+    for seed in plan.seeds:  # all labels with the first seed first, so that there are early results
         yield from (Job.run(label, seed) for label in plan.methods)
 
 
 def job_of(name: str, plan: Plan) -> Job:
-    """The job of this name; raises MindError if the plan has none."""
+    """The job with this name; raises MindError if the plan has none."""
     job = Job(name)
     if job not in every_job(plan):
         example = Job.run(next(iter(plan.methods)), plan.seeds[0])
@@ -33,7 +33,7 @@ def job_of(name: str, plan: Plan) -> Job:
 
 
 def before(job: Job, plan: Plan) -> Iterator[Job]:
-    """The jobs whose results it reads: the untrained student's evaluation, the budget, the choice of a
+    """The jobs whose results this job reads: the untrained student's evaluation, the budget, the choice of a
     configuration."""
     if job.kind in (BASE, BASE_MARKER):
         return
@@ -45,15 +45,15 @@ def before(job: Job, plan: Plan) -> Iterator[Job]:
 
 
 def require_before(job: Job, plan: Plan, folder: ExperimentFolder) -> None:
-    """Raises MindError, with the first job that comes before this one and is not done."""
+    """Raises a MindError that names the first unfinished job on which this one depends."""
     missing = next((one for one in before(job, plan) if not folder.done(one, plan)), None)
     require(missing is None, f"{job.name}: {missing and missing.name} comes first, and is not done")
 
 
 def ready(plan: Plan, folder: ExperimentFolder) -> list[Job]:
-    """The jobs that can be done now and are not, in the order in which they are started.
+    """The unfinished jobs that can be done now, in the order in which they are started.
 
-    A run of a label all of whose configurations failed never can. Raises MindError for a result of another plan.
+    A run of a label whose configurations all failed can never be done. Raises MindError for a result of another plan.
     """
     folder.read_result(folder.budget)
     done = {job for job in every_job(plan) if folder.done(job, plan)}
@@ -68,12 +68,12 @@ def ready(plan: Plan, folder: ExperimentFolder) -> list[Job]:
 
 
 def left(plan: Plan, folder: ExperimentFolder) -> int:
-    """How many jobs of the whole experiment are not done, those that cannot start yet among them."""
+    """Number of unfinished jobs of the whole experiment, including those that cannot start yet."""
     return sum(not folder.done(job, plan) for job in every_job(plan))
 
 
 def budget_amount(plan: Plan, folder: ExperimentFolder) -> float:
-    """C, kept in budget.json from the first call on. The run that it is measured by is done (`before`)."""
+    """The budget C, kept in budget.json after the first call. The run that measures it must be done (`before`)."""
     kept = folder.read_result(folder.budget)
     if kept:
         return kept["amount"]

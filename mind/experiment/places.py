@@ -1,7 +1,7 @@
-"""Where the jobs of an experiment are done: processes of this machine, or of a Ray cluster.
+"""Starts jobs of experiments as processes of this machine or of a Ray cluster.
 
-A process is started as `python -m mind experiment --job NAME --output FOLDER`. It ends when whoever started it does,
-however that comes: it reads a pipe whose other end only they hold.
+A process is started as `python -m mind experiment --job NAME --output FOLDER`. It ends when the process that started it
+ends in any way: it reads a pipe whose other end only that process holds.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from mind.experiment.runner import Ending
 from mind.hub import send_nothing_unasked
 
 WATCHED = "MIND_EXPERIMENT_WATCHED"
-"""In the environment of a job whose standard input is that pipe."""
+"""The environment variable that tells a job that its standard input is that pipe."""
 PAUSED = 75
 """The exit status of a job that paused."""
 SHOWN_LINES = 3
-"""Of the log of a job that failed, in its message."""
+"""Number of log lines of a failed job that its message quotes."""
 STOPPED = Ending("failed", "stopped before it began")
 
 
 class Processes:
-    """A process of this machine for each job, its output in a log beside the run's folder."""
+    """Runs each job in a process of this machine; its output goes to a log beside the run's folder."""
 
     def __init__(self, folder: ExperimentFolder, threads: int, stop_at: float | None) -> None:
         self._folder, self._threads, self._stop_at = folder, threads, stop_at
@@ -45,7 +45,7 @@ class Processes:
         environment = os.environ | {WATCHED: "1", "OMP_NUM_THREADS": str(self._threads)}
         with log.open("ab") as output:
             begin = output.tell()
-            with self._starting:  # so that `stop` misses none
+            with self._starting:  # so that `stop` misses no process
                 if self._stopped:
                     return STOPPED
                 process = subprocess.Popen(
@@ -61,7 +61,7 @@ class Processes:
         return ending(status, log, begin)
 
     def stop(self) -> None:
-        """Ends all jobs: started again they go on from their last step. None is started any more."""
+        """Ends all jobs and starts no more; when they are started again, they continue from their last step."""
         with self._starting:
             self._stopped = True
             for process in list(self._running):
@@ -69,7 +69,7 @@ class Processes:
 
 
 def job_command(folder: Path, name: str, stop_at: float | None) -> list[str]:
-    """How a job is started."""
+    """The command that starts a job."""
     command = [sys.executable, "-m", "mind", "experiment", "--job", name, "--output", str(folder)]
     if stop_at is not None:
         command += ["--stop-after", repr(max(stop_at - time.monotonic(), 0.06) / 60)]
@@ -77,7 +77,7 @@ def job_command(folder: Path, name: str, stop_at: float | None) -> list[str]:
 
 
 def ending(status: int, log: Path, begin: int) -> Ending:
-    """What the exit status of a job means, with the last lines of what it wrote from byte `begin` on."""
+    """The meaning of a job's exit status, with the last lines of what it wrote from byte `begin` on."""
     if status == 0:
         return Ending("done")
     if status == PAUSED:
@@ -91,22 +91,22 @@ def ending(status: int, log: Path, begin: int) -> Ending:
 
 
 def end_with_parent() -> None:
-    """This process ends at once when the one that started it has ended, if that is a runner of experiments."""
+    """Makes this process end at once when its parent has ended, if the parent is a runner of experiments."""
     if os.environ.pop(WATCHED, None) is None:
         return
     pipe = os.dup(0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
     def watch() -> None:
-        while os.read(pipe, 1):  # returns nothing when no process holds the other end
+        while os.read(pipe, 1):  # returns nothing once no process holds the other end
             pass
-        os._exit(1)  # as a kill would: what is on the disk is whole
+        os._exit(1)  # as a kill would: files on the disk are complete
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 class RayTasks:
-    """A task of a Ray cluster for each job, whose machines share the folder."""
+    """Runs each job as a task of a Ray cluster, whose machines share the folder."""
 
     def __init__(self, folder: ExperimentFolder, address: str, threads: int, stop_at: float | None) -> None:
         """Raises MindError if Ray is not installed or the cluster cannot be reached."""
@@ -116,10 +116,10 @@ class RayTasks:
         except ImportError:
             raise MissingError("--ray needs the package ray: pip install 'mind-kernels[ray]'") from None
         try:
-            # A cluster that begins here has nobody to look at its dashboard.
+            # A cluster that is started here has nobody to look at its dashboard.
             more = {"include_dashboard": False} if address == "local" else {}
             ray.init(address=address, log_to_driver=False, **more)
-        except Exception as error:  # of many kinds
+        except Exception as error:  # Ray raises many kinds
             raise MindError(f"--ray {address}: {one_line(str(error), 300)}") from None
 
         resources = ray.cluster_resources()
@@ -134,7 +134,7 @@ class RayTasks:
         self._running: set[Any] = set()
         self._starting, self._stopped = threading.Lock(), False
         self.at_a_time = max(int(resources["GPU"]) if gpus else int(resources.get("CPU", 1) // threads), 1)
-        """How many jobs the cluster has room for."""
+        """Number of jobs that the cluster has room for."""
 
     def __call__(self, job: Job) -> Ending:
         seconds = None if self._stop_at is None else self._stop_at - time.monotonic()
@@ -151,7 +151,7 @@ class RayTasks:
             self._running.discard(task)
 
     def stop(self) -> None:
-        """As of `Processes`: the cluster's process that waits for a job is killed, and the job ends with it."""
+        """As in `Processes`: the cluster's process that waits for a job is killed, and the job ends with it."""
         with self._starting:
             self._stopped = True
             for task in list(self._running):

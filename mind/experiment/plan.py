@@ -1,9 +1,8 @@
 """The plan of an experiment: a JSON file, read into frozen dataclasses and fixed before anything runs.
 
-student, data, evaluation        the same for every run
-methods                          label -> how a student is trained, and the grid that it is tuned by
-seeds, budget, tuning            how often, for how long, how it is chosen
-reference, baselines             the claim that `mind compare` examines
+student, data, evaluation the same for every run methods label -> how a student is trained, and the grid for tuning
+seeds, budget, tuning the number of runs, their length, and how configurations are chosen reference, baselines the claim
+that `mind compare` examines
 """
 
 from __future__ import annotations
@@ -25,12 +24,13 @@ from mind.provenance import text_digest
 from mind.typed_json import build, check_fields, read_json
 
 PLANS = Path(__file__).with_name("plans")
-"""Those that come with the package, as NAME.json."""
+"""The folder of the plans that come with the package, as NAME.json."""
 BASE, BASE_MARKER = "base", "base-marker"
-"""The untrained student in the place of a label; the same asked with a line that says how an answer is written."""
+"""Names that replace a label for the untrained student: asked plainly, and asked with a line about the form of an
+answer."""
 OOD_PROBLEMS = f"{WORD_PROBLEMS}-ood"
 GENERATED = (WORD_PROBLEMS, OOD_PROBLEMS)
-"""Evaluation sets that the built-in generator writes, in the place of a file."""
+"""Names that replace a file, for evaluation sets made by the built-in generator."""
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _NAME = re.compile(r"[\w][\w.-]{0,99}")
 _OWN = re.compile(
@@ -49,10 +49,11 @@ class MethodPlan:
     options: dict = field(default_factory=dict, hash=False)
     """Options of the run, nested as in its config.json."""
     grid: dict = field(default_factory=dict, hash=False)
-    """The values among which tuning chooses, by the option's name: {"train.learning_rate": [1e-4, 3e-4]}. Without any
+    """The values that tuning may choose, by the option's name: {"train.learning_rate": [1e-4, 3e-4]}. Without a grid
     the label is not tuned."""
     configurations: int | None = None
-    """How many tuning tries; None: those of `tuning`. All of the grid of `single`, for "the best perspective"."""
+    """Number of configurations to try; None: as in `tuning`. For "the best perspective", use the whole grid of
+    `single`."""
 
     def __post_init__(self) -> None:
         check_fields("methods", self)
@@ -65,18 +66,20 @@ class MethodPlan:
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Questions that every student is asked once it is trained."""
+    """Questions that every student is asked after training."""
 
     file: str
-    """A file of questions; "word-problems" or "word-problems-ood": those of the generator, if `data.train` is its."""
+    """A file of questions; "word-problems" or "word-problems-ood" for generated ones, if `data.train` is
+    generated too."""
     group: Literal["id", "ood"]
-    """Whether they are like the training questions; `mind compare` averages over the sets of a group."""
+    """Whether they resemble the training questions ("id") or not ("ood"); `mind compare` averages over the sets of a
+    group."""
     max_new_tokens: int = 200
-    """Tokens of a response, at most."""
+    """Longest response, in tokens."""
     questions: int | None = None
-    """The first so many; None: all."""
+    """Number of questions to ask, from the first; None: all."""
     primary: bool = True
-    """Whether the claim is about this set, too."""
+    """Whether the claim covers this set."""
 
     def __post_init__(self) -> None:
         check_fields("evaluation", self)
@@ -87,16 +90,16 @@ class EvaluationSet:
 
 @dataclass(frozen=True)
 class BudgetPlan:
-    """C, what the training of a student may cost."""
+    """The budget C: what the training of a student may cost."""
 
     unit: Literal["flops", "trained_tokens"] = "flops"
     """Floating-point operations, or tokens with a backward pass, by the counters of a run (`mind.run.work`)."""
     amount: float | None = None
-    """C. None: what a run of `of` costs."""
+    """C. None: the cost of a run of `of`."""
     of: str | None = None
-    """The label that is run first, untuned and with the first seed, to learn what it costs."""
+    """The label of a run that is done first, untuned and with the first seed, to measure its cost."""
     epochs: float = 1.0
-    """Of that run."""
+    """The epochs of that run."""
 
     def __post_init__(self) -> None:
         check_fields("budget", self)
@@ -107,19 +110,19 @@ class BudgetPlan:
 
 @dataclass(frozen=True)
 class TuningPlan:
-    """How the configuration of a label with a grid is chosen: random search in which each value of an option comes as
-    often as the others, the same for all."""
+    """How the configuration of a label with a grid is chosen: by random search in which all values of an option are
+    used equally often, with the same settings for all labels."""
 
     configurations: int = 12
-    """How many are tried per label, if it does not say so itself; all, if the grid has fewer."""
+    """Configurations to try per label, unless the label sets its own number; all, if the grid has fewer."""
     share: float = 1 / 3
-    """Of the budget C, for each of them."""
+    """Share of the budget C for each of them."""
     seed: int = 0
-    """Of the draw, and of the students' training."""
+    """Seed of the draw and of the students' training."""
     max_new_tokens: int = 200
-    """Tokens of a response to a validation question, at most."""
+    """Longest response to a validation question, in tokens."""
     questions: int | None = None
-    """Validation questions that are asked, from the first; None: all."""
+    """Number of validation questions to ask, from the first; None: all."""
 
     def __post_init__(self) -> None:
         check_fields("tuning", self)
@@ -132,35 +135,36 @@ class TuningPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that determines an experiment."""
+    """All settings that determine an experiment."""
 
     student: StudentConfig
-    """The student with which every run begins."""
+    """The initial student of every run."""
     data: DataConfig
-    """The training questions. `heldout` or `heldout_fraction` are the validation questions, by which tuning chooses."""
+    """The training questions. `heldout` or `heldout_fraction` gives the validation questions, by which tuning
+    chooses."""
     methods: dict[str, MethodPlan] = field(hash=False)
-    """By label."""
+    """Label -> method."""
     evaluation: dict[str, EvaluationSet] = field(hash=False)
-    """By name."""
+    """Name -> evaluation set."""
     budget: BudgetPlan
     title: str = "Experiment"
-    """Of its pages."""
+    """Title of its pages."""
     data_seed: int = 0
-    """Of the generator and of the split into training and validation questions, which all runs share."""
+    """Seed of the generator and of the split into training and validation questions, which all runs share."""
     config: dict = field(default_factory=dict, hash=False)
-    """Options of every run, nested as in its config.json; a method's own come on top."""
+    """Options of every run, nested as in its config.json; the options of a method override them."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """A student is trained by each method with each."""
+    """Each method trains one student per seed."""
     tuning: TuningPlan = field(default_factory=TuningPlan)
     reference: str | None = None
-    """The label that the claim is about."""
+    """The label of the method that the claim is about."""
     baselines: tuple[str, ...] = ()
-    """Those that it is to beat."""
+    """The labels of the methods that it should beat."""
     base_marker: bool = False
     """Ask the untrained student a second time, with the line "End with a line '#### answer'.": it has never seen the
-    marker, and without the line to learn it would count as to reason."""
+    marker, so without this line learning the form would count as learning to reason."""
     keep_students: bool = False
-    """Keep the trained students when their answers are there; else their records alone."""
+    """Keep the trained students after their answers are stored; otherwise only their records are kept."""
 
     def __post_init__(self) -> None:
         check_fields("", self)
@@ -216,9 +220,9 @@ class Plan:
 
 
 def read_plan(source: str) -> tuple[Plan, Path]:
-    """The plan in a file, or one of the package by its name, and the folder that its files are relative to.
+    """The plan in a file, or a plan of the package by its name, and the folder to which its paths are relative.
 
-    Raises MindError for what is no plan, with the field.
+    Raises a MindError with the field if it is not a plan.
     """
     path = Path(source)
     if not path.exists() and (PLANS / f"{source}.json").is_file():
@@ -238,10 +242,10 @@ def packaged() -> list[str]:
 
 
 def located(plan: Plan, folder: Path, variables: Mapping[str, str]) -> Plan:
-    """The plan with the places of its files: ${NAME} replaced by the variable, and relative ones within `folder`, those
-    that begin with a variable within the working directory, where it was typed.
+    """The plan with resolved file names: variables ${NAME} are replaced. Relative names refer to `folder` or, if they
+    begin with a variable, to the working directory, where the user typed its value.
 
-    Raises MindError for a variable that is not given, one that nothing reads, and a file that is not there.
+    Raises MindError for a variable without a value, a value that nothing reads, and a missing file.
     """
     used: set[str] = set()
 
@@ -282,13 +286,13 @@ def located(plan: Plan, folder: Path, variables: Mapping[str, str]) -> Plan:
 
 
 def plan_hash(plan: Plan, digests: Mapping[str, str]) -> str:
-    """The SHA-256 of the plan's canonical JSON, with those of the questions it reads in the place of their files."""
+    """The SHA-256 of the plan's canonical JSON, in which digests of the questions replace their files."""
     whole = {"plan": json_of(plan), "inputs": dict(digests)}
     return text_digest(json.dumps(whole, sort_keys=True, separators=(",", ":")))
 
 
 def json_of(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON has it: with lists for tuples."""
+    """The plan as JSON: with lists instead of tuples."""
     return json.loads(json.dumps(dataclasses.asdict(plan)))
 
 

@@ -1,7 +1,7 @@
-"""Runs an experiment: what its folder lacks, so many jobs at a time, each in a place of its own.
+"""Runs an experiment: does the jobs that its folder lacks, several at a time, each in its own process.
 
-What there is to do is read from the folder after each job (`mind.experiment.jobs`). So whoever starts an experiment
-again goes on with it.
+The folder says what there is to do (`mind.experiment.jobs`); it is read again after each job. So an experiment that is
+started again continues.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ class Ending:
 
 
 Place = Callable[[Job], Ending]
-"""Does a job to its end, in a process of its own, and waits for it."""
+"""Does a job in a process of its own, and waits for its end."""
 
 
 @dataclass
 class Progress:
-    """What whoever watches an experiment is shown."""
+    """The state of an experiment, for display."""
 
     plan: Plan
     folder: ExperimentFolder
     waiting: list[Job] = field(default_factory=list)
-    """Those that could start now."""
+    """Jobs that could start now."""
     running: dict[Job, float] = field(default_factory=dict)
-    """Since when, by time.monotonic."""
+    """Running jobs and their start times, by time.monotonic."""
     ended: dict[Job, Ending] = field(default_factory=dict)
-    """Of this start."""
+    """Jobs that have ended since this start."""
 
     @property
     def failed(self) -> dict[Job, Ending]:
@@ -55,19 +55,19 @@ class Progress:
 
 
 Watch = Callable[[Progress], None]
-"""Called when something has changed, and every second."""
+"""Called whenever something has changed, and every second."""
 
 
 def prepare(source: str, output: str | os.PathLike[str], variables: Mapping[str, str]) -> ExperimentFolder:
     """The folder of the experiment that a plan describes, ready to run: made, or found to be of the same plan.
 
     Args:
-        source: the plan's file, or the name of one of the package.
+        source: the plan's file, or the name of a plan of the package.
         output: the folder.
-        variables: what ${NAME} in the plan's file names stands for.
+        variables: values of ${NAME} in the plan's file names.
 
-    Raises MindError, before anything is written, for a bad plan, bad questions, options that cannot be, and a folder
-    that holds something else, or an experiment by another plan, with the fields that differ.
+    Raises MindError, before anything is written, for a bad plan, bad questions, invalid options, and a folder that
+    holds something else or an experiment with another plan (naming the fields that differ).
     """
     plan, place = read_plan(source)
     folder = ExperimentFolder(Path(os.path.abspath(output)))
@@ -75,13 +75,13 @@ def prepare(source: str, output: str | os.PathLike[str], variables: Mapping[str,
     inputs = load_inputs(located(plan, place, variables))
     check_configs(plan, inputs.sources, folder)
     if folder.experiment.exists():
-        _check_same(folder, plan, inputs.digests)  # which may run right now
+        _check_same(folder, plan, inputs.digests)  # before the lock, since the experiment may be running right now
     elif folder.path.exists():
         others = [path for path in folder.path.iterdir() if path.name not in ("data", folder.lock.name)]
         require(not others, f"{folder.path}: exists and is not an empty folder; name another --output")
     folder.path.mkdir(parents=True, exist_ok=True)
     with held(folder.lock, "another process runs this experiment"):
-        if folder.experiment.exists():  # maybe since
+        if folder.experiment.exists():  # another process may have made it meanwhile
             _adopt(folder, plan, inputs)
         else:
             write_inputs(inputs, folder)
@@ -97,7 +97,7 @@ def prepare(source: str, output: str | os.PathLike[str], variables: Mapping[str,
 
 
 def _adopt(folder: ExperimentFolder, plan: Plan, inputs: Inputs) -> None:
-    """Goes on with an experiment by this plan, whose student and questions may lie elsewhere by now."""
+    """Continues an experiment with the same plan, whose student and questions may have moved."""
     _check_same(folder, plan, inputs.digests)
     _, content = folder.read_experiment()
     if content["inputs"] != inputs.sources:
@@ -122,15 +122,15 @@ def run_experiment(
     watch: Watch | None = None,
     interrupt: Callable[[], object] = lambda: None,
 ) -> Progress:
-    """Does what the experiment in the folder lacks, and returns how the jobs of this start ended.
+    """Does the jobs that the experiment in the folder lacks, and returns how they ended.
 
     Args:
         folder: what `prepare` returned.
-        place: where a job is done; it is called in `jobs` threads.
-        jobs: how many are done at a time.
-        stop_at: from this time on, by time.monotonic, none is started; None: until all are done.
-        watch: is told of everything.
-        interrupt: ends what the place does, called if this function is interrupted, by Ctrl-C or an error.
+        place: does a job; it is called in `jobs` threads.
+        jobs: number of jobs at the same time.
+        stop_at: a time by time.monotonic after which no job is started; None: no limit.
+        watch: is called with the progress.
+        interrupt: ends the jobs in `place`; called if this function is interrupted by Ctrl-C or an error.
 
     A job that failed is not tried again before the next start. Raises MindError if another process runs it.
     """
@@ -141,7 +141,7 @@ def run_experiment(
         try:
             _run(progress, lambda job: threads.submit(place, job), jobs, stop_at, watch)
         except BaseException:
-            interrupt()  # before the threads are waited for
+            interrupt()  # before waiting for the threads
             raise
     return progress
 
@@ -171,7 +171,7 @@ def _run(
 
 
 def _first(running: Mapping[Future[Ending], Job], progress: Progress, watch: Watch | None) -> set[Future[Ending]]:
-    """The jobs that have ended; the next to end are waited for."""
+    """Waits until at least one job ends, and returns those that have ended."""
     while True:
         if watch is not None:
             watch(progress)
@@ -181,7 +181,7 @@ def _first(running: Mapping[Future[Ending], Job], progress: Progress, watch: Wat
 
 
 def _write_failures(progress: Progress) -> None:
-    """All that failed since this start, written anew when one more has."""
+    """Writes all failures of this start, again after each new one."""
     folder = progress.folder
     rows: list[dict[str, Any]] = [
         {

@@ -1,4 +1,4 @@
-"""What an experiment has come to so far, without statistics: those are `mind compare`'s."""
+"""Summarizes the results of an experiment so far, without statistics, which are the task of `mind compare`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mind.files import json_rows
 
 
 def summary_rows(plan: Plan, folder: ExperimentFolder) -> list[dict[str, str]]:
-    """A row for the untrained student and for each label: runs that are done, mean accuracies in percent, mean cost."""
+    """One row for the untrained student and one per label: finished runs, mean accuracies in percent, mean cost."""
     rows = [_row(plan, folder, BASE, [Job(BASE)])]
     if plan.base_marker:
         rows.append(_row(plan, folder, BASE_MARKER, [Job(BASE_MARKER)]))
@@ -29,7 +29,7 @@ def _row(plan: Plan, folder: ExperimentFolder, label: str, jobs: list[Job]) -> d
 
 
 def accuracy(folder: ExperimentFolder, job: Job, name: str) -> float:
-    """The share of right answers of a job's student to a set."""
+    """The share of right answers that a job's student gave to a set."""
     right = [row["correct"] for _, row in json_rows(folder.outcomes(job) / f"{name}.jsonl")]
     return sum(right) / len(right)
 
@@ -39,7 +39,7 @@ def _mean(values: list[float], form: str) -> str:
 
 
 def doing(folder: ExperimentFolder, job: Job) -> str:
-    """What a job that runs is at, by what it has written."""
+    """What a running job is doing, judged by the files that it has written."""
     run = folder.run(job)
     current = [stage for stage in run.stages if not stage.status.exists()] or [run]
     if run.status.exists():
@@ -50,6 +50,6 @@ def doing(folder: ExperimentFolder, job: Job) -> str:
     last = current[0].metrics.read_bytes().rstrip().rpartition(b"\n")[2]
     try:
         row = json.loads(last)
-    except json.JSONDecodeError:  # a line that is being written
+    except json.JSONDecodeError:  # the line is being written
         return "trains"
     return f"step {row['step']}, loss {row['loss']:.3f}" if "step" in row else "prepares its training"

@@ -1,5 +1,5 @@
-"""The choice of a label's configuration: the best greedy accuracy on the validation questions, of equal ones the
-smallest held-out NLL, of these the first. Then it is frozen."""
+"""Chooses the configuration of each label: the one with the best greedy accuracy on the validation questions; of equal
+ones, the one with the smallest held-out NLL; of equal ones, the first. Then the choice is fixed."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from mind.files import held
 
 
 def tuning_jobs(plan: Plan, label: str) -> list[Job]:
-    """Those of a label, none if it is not tuned."""
+    """The tuning jobs of a label; none if it is not tuned."""
     return [Job.tuning(label, number) for number in range(len(configurations(plan, label)))]
 
 
 def configurations(plan: Plan, label: str) -> list[dict[str, Any]]:
-    """What tuning tries for a label, as options by name; a label without a grid has none."""
+    """The configurations that tuning tries for a label, as options by name; none for a label without a grid."""
     return draws(label, plan.methods[label], plan.tuning.configurations, plan.tuning.seed)
 
 
 def best(results: Sequence[Mapping[str, Any]]) -> int | None:
-    """The number of the configuration that is chosen; None if all of them failed."""
+    """The number of the chosen configuration; None if all of them failed."""
     whole = [number for number, result in enumerate(results) if "failed" not in result]
     return min(whole, key=lambda number: (-results[number]["accuracy"], results[number]["nll"]), default=None)
 
 
 def tune(plan: Plan, folder: ExperimentFolder) -> dict[str, Any]:
-    """The table of the labels all of whose configurations have been tried, written to tuning.json if it is new."""
-    with held(folder.path / ".tuning.lock"):  # so that no job writes an older table over a newer one
+    """The table of the labels whose configurations have all been tried, written to tuning.json if it is new."""
+    with held(folder.path / ".tuning.lock"):  # so that no job overwrites a newer table by an older one
         table = {}
         for label in plan.methods:
             results = [folder.read_result(folder.beside(job, ".json")) for job in tuning_jobs(plan, label)]
@@ -52,7 +52,8 @@ def tuned(folder: ExperimentFolder) -> dict[str, Any]:
 
 
 def chosen(plan: Plan, table: Mapping[str, Any], label: str) -> dict[str, Any] | None:
-    """The options of the label's grid that its runs have, by name; None if they are not known yet, or never will be."""
+    """The options that the label's runs get from its grid, by name; None if they are not known yet, or never will
+    be."""
     if not plan.methods[label].grid:
         return {}
     entry = table.get(label)

@@ -1,1 +1,2 @@
-"""Latent analysis: what do the hidden states of single-perspective students hold, the perspective or its wording?"""
+"""`mind latent`: tests whether hidden states of single-perspective students hold the perspective or only its
+wording."""

@@ -1,4 +1,4 @@
-"""An analysis from its options to its page: what it does, read from top to bottom.
+"""Runs a latent analysis from its options to its page, in order:
 
 runs and questions -> vectors of every student -> views -> clusters and probes -> what may be said -> files
 """
@@ -31,12 +31,12 @@ from mind.report.page import write_latent_page
 from mind.typed_json import save_json
 
 FILES = (LATENT, "latent.npz", "latent.html", "vectors")
-"""What an analysis writes."""
+"""The files that an analysis writes."""
 
 
 @dataclass(frozen=True)
 class View:
-    """What was measured of one view; None if it could not be."""
+    """The measurements of one view; None for those that are not possible."""
 
     what: str
     experts: Measured | None
@@ -45,7 +45,7 @@ class View:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What latent.json holds."""
+    """The content of latent.json."""
 
     date: str
     command: str
@@ -60,23 +60,23 @@ class Analysis:
     views: dict[str, View]
     claim: Claim
     missing: list[str]
-    """What cannot be told, and why, in sentences."""
+    """What cannot be measured, and why, in sentences."""
     coverage: list[Coverage]
     coverage_view: str | None
-    """By whose vectors the perspectives of samples are told, "V5" or "V6"; None if nothing was sampled."""
+    """The view whose vectors determine the perspectives of samples, "V5" or "V6"; None if nothing was sampled."""
     uniform_coverage: float | None
-    """What samples give of which each perspective is equally likely; None if nothing was sampled."""
+    """The coverage of samples whose perspectives are all equally likely; None if nothing was sampled."""
     maps: list[Map]
 
 
 def analyze(config: LatentConfig) -> Analysis:
     """Analyzes the runs and writes latent.json, latent.npz and latent.html into `config.output`.
 
-    Everything that can be wrong with the input is checked before the folder is touched. Vectors that a former call
-    left there are used again if they come from the same runs, questions and length of answers.
+    All input is checked before the folder is changed. Vectors that an earlier call left there are used again if they
+    come from the same runs and questions with the same length of answers.
 
-    Raises MindError as `read_students`, for an encoder that is not there, for texts that are too long for the student,
-    and for a folder with something else in it or in which another process works.
+    Raises MindError as `read_students`, for an encoder that cannot be found, for texts that are too long for the
+    student, and for a folder that holds something else or in which another process works.
     """
     output = Path(config.output)
     _check_output(output, config)
@@ -106,7 +106,7 @@ def analysis_of(
     config: LatentConfig,
     encoder: SentenceEncoder | None,
 ) -> Analysis:
-    """The statistics of what was collected: texts `samples` (N, M) by student, which may be empty."""
+    """Computes the statistics of the collected vectors and `samples`, student -> texts (N, M), which may be empty."""
     experts, null = views_of(vectors, students, encoder)
     tables = [(name, some, group) for group, views in enumerate((experts, null)) for name, some in views.items()]
     found: list[dict[str, Measured | None]] = [{}, {}]
@@ -158,7 +158,7 @@ def _folders(group: Group) -> dict[str, Any]:
 
 
 def _check_output(output: Path, config: LatentConfig) -> None:
-    """Raises MindError for a folder that cannot be written to, or has something else in it than an analysis."""
+    """Raises MindError for a folder that cannot be written to, or that holds anything other than an analysis."""
     check_new_folder(output)
     for name in FILES:
         check_apart(output / name, (config.questions, *config.runs, *config.coverage))

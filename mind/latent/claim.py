@@ -1,4 +1,4 @@
-"""What may be said: "internalised, not surface" only if every control allows it."""
+"""Decides what may be claimed: "internalised, not surface" only if every control allows it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from mind.latent.views import WHAT, Measured
 LEVEL = 0.05
 TEXT_CONTROLS = ("V3 own", "V3", "V5 own", "V5")
 CEILING = 0.98
-"""A text control at this accuracy leaves nothing for V1 to be above."""
+"""If a text control reaches this accuracy, V1 cannot be above it."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One thing that the claim needs."""
+    """One condition of the claim."""
 
     name: str
-    """What has to be so, in words."""
+    """The condition, in words."""
     holds: bool | None
-    """None: there is no such control, so that it cannot be told."""
+    """None if it cannot be decided, because there is no such control."""
     value: float | None = None
     low: float | None = None
     high: float | None = None
-    """A difference of accuracies with its 95 % interval."""
+    """The bounds of the 95 % interval of a difference of accuracies."""
     p: float | None = None
 
 
@@ -40,7 +40,7 @@ class Claim:
 
 
 def claim_of(experts: Mapping[str, Measured], null: Mapping[str, Measured]) -> Claim:
-    """What the measurements by view allow to say. All of it is about probes of new students."""
+    """What the measurements by view allow one to claim. All of it is about probes on new students."""
     conditions = list(_conditions(experts, null))
     weights, texts = conditions[:2], conditions[2:]
     if all(condition.holds for condition in conditions):

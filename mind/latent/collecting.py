@@ -1,4 +1,4 @@
-"""The vectors and answers of all students of an analysis, one student in memory at a time."""
+"""Collects the vectors and answers of all students of an analysis, with one student in memory at a time."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class GroupVectors:
-    """Of experts or null experts: vectors float32 (E, K, N, D), nan where an answer has no text before its suffix."""
+    """Vectors of the experts or of the null experts: float32 (E, K, N, D), nan if an answer has no text before its
+    suffix."""
 
     own: np.ndarray
-    """Over its own greedy answer (V1)."""
+    """Mean over its own greedy answer (V1)."""
     teacher: np.ndarray
-    """Over the teacher's rationale of its perspective (V2)."""
+    """Mean over the teacher's rationale of its perspective (V2)."""
     prompt: np.ndarray
-    """At the last token of the prompt (V4)."""
+    """State at the last token of the prompt (V4)."""
     texts: np.ndarray
     """The answers (E, K, N), without their suffixes."""
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """What the views are made of."""
+    """All vectors from which the views are made."""
 
     experts: GroupVectors
     null: GroupVectors | None
@@ -46,7 +47,8 @@ class Vectors:
 
 
 class Collector:
-    """Computes what the store does not hold. All students have one tokenizer, and so one form of each prompt."""
+    """Computes what the store does not hold. All students have the same tokenizer, so each prompt has the same tokens
+    for all."""
 
     def __init__(self, students: Students, config: LatentConfig, store: Store) -> None:
         """Loads the base student for the prompts and rationales; raises MindError for those that are too long."""
@@ -56,7 +58,7 @@ class Collector:
         asked = [students.perspectives, [question_row(question) for question in questions], config.max_new_tokens]
         self._asked = json.dumps(asked)
         self.identities: dict[str, str] = {}
-        """Of all students that were asked for, by name."""
+        """The identities of all students that were asked for, by name."""
 
     def collect(self) -> Vectors:
         """The vectors of all experts, null experts and the base student."""
@@ -69,7 +71,7 @@ class Collector:
         return Vectors(experts, null, base["teacher"][None], base["own"].reshape(shape))
 
     def kept(self, name: str, source: str, compute: Callable[[], Arrays]) -> Arrays:
-        """The arrays of a student: those of the store if they come from the same `source`, or else computed now."""
+        """The arrays of a student: from the store if they come from the same `source`, else computed now."""
         identity = self.identities[name] = text_digest(self._asked + source)
         found = self._store.get(name, identity)
         if found is None:
@@ -92,7 +94,7 @@ class Collector:
         return GroupVectors(*(np.array([[some[name] for some in row] for row in table]) for name in names))
 
     def _reading(self, run: Run, k: int, bar: Progress, done: int) -> Callable[[], Arrays]:
-        """What computes the arrays of the expert of perspective k."""
+        """A function that computes the arrays of the expert of perspective k."""
 
         def read() -> Arrays:
             expert = Reader(run.student, self._config)
@@ -108,7 +110,8 @@ class Collector:
         return read
 
     def _read_by_base(self) -> Arrays:
-        """Of the experts' answers in the order of the table (E, K, N), and of the rationales (K, N)."""
+        """The base student's vectors for the experts' answers, in the order of the table (E, K, N), and for the
+        rationales (K, N)."""
         base, group = Reader(self._students.base, self._config), self._students.experts
         answers = []
         for e, runs in enumerate(group.runs):

@@ -17,14 +17,14 @@ class LatentConfig:
     """Finished run folders of method single: experts and null experts (data.shuffle_perspectives), one per perspective
     and seed. Their configurations say which is which."""
     questions: str
-    """A file of questions that no run was trained on, each with a rationale in every perspective; 100 or more."""
+    """A file of at least 100 questions on which no run was trained, each with a rationale in every perspective."""
     output: str = "runs/latent"
     """The folder to write."""
     coverage: tuple[str, ...] = ()
-    """Finished run folders of any method with the same student. The page says from how many perspectives their samples
-    come, and those of the untrained student."""
+    """Finished run folders of any method with the same student. The page says how many perspectives their samples
+    cover, compared with samples of the untrained student."""
     encoder: str | None = None
-    """A sentence-transformers model, by name or folder, for the view V6; without one that view is left out."""
+    """A sentence-transformers model, by name or folder, for the view V6; None: no view V6."""
     max_new_tokens: int = 200
     """Longest answer, in tokens."""
     batch_size: int = 64
@@ -40,9 +40,9 @@ class LatentConfig:
     draws: int = 200
     """Resamples of the questions for the intervals of clusters and of probes by question."""
     permutations: int = 100
-    """Permutations of the perspectives, which show what chance gives."""
+    """Permutations of the perspectives, to measure chance."""
     seed: int = 0
-    """Seed of samples, resamples and pictures."""
+    """Seed of the samples, resamples and pictures."""
 
     def __post_init__(self) -> None:
         check_fields("", self)
@@ -55,6 +55,6 @@ class LatentConfig:
 
 
 def check_packages() -> None:
-    """Raises MindError without scikit-learn."""
+    """Raises MindError if scikit-learn is missing."""
     if importlib.util.find_spec("sklearn") is None:
         raise MissingError("mind latent needs the package scikit-learn: pip install 'mind-kernels[latent]'")

@@ -1,8 +1,8 @@
-"""How many perspectives do a student's samples come from? One that has collapsed into a single path has one.
+"""Measures how many perspectives a student's samples cover; a student that has collapsed into one path covers one.
 
-A probe learns the perspectives from the teacher's rationales, by V6 or else by V5, and names the nearest one of each
-sample; rationales of the sample's own question are not among those that it learns from. The coverage of a question is
-exp(H) / K, with the entropy H of the names of its samples: 1 / K for one perspective, 1 for all K alike.
+A probe learns the perspectives from the teacher's rationales, by V6 or else by V5, and assigns the nearest one to each
+sample; it does not learn from rationales of the sample's own question. The coverage of a question is exp(H) / K, with H
+the entropy of the assigned perspectives: 1 / K for a single perspective, 1 for all K equally often.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mind.progress import Progress
 
 @dataclass(frozen=True)
 class Coverage:
-    """Of one student."""
+    """The coverage of one student."""
 
     student: str
     """Its run folder, or "base"."""
@@ -39,16 +39,16 @@ class Coverage:
     coverage: float
     low: float
     high: float
-    """The 95 % interval, by a bootstrap over questions."""
+    """The bounds of the 95 % interval, by a bootstrap over questions."""
     shares: list[float]
-    """Of the K perspectives, over all samples."""
+    """The shares of the K perspectives, over all samples."""
     empty: int
-    """Samples without a text before their answer line, which count nowhere."""
+    """Number of samples without text before their answer line, which are left out."""
 
 
 def sampled_texts(students: Students, config: LatentConfig, collector: Collector) -> dict[str, np.ndarray]:
     """`config.samples` answers (N, M) of the base student and of each run of `coverage`, without their suffixes. A
-    sample depends on the seed, its question and its number alone."""
+    sample depends only on the seed, its question and its number."""
     runs = {"base": students.base} | {str(run.folder.path): run.student for run in students.others}
     sources = {"base": students.experts.runs[0][0].weights}
     sources |= {str(run.folder.path): run.identity for run in students.others}
@@ -63,21 +63,22 @@ def sampled_texts(students: Students, config: LatentConfig, collector: Collector
 
 
 def coverage_view(encoder: SentenceEncoder | None) -> str:
-    """The view whose vectors the probe is given."""
+    """The view whose vectors the probe uses."""
     return "V5" if encoder is None else "V6"
 
 
 def coverages(
     texts: dict[str, np.ndarray], students: Students, config: LatentConfig, encoder: SentenceEncoder | None
 ) -> list[Coverage]:
-    """Of each student's samples (N, M), but for those without any text; needs FOLDS questions."""
+    """The coverage of each student's samples (N, M), without empty ones; needs at least FOLDS questions."""
     methods = {"base": "not trained"} | {str(run.folder.path): run.config.method for run in students.others}
     found = [_coverage(name, methods[name], some, students, config, encoder) for name, some in texts.items()]
     return [one for one in found if one is not None]
 
 
 def uniform_coverage(perspectives: int, samples: int, seed: int) -> float:
-    """The mean coverage of samples whose perspectives are all equally likely: below 1, since they are few."""
+    """The mean coverage of samples whose perspectives are all equally likely: below 1, since there are only a few
+    samples."""
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(samples, np.full(perspectives, 1 / perspectives), size=2000)
     return float(_covered(counts).mean())
@@ -130,7 +131,7 @@ def _coverage(
 def nearest_perspectives(
     texts: np.ndarray, students: Students, config: LatentConfig, encoder: SentenceEncoder | None
 ) -> np.ndarray:
-    """The index of the perspective (N, M) that the probe names for each of the texts (N, M); -1 for an empty one."""
+    """The index of the perspective (N, M) that the probe assigns to each of the texts (N, M); -1 for an empty one."""
     rationales = teacher_texts(students)
     questions, names = len(texts), np.repeat(np.arange(len(students.perspectives)), len(texts))
     place = np.argwhere(np.char.str_len(np.char.strip(texts)) > 0)
@@ -156,7 +157,7 @@ def nearest_perspectives(
 
 
 def _covered(counts: np.ndarray) -> np.ndarray:
-    """exp(H) / K (R,) of counts by perspective (R, K), of which no row is 0."""
+    """exp(H) / K (R,) from counts by perspective (R, K); no row may be all 0."""
     shares = counts / counts.sum(1, keepdims=True)
     entropy = -np.where(shares > 0, shares * np.log(np.where(shares > 0, shares, 1)), 0).sum(1)
     return np.exp(entropy) / counts.shape[1]

@@ -1,6 +1,6 @@
-"""Pictures of vectors in two dimensions, by t-SNE: to look at, not to measure by.
+"""Draws vectors in two dimensions by t-SNE, to look at, not to measure by.
 
-Neither distances nor the number of clusters can be read off them, which two seeds side by side show.
+Neither distances nor the number of clusters can be read off them; two seeds side by side show that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SHOWN = {"experts": ("V1", "V3 own", "V4"), "null": ("V4",)}
 """Group -> its views that are drawn."""
 SEEDS = 2
 MOST_QUESTIONS = 50
-"""Of which points are kept and drawn; all points have a part in the map."""
+"""Number of questions whose points are kept and drawn; all points take part in making the map."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Map:
     group: str
     """"experts" or "null"."""
     seed: int
-    """Of the map."""
+    """The seed of the map."""
     points: list[list[tuple[float, float]]]
-    """By perspective (K), a point for each of the first questions."""
+    """By perspective (K), one point for each of the first questions."""
 
 
 def maps_of(experts: Mapping[str, np.ndarray], null: Mapping[str, np.ndarray], config: LatentConfig) -> list[Map]:
-    """The maps of the students of the first seed, of vectors (E, K, N, D) by view."""
+    """The maps of the students of the first seed, from vectors (E, K, N, D) by view."""
     groups = {"experts": experts, "null": null}
     return [
         Map(view, group, seed, _points(groups[group][view], seed, config))

@@ -1,18 +1,19 @@
-"""Can the perspective be read off a vector, linearly, and is it the perspective that is read, or the student?
+"""Tests whether a linear probe can read the perspective off a vector, and whether it reads the perspective or the
+student.
 
-Every student of another seed and perspective differs from every other one: training moves all its hidden states, and
-so a probe tells the students of one seed apart, whatever they have learned. Two probes therefore:
+Each student, of one seed and perspective, differs from every other one: training moves all of its hidden states, so a
+probe can tell the students of one seed apart whatever they have learned. Therefore there are two probes:
 
-    by question        trained and tested on the same students, on other questions. It is fooled by that.
-    of a new student   tested on students of a seed, and on questions, that it has not been trained on. What it reads
-                       is what students of one perspective share across seeds.
+    by question        trained and tested on the same students, on different questions; this effect can fool it.
+    of a new student   tested on students of a seed, and on questions, on which it was not trained. It can only read
+                       what the students of a perspective share across seeds.
 
-The design leaves out the seed alone; here the questions are left out, too. Where students of all seeds read the same
-text (V2), a probe could else remember the texts, and a view without seeds (V3) could not be compared at all.
+It would be enough to leave out the seed; the questions are left out too. Otherwise a probe could remember the texts if
+students of all seeds read the same ones (V2), and a view without seeds (V3) could not be compared at all.
 
-The answers of the second probe to the points of one student are right or wrong together, so that the number of
-questions says little about its uncertainty: the intervals are over perspectives, by Student's t with K - 1 degrees of
-freedom, and the permutations deal the perspectives out anew among the whole students of each seed.
+The second probe's answers to the points of one student are right or wrong together, so the number of questions says
+little about its uncertainty: the intervals are over perspectives, by Student's t with K - 1 degrees of freedom, and
+permutations exchange the perspectives of whole students within each seed.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from mind.latent.config import LatentConfig
 from mind.latent.preprocessing import centered, components_apart
 
 FOLDS = 5
-"""Into which the questions are dealt, in turn."""
+"""Number of folds over which the questions are distributed in turn."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A probe's accuracy, with what chance gives (1 / K, but for the spread of its draws)."""
+    """A probe's accuracy, and its accuracy by chance (about 1 / K, with the spread of its draws)."""
 
     accuracy: Estimate
     by_perspective: list[float]
@@ -44,7 +45,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two accuracies, with its 95 % interval."""
+    """The difference of two accuracies, with its 95 % interval."""
 
     value: float
     low: float
@@ -57,10 +58,10 @@ class Difference:
 
 
 def probe_by_question(vectors: np.ndarray, config: LatentConfig) -> Probe:
-    """The accuracy on held-out questions of the students (E, K, N, D) that a probe is trained on, each seed with a
-    probe of its own. Its interval is a bootstrap over questions, chance permutes the perspectives in each question.
+    """The accuracy on held-out questions of the same students (E, K, N, D) on which the probe is trained, with one
+    probe per seed. The interval is a bootstrap over questions; chance permutes the perspectives of each question.
 
-    Needs N >= FOLDS questions. For a view without seeds, E = 1, it is what the other probe would be.
+    Needs N >= FOLDS questions. For a view without seeds, E = 1, it equals the other probe.
     """
     seeds, perspectives, questions, _ = vectors.shape
     rng = np.random.default_rng(config.seed)
@@ -76,10 +77,10 @@ def probe_by_question(vectors: np.ndarray, config: LatentConfig) -> Probe:
 
 
 def probe_new_students(vectors: np.ndarray, config: LatentConfig) -> Probe:
-    """The accuracy on students and questions that the probe is not trained on, of vectors (E, K, N, D).
+    """The accuracy on students and questions on which the probe is not trained, for vectors (E, K, N, D).
 
-    Needs E >= 2 seeds, each with the same perspectives in their order, and N >= FOLDS questions. Where the vectors tell
-    the student and nothing else, it is 1 / K on average.
+    Needs E >= 2 seeds, each with the same perspectives in the same order, and N >= FOLDS questions. If the vectors only
+    identify the student, it is 1 / K on average.
     """
     seeds, perspectives, questions, _ = vectors.shape
     rng = np.random.default_rng(config.seed)
@@ -97,7 +98,7 @@ def compared(probe: Probe, other: Probe, *, paired: bool) -> Difference:
     """The accuracy of one probe minus that of the other, with a t interval over perspectives.
 
     Args:
-        probe, other: of the same K.
+        probe, other: two probes of the same K.
         paired: the k-th perspective is the same in both, as in two views; else they have nothing in common, as experts
             and null experts, and the interval is Welch's.
     """
@@ -116,7 +117,7 @@ def compared(probe: Probe, other: Probe, *, paired: bool) -> Difference:
 
 @dataclass(frozen=True)
 class _Fold:
-    """Points to train and to test on, as principal components, and their places in a table (E, K, N)."""
+    """Training and test points as principal components, and their places in a table (E, K, N)."""
 
     train: np.ndarray
     test: np.ndarray
@@ -138,12 +139,12 @@ def _folds(vectors: np.ndarray, config: LatentConfig, *, new_students: bool) -> 
 
 
 def _by_point(names: np.ndarray, questions: int) -> np.ndarray:
-    """The perspectives (E, K) of students as those of their points (E, K, N)."""
+    """The perspectives (E, K) of students, repeated for their points (E, K, N)."""
     return np.repeat(names[:, :, None], questions, axis=2)
 
 
 def _right(folds: Sequence[_Fold], labels: np.ndarray) -> np.ndarray:  # (E, K, N) bool
-    """Whether probes that are trained with these labels (E, K, N) name each point's."""
+    """Whether probes that are trained with these labels (E, K, N) predict the label of each point."""
     flat = labels.ravel()
     right = np.zeros(len(flat), dtype=bool)
     for fold in folds:

@@ -1,8 +1,8 @@
-"""A student's vectors: means of its last hidden states, after the final norm, over the tokens of a text.
+"""Computes a student's vectors: means of its last hidden states, after the final norm, over the tokens of a text.
 
-A sequence is a prompt, which is the user's turn in the chat template up to where the assistant begins, and a text that
-continues it, the branch: a rationale or an answer without its suffix ("#### 42" and the end of the turn), as token ids.
-Vectors are float32, as the weights are.
+A sequence consists of a prompt, the user's turn in the chat template up to the place where the assistant begins, and of
+a branch that continues it: a rationale or an answer without its suffix ("#### 42" and the end of the turn), as token
+ids. Vectors are float32, like the weights.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 Ids = Sequence[int]
 Progress = Callable[[int], object]
-"""Is told how many more are done."""
+"""Is called with the number of newly finished items."""
 
 
 class Reader:
     """A student that reads texts and answers questions."""
 
     def __init__(self, student: StudentConfig, config: LatentConfig) -> None:
-        """Loads it; raises MindError as `load_student`."""
+        """Loads the student; raises MindError as `load_student`."""
         loaded: tuple[Any, PreTrainedTokenizerBase] = load_student(student)
         self.model: PreTrainedModel = loaded[0].eval()
         self.tokenizer = loaded[1]
@@ -69,9 +69,9 @@ class Reader:
     def answers(
         self, prompts: Sequence[Ids], progress: Callable[[int], object], draws: torch.Tensor | None = None
     ) -> list[list[int]]:
-        """Token ids of an answer to each prompt, without its suffix: greedy, or sampled at temperature 1 if `draws`
-        (`generate_ids`) are given. Of one that begins with its answer line nothing is left. `progress` is told how
-        many are done."""
+        """Token ids of an answer to each prompt, without its suffix: greedy, or sampled at temperature 1 if `draws` (as
+        in `generate_ids`) are given. An answer that begins with its answer line becomes empty. `progress` gets the
+        number of newly finished answers."""
         continued = generate_ids(
             self.model,
             self.tokenizer,
@@ -85,7 +85,7 @@ class Reader:
         return [without_suffix_ids(ids, self.text) for ids in continued]
 
     def text(self, ids: Ids) -> str:
-        """What an answer says."""
+        """The text of an answer."""
         return text_of(self.tokenizer, ids, self._chat.stop_text)
 
     def prompt_ends(self, prompts: Sequence[Ids], progress: Progress = lambda _: None) -> np.ndarray:
@@ -95,14 +95,15 @@ class Reader:
     def branch_means(
         self, prompts: Sequence[Ids], branches: Sequence[Ids], progress: Progress = lambda _: None
     ) -> np.ndarray:
-        """The means (N, D) of the states at the tokens of each branch behind its prompt; nan for an empty branch."""
+        """The means (N, D) of the states at the tokens of each branch after its prompt; nan for an empty branch."""
         vectors = self._vectors(list(zip(prompts, branches, strict=True)), progress)
         vectors[[not branch for branch in branches]] = np.nan
         return vectors
 
     @torch.no_grad()
     def _vectors(self, sequences: Sequence[tuple[Ids, Ids]], progress: Progress) -> np.ndarray:
-        """Of (prompt, branch): the mean state over the branch, or at the last token of the prompt without one."""
+        """For each (prompt, branch): the mean state over the branch, or the state at the prompt's last token if the
+        branch is empty."""
         whole = [[*prompt, *branch] for prompt, branch in sequences]
         lengths = list(map(len, whole))
         vectors = np.empty((len(whole), self.model.config.get_text_config().hidden_size), np.float32)
@@ -124,7 +125,7 @@ class Reader:
 
 
 def without_suffix_ids(ids: Sequence[int], text: Callable[[Ids], str]) -> list[int]:
-    """The first of an answer's token ids that say what it says before its answer line (`without_suffix`)."""
+    """The shortest beginning of an answer's token ids that has its text before the answer line (`without_suffix`)."""
     whole = text(ids)
     said = without_suffix(whole)
     end = whole.find(said) + len(said) if said else 0

@@ -1,6 +1,6 @@
-"""Vectors and texts on the disk: a file per student while they are computed, and then latent.npz with all of them.
+"""Stores vectors and texts on the disk: one file per student while they are computed, then latent.npz with all of them.
 
-An array is named "STUDENT/ARRAY". Each student has an "identity", a digest of what its arrays come from: those of
+An array is named "STUDENT/ARRAY". Each student has an "identity", a digest of what its arrays come from; arrays with
 another identity are computed again.
 """
 
@@ -22,15 +22,15 @@ _IDENTITY = "identity"
 
 
 class Store:
-    """The vectors of an analysis in its folder, which exists."""
+    """The vectors of an analysis in its folder, which must exist."""
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "latent.npz"
         self._parts = folder / "vectors"
 
     def get(self, student: str, identity: str) -> dict[str, np.ndarray] | None:
-        """What `put` kept of a student of this identity; None if there is nothing. Raises MindError for a file that
-        cannot be read."""
+        """The arrays that `put` stored for a student with this identity; None if there are none. Raises MindError for a
+        file that cannot be read."""
         for file in (self._part(student), self.file):
             found = _read(file, student) if file.exists() else {}
             if found and str(found.pop(_IDENTITY)) == identity:
@@ -38,12 +38,12 @@ class Store:
         return None
 
     def put(self, student: str, identity: str, arrays: Arrays) -> None:
-        """Keeps the arrays of a student, texts or numbers, before the analysis is done."""
+        """Stores the arrays of a student, texts or numbers, before the analysis is done."""
         self._parts.mkdir(exist_ok=True)
         _write(self._part(student), {student: {**arrays, _IDENTITY: np.array(identity)}})
 
     def finish(self, students: Mapping[str, str]) -> None:
-        """Puts what is kept of these students, name -> identity, into latent.npz, and removes all else."""
+        """Moves the arrays of these students, name -> identity, into latent.npz, and removes all others."""
         kept = {name: self.get(name, identity) for name, identity in students.items()}
         _write(self.file, {name: {**(kept[name] or {}), _IDENTITY: np.array(students[name])} for name in students})
         shutil.rmtree(self._parts, ignore_errors=True)
@@ -53,7 +53,7 @@ class Store:
 
 
 def padded(rows: Iterable[list[int]]) -> np.ndarray:
-    """Lists of token ids as an array (R, longest), -1 behind the end of each."""
+    """Lists of token ids as an array (R, longest), padded with -1."""
     rows = list(rows)
     table = np.full((len(rows), max(map(len, rows), default=0)), -1, np.int32)
     for number, row in enumerate(rows):

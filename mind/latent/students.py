@@ -1,4 +1,5 @@
-"""The students of an analysis, experts and null experts, read off the folders of their runs, and what they share."""
+"""Finds the students of an analysis, experts and null experts, in the folders of their runs, and checks that they
+match."""
 
 from __future__ import annotations
 
@@ -20,19 +21,19 @@ from mind.run.resume import input_entry
 from mind.run_folder import RunFolder
 
 OF_EACH = ("output", "data.only", "data.shuffle_perspectives", "train.seed")
-"""What tells the experts of an analysis apart."""
+"""Options that distinguish the experts of an analysis."""
 _PLACES = ("student.model", "data.train", "data.heldout")
-"""Names of what inputs.json has the digests of."""
+"""Entries of inputs.json whose digests are compared."""
 _WITHOUT_EFFECT = (
     *("student.attention", "data.evaluation", "data.generated_evaluation", "data.generated_ood", "train.pack_length"),
     *("train.share_prompts", "train.gradient_checkpointing", "train.compile", "train.shard", "train.save_steps"),
     *("train.log_steps", "train.report_to", "objective.backend"),
 )
-"""Options that change how the same student is computed, or only what is measured."""
+"""Options that only change how the same student is computed, or what is measured."""
 FEWEST_QUESTIONS = 3
-"""The mixture needs as many points as it has components."""
+"""The fewest questions: the mixture needs as many points as it has components."""
 WANTED_QUESTIONS = 100
-"""Of fewer the intervals are wide."""
+"""With fewer questions the intervals are wide."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,12 @@ class Run:
 
     @property
     def is_null(self) -> bool:
-        """Whether its perspective stands for another one in each question."""
+        """Whether the names of the perspectives were shuffled within each question."""
         return self.config.data.shuffle_perspectives is not None
 
     @property
     def identity(self) -> str:
-        """A digest that another run, or another training of this one, does not have."""
+        """A digest that identifies this run and this training of it."""
         return text_digest("".join(file_digest(file) for file in (self.folder.inputs, self.folder.status)))
 
     @property
@@ -74,7 +75,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Group:
-    """Experts, or null experts: a run for each of the seeds and perspectives."""
+    """Experts, or null experts: one run for each seed and perspective."""
 
     seeds: tuple[int, ...]
     runs: tuple[tuple[Run, ...], ...]
@@ -91,9 +92,9 @@ class Students:
     perspectives: tuple[str, ...]
     experts: Group
     null: Group | None
-    """None without null experts."""
+    """None if there are no null experts."""
     others: tuple[Run, ...]
-    """Whose samples are looked at."""
+    """Runs whose samples are examined."""
     questions: tuple[Question, ...]
 
     @property
@@ -105,10 +106,10 @@ class Students:
 def read_students(config: LatentConfig) -> Students:
     """The students that `config` names, and the questions.
 
-    Raises MindError for a folder that is no finished run, or not of method single; for runs that differ in more than
+    Raises MindError for a folder that is not a finished run of method single; for runs that differ in more than
     perspective and seed; for a perspective and seed without a run, or with two; for null experts whose perspectives
-    are not dealt out by one seed; for questions without a rationale in every perspective, too few of them, and for
-    questions that a run was trained on.
+    were shuffled with different seeds; for too few questions, for one that lacks a rationale in some perspective, and
+    for one that a run was trained on.
     """
     runs = [_read_run(path) for path in config.runs]
     require(bool(runs), "no run is named: expected the folders of experts, `mind train --method single`")
@@ -153,7 +154,7 @@ def _read_run(path: str) -> Run:
 
 
 def _check_alike(run: Run, first: Run) -> None:
-    """Raises MindError unless two experts differ in perspective and seed alone."""
+    """Raises MindError unless two experts differ only in perspective and seed."""
     _check_student(run, first)
     own, other = (flat(dataclasses.asdict(some.config)) for some in (run, first))
     free = {*OF_EACH, *_PLACES, *_WITHOUT_EFFECT}
@@ -174,7 +175,8 @@ def _check_alike(run: Run, first: Run) -> None:
 
 def _check_student(run: Run, first: Run) -> None:
     """Raises MindError unless two runs began with the same student."""
-    lora = run.config.student.lora == first.config.student.lora  # of frozen weights, by other names, else
+    # with LoRA on only one side, the weights would have other names
+    lora = run.config.student.lora == first.config.student.lora
     names = [some.config.student.model for some in (run, first)]
     require(
         run.weights == first.weights if lora else names[0] == names[1],

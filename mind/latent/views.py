@@ -1,4 +1,4 @@
-"""The views of the perspectives: what reads, and which texts.
+"""Defines the views: who reads (a student or a text encoder), and which texts.
 
     V1      each expert, over its own greedy answer
     V2      each expert, over the teacher's rationale of its perspective
@@ -43,14 +43,14 @@ WHAT = {
 OWN = ("V1", "V3 own", "V5 own", "V6 own")
 """Views of the experts' own answers."""
 WITHOUT_SEEDS = ("V3", "V5", "V6")
-"""Views that no expert has a part in."""
+"""Views without experts."""
 TERMS = 2000
-"""The most frequent terms are in TF-IDF."""
+"""Number of the most frequent terms in TF-IDF."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of a view's vectors; None if it cannot be told, for a reason that `Analysis.missing` has."""
+    """The measurements of a view's vectors; None for one that is not possible, for a reason in `Analysis.missing`."""
 
     questions: int
     clusters: Clusters
@@ -61,8 +61,8 @@ class Measured:
 def views_of(
     vectors: Vectors, students: Students, encoder: SentenceEncoder | None
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Vectors (E, K, N, D) by view: of the experts and of the null experts. Views of own answers have the questions to
-    which each student gave an answer with a text."""
+    """Vectors (E, K, N, D) by view, for the experts and for the null experts. Views of own answers only cover questions
+    to which every student gave an answer with text."""
     teacher = teacher_texts(students)
     answered = answered_by_all(vectors)
     experts, null, texts = vectors.experts, vectors.null, vectors.experts.texts[:, :, answered]
@@ -80,13 +80,13 @@ def views_of(
 
 
 def answered_by_all(vectors: Vectors) -> np.ndarray:
-    """(N,) bool: the questions to which each expert and null expert gave an answer with a text before its suffix."""
+    """(N,) bool: the questions to which each expert and null expert gave an answer with text before its suffix."""
     groups = [vectors.experts] if vectors.null is None else [vectors.experts, vectors.null]
     return np.all([np.isfinite(group.own).all((0, 1, 3)) for group in groups], 0)
 
 
 def teacher_texts(students: Students) -> list[str]:
-    """The teacher's rationales, the K of the first perspective first (K N)."""
+    """The teacher's rationales (K N), all of the first perspective first."""
     return [
         next(one.text for one in question.rationales if one.perspective == name)
         for name in students.perspectives
@@ -95,10 +95,10 @@ def teacher_texts(students: Students) -> list[str]:
 
 
 def term_vectorizer() -> TfidfVectorizer:
-    """TF-IDF of terms, each a word, a number or a sign, or a pair of these: what a text's surface is here.
+    """TF-IDF of terms: a term is a word, a number or a sign, or a pair of these. It represents the surface of a text.
 
-    All numbers are one term: which one it is says nothing of a perspective, and as rare terms they would outweigh the
-    others once columns are scaled, so that this control would be weaker than the wording is.
+    All numbers are one term: which number it is says nothing about a perspective, and as rare terms they would outweigh
+    the others once columns are scaled, which would make this control weaker than the wording is.
     """
     return TfidfVectorizer(
         preprocessor=lambda text: re.sub(r"\d+", "0", text.lower()),
@@ -111,18 +111,18 @@ def term_vectorizer() -> TfidfVectorizer:
 
 
 def _tf_idf(texts: Sequence[str]) -> np.ndarray:
-    """Vectors (R, at most TERMS) of texts, each of which has a term."""
+    """Vectors (R, at most TERMS) of texts, each of which has at least one term."""
     return term_vectorizer().fit_transform(texts).toarray()
 
 
 def measured(view: str, vectors: np.ndarray, config: LatentConfig) -> Measured | None:
-    """What is measured of a view's vectors (E, K, N, D); None if there are too few questions for anything."""
+    """The measurements of a view's vectors (E, K, N, D); None if there are too few questions for any."""
     seeds, _, questions, _ = vectors.shape
     if questions < FEWEST_QUESTIONS:
         return None
     by_question = probe_by_question(vectors, config) if questions >= FOLDS else None
     if view in WITHOUT_SEEDS:
-        new_student = by_question  # nobody's students: a new question is all there is
+        new_student = by_question  # without students, a new question is the only thing to test on
     else:
         new_student = probe_new_students(vectors, config) if questions >= FOLDS and seeds > 1 else None
     return Measured(questions, clusters_of(vectors, config), by_question, new_student)
@@ -131,7 +131,7 @@ def measured(view: str, vectors: np.ndarray, config: LatentConfig) -> Measured |
 def missing_views(
     experts: Mapping[str, np.ndarray], null: Mapping[str, np.ndarray], vectors: Vectors, config: LatentConfig
 ) -> list[str]:
-    """What cannot be told, and why, in sentences."""
+    """What cannot be measured, and why, in sentences."""
     total = len(vectors.experts.own[0, 0])
     sentences = []
     answered = int(answered_by_all(vectors).sum())

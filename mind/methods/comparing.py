@@ -25,7 +25,7 @@ def symmetric_kl(
         batch: says which rows are compared.
         weights: w, the weight of each pair, a constant; only the upper triangle is used.
         backend: the name of a backend of mind_kernels.
-"""
+    """
     rows = batch.answer_rows.to(hidden.device)
     weight = pair_weights(weights, batch, hidden)
     return linear_pairwise_jsd(

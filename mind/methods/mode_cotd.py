@@ -260,7 +260,7 @@ def next_weights(trials: Sequence[Trial], count: int, bound: float, budget: int,
         bound: largest absolute value of a weight.
         budget: number of trials of the whole search, by which NGOpt chooses its algorithm.
         seed: for the algorithms that draw at random.
-"""
+    """
     import nevergrad
     import numpy as np
 
