@@ -1,10 +1,10 @@
-"""The perspectives: what each is called, what marks it, and the prompt that asks for it.
+"""Defines the perspectives: their names, their descriptions, and the prompts that ask for them.
 
 Source: arXiv 2601.03717 names eight perspectives and describes their manners. It does not publish its prompts, so their
 wording is ours, and so is that of the prompt for knowledge (LoRID, arXiv 2508.13037, and NesyCD, arXiv 2409.13203, ask
-for general rules too; LoRID shows its teacher a rationale, NesyCD the student's error). A prompt is the system's turn.
-The user's turn (mind/teacher/requests.py) holds the question, with the gold answer if the teacher may see it, and asks
-for a line with the final answer; for knowledge it holds the question alone.
+for general rules too; LoRID shows its teacher a rationale, NesyCD the student's error). A prompt is the text of the
+system's turn. The user's turn (mind/teacher/requests.py) holds the question, with the gold answer if the teacher may
+see it, and asks for a line with the final answer; for knowledge it holds the question alone.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ with the final answer.""",
 )
 
 KNOWLEDGE = "knowledge"
-"""What a teacher is asked for beside rationales: its answer is no rationale, and is not judged by an answer."""
+"""Asks a teacher for general rules. They are not a rationale, and cannot be judged by an answer."""
 
 KNOWLEDGE_PROMPT = """\
 You are a teacher who names what has to be known, and leaves the solving to others. You receive a question; write the \
@@ -161,7 +161,7 @@ _PAPER = (
     COUNTERFACTUAL,
 )
 PAPER_PERSPECTIVES: tuple[str, ...] = tuple(perspective.name for perspective in _PAPER)
-"""The names of the paper's eight perspectives, in its order: the K of its experiments."""
+"""The names of the paper's eight perspectives, in its order: the K = 8 of its experiments."""
 
 PERSPECTIVES: dict[str, Perspective] = {perspective.name: perspective for perspective in _PAPER}
-"""Every perspective by name: the paper's, and behind them those that were added."""
+"""Every perspective by name: the paper's first, then further ones."""

@@ -1,8 +1,8 @@
-"""The processes of a launch by torchrun or accelerate: which one writes, what each computes, and what all know.
+"""Coordinates the processes of a launch by torchrun or accelerate: who writes, who computes what, and what all share.
 
-Without a launch there is one process, the main one, and nothing here loads PyTorch. All of a launch call the functions
-that exchange something in the same order. A process that fails tells why and ends (mind/cli/launch.py); the others,
-which wait for it or are told by the launcher, end then too.
+Without a launch there is one process, the main one, and nothing here loads PyTorch. All processes of a launch must call
+the functions that exchange something in the same order. A process that fails reports why and ends (mind/cli/launch.py);
+the others end too, because they wait for it or because the launcher ends them.
 """
 
 from __future__ import annotations
@@ -25,46 +25,48 @@ R = TypeVar("R")
 
 REMEDY = "unset WORLD_SIZE if no launcher has started this process"
 TIMEOUT = "MIND_PROCESS_TIMEOUT"
-"""The environment variable with the seconds that a process waits for another one; then it ends with an error."""
+"""The environment variable with the seconds that a process waits for another one before it ends with an error."""
 TIMEOUT_S = 1800
-"""Its default: as long as one process may save a large student while the others wait for it."""
+"""Its default: long enough for one process to save a large student while the others wait."""
 CLAIM_S = 10
-"""Seconds that a failing process waits for the others' store."""
+"""Seconds that a failing process waits for the key-value store of the launch."""
 
 _store: Any = None
-"""Keys and values of all processes, which the launcher, or else the main process, holds."""
+"""The key-value store of all processes, which the launcher, or else the main process, holds."""
 
 
 def count() -> int:
-    """How many processes the launch has: 1 without one."""
+    """Number of processes of the launch: 1 without one."""
     return _number("WORLD_SIZE", 1)
 
 
 def index() -> int:
-    """This process's number, from 0. RANK may be left over from a launch that is none any more."""
+    """This process's number, from 0. An environment variable RANK that remains from an earlier launch does not
+    count."""
     return _number("RANK", 0) if count() > 1 else 0
 
 
 def main() -> bool:
-    """Whether this process is the one that owns what is written and speaks for all."""
+    """Whether this is the main process, which owns all written files and speaks for all."""
     return index() == 0
 
 
 def speaks() -> bool:
-    """Whether this process prints: the main one, and before they meet, which they may never, one of each machine."""
+    """Whether this process prints: the main one; before the processes have met, which may never happen, one per
+    machine."""
     return main() if joined() else count() == 1 or _number("LOCAL_RANK", 0) == 0
 
 
 def of_machine() -> int:
-    """How many processes of the launch share this process's machine: all, if the launcher does not say."""
+    """How many processes of the launch share this machine: all, if the launcher does not say."""
     return max(1, _number("LOCAL_WORLD_SIZE", count())) if count() > 1 else 1
 
 
 def device() -> torch.device:
-    """Where this process computes: on a CPU, or on the GPU that the launcher means for it.
+    """The device of this process: the CPU, or the GPU that the launcher assigned.
 
-    A launcher may show each process its own GPU alone, as Ray and Slurm do. Raises MindError if a process sees several
-    GPUs, and its machine has more processes.
+    A launcher may show each process only its own GPU, as Ray and Slurm do. Raises MindError if a process sees several
+    GPUs without an assignment and shares its machine with other processes.
     """
     import torch
 
@@ -82,9 +84,9 @@ def device() -> torch.device:
 
 
 def begin() -> None:
-    """Joins the other processes; once in each. A function that exchanges something does so if it must.
+    """Connects to the other processes; later calls do nothing. Functions that exchange something call it if needed.
 
-    Raises MindError for environment variables that no launcher sets so.
+    Raises MindError for environment variables that no launcher would set this way.
     """
     global _store
     if count() == 1 or _store is not None:
@@ -107,19 +109,20 @@ def begin() -> None:
     if own.type == "cuda":
         torch.cuda.set_device(own)
     if not distributed.is_initialized():
-        # Objects travel between CPUs also if tensors do between GPUs: gloo notices at once that a process has ended.
+        # Objects always travel between CPUs, even if tensors travel between GPUs: gloo notices at once that a process
+        # has ended.
         backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
         distributed.init_process_group(backend, timeout=timeout)
     _store = distributed.distributed_c10d._get_default_store()
 
 
 def joined() -> bool:
-    """Whether this process has met others."""
+    """Whether this process is connected to others."""
     return _store is not None
 
 
 def end() -> None:
-    """Leaves the other processes when all are done."""
+    """Disconnects from the other processes when all are done."""
     global _store
     if _store is not None:
         from torch import distributed
@@ -130,7 +133,7 @@ def end() -> None:
 
 
 def together(value: T) -> list[T]:
-    """The value of each process, in their order, in all of them; each waits for the others."""
+    """The values of all processes, in their order, in each of them; each waits for the others."""
     if count() == 1:
         return [value]
     from torch import distributed
@@ -142,12 +145,12 @@ def together(value: T) -> list[T]:
 
 
 def wait() -> None:
-    """Until all processes are here: what one has written by then the others can read."""
+    """Waits until all processes are here: then the others can read what one has written before."""
     together(None)
 
 
 def agreed(compute: Callable[[], T]) -> T:
-    """What the main process computes, in all; what it raises as bad input, too."""
+    """The result of `compute` in the main process, in all processes; a MindError that it raises is raised in all."""
     if count() == 1:
         return compute()
     from torch import distributed
@@ -166,8 +169,8 @@ def agreed(compute: Callable[[], T]) -> T:
 
 
 def by_main(compute: Callable[[], object]) -> None:
-    """The main process does something, such as writing a file, and the others go on when it is done; what it raises as
-    bad input all raise."""
+    """Runs `compute` in the main process only, for example to write a file; the others wait. A MindError that it raises
+    is raised in all."""
 
     def done() -> None:
         compute()
@@ -178,11 +181,11 @@ def by_main(compute: Callable[[], object]) -> None:
 def spread(
     items: Sequence[T], compute: Callable[[Sequence[T]], Sequence[R]], costs: Sequence[float] | None = None
 ) -> list[R]:
-    """A result for each of the items, in all processes: `compute` is given a share of them in each, if that is not
-    empty, and returns as many results, which can be pickled.
+    """One result per item, in all processes. Each process calls `compute` with its share of the items, if that is not
+    empty; it returns one result per item, which must be picklable.
 
-    `costs` are those of the items, by which the work is divided evenly; None: all cost the same. What one process
-    raises as bad input all raise.
+    `costs` are the costs of the items, by which the work is divided evenly; None: all are equal. A MindError of one
+    process is raised in all.
     """
     if count() == 1:
         return list(compute(items)) if items else []
@@ -204,13 +207,14 @@ def spread(
 
 
 def for_all(progress: Callable[[int], object] | None, mine: int, items: int) -> Callable[[int], object]:
-    """Takes how many of this process's `mine` items are done, and tells `progress` how many of all `items` are then, if
-    the others are as fast."""
+    """A function that takes the number of finished items among this process's `mine`, and passes to `progress` an
+    estimate for all `items`, assuming that the others are as fast."""
     return lambda done: progress and progress(done * items // mine)
 
 
 def shares(costs: Sequence[float], processes: int) -> list[list[int]]:
-    """The items of each process, the largest first to whoever has least: a share may be empty."""
+    """The items of each process, assigned from the largest on to the process that has the least; a share may be
+    empty."""
     members: list[list[int]] = [[] for _ in range(processes)]
     loads = [0.0] * processes
     for item in sorted(range(len(costs)), key=lambda item: -costs[item]):
@@ -234,7 +238,7 @@ def check_same(what: str, values: Mapping[str, Any]) -> None:
 
 
 def lost(error: BaseException) -> bool:
-    """Whether an exception says that another process of the launch has ended, or does not answer."""
+    """Whether an exception means that another process of the launch has ended or does not answer."""
     if count() == 1 or not isinstance(error, RuntimeError):
         return False
     from torch import distributed
@@ -244,19 +248,19 @@ def lost(error: BaseException) -> bool:
 
 
 def first_to_fail() -> bool:
-    """Whether this process, which has failed, is the first of the launch to do so, and so the one that tells why. The
+    """Whether this process, which has failed, was the first of the launch to fail and therefore reports the reason. The
     others fail because of it or for the same reason."""
-    with suppress(Exception):  # the main process, if it held the store, has ended: another one tells it
+    with suppress(Exception):  # the main process, if it held the store, has ended and reports itself
         store = _launchers_store() if _store is None else _store
         if store is not None:
             store.set_timeout(timedelta(seconds=CLAIM_S))
             return store.add("mind/failed", 1) == 1
-    # If they have not met, there may be no other, and each may have a reason of its own.
+    # If they have not met, there may be no other process, and each may have a reason of its own.
     return _store is None or index() == 1
 
 
 def _launchers_store() -> Any:
-    """That of torchrun, which is there before the processes have met; None without torchrun."""
+    """The store of torchrun, which exists before the processes have met; None without torchrun."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]

@@ -1,7 +1,7 @@
-"""How far a long piece of work is: a bar on a terminal, and in a log file a plain line now and then.
+"""Shows how far a long piece of work is: by a bar on a terminal, by occasional plain lines in a log file.
 
-Of several processes the main one says it: how many units it has done itself, or how many all have done if the others
-are as fast (`processes.for_all`).
+Of several processes the main one shows it: how many units it has finished itself, or an estimate for all processes that
+assumes they are equally fast (`processes.for_all`).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from mind.display import one_line, readable
 T = TypeVar("T")
 
 LINE_EVERY_S = 30.0
-"""Seconds between the lines of a log."""
+"""Seconds between two lines in a log."""
 FIRST_LINE_S = 5.0
-"""Seconds to the first of them, which says how long the work will take."""
+"""Seconds until the first line, which says how long the work will take."""
 _BAR = "{desc}: {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
-"""A bar of ten cells: what is said behind it must not take its place in 80 columns."""
+"""A bar of ten cells, which leaves room in 80 columns for the words after it."""
 _UNKNOWN_COLUMNS = 80
 
 
@@ -30,25 +30,25 @@ _quiet = False
 
 
 def set_quiet(quiet: bool) -> None:
-    """Whether this process keeps silent about what is under way, as `mind --quiet` asks."""
+    """Sets whether this process hides its progress, as `mind --quiet` asks."""
     global _quiet
     _quiet = quiet
 
 
 def quiet() -> bool:
-    """What `set_quiet` said last; False if it was not called."""
+    """The last setting of `set_quiet`; False if it was not called."""
     return _quiet
 
 
 def interval(seconds: float) -> str:
-    """A time as the bars show it: 01:30, or 1:00:05."""
+    """A time as progress bars show it: 01:30, or 1:00:05."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
 
 
 class Progress:
-    """Use it in a `with`, or call `close`. It writes to standard error."""
+    """Shows the progress of some work on standard error. Use it in a `with`, or call `close`."""
 
     def __init__(
         self, what: str, total: int, unit: str, *, done: int = 0, stay: bool = False, late: bool = False
@@ -56,11 +56,11 @@ class Progress:
         """
         Args:
             what: the work, in a few words.
-            total: how many units it has.
-            unit: the name of one, in the singular.
-            done: how many were done before.
-            stay: the bar stays on the terminal when the work is done.
-            late: nothing is shown if the work is done within `FIRST_LINE_S` seconds.
+            total: number of units of work.
+            unit: the name of a unit, in the singular.
+            done: number of units that were done before.
+            stay: whether the bar stays on the terminal when the work is done.
+            late: whether nothing is shown if the work is done within `FIRST_LINE_S` seconds.
         """
         self._what, self._total, self._unit = one_line(what), total, unit
         self._first = self._done = self._told = done
@@ -70,9 +70,9 @@ class Progress:
         self._late = late
         self._bar = None
         if sys.stderr.isatty() and processes.main() and not quiet():
-            from tqdm import tqdm  # not at the top: `mind --version` shall not wait for it
+            from tqdm import tqdm  # imported late, so that `mind --version` need not wait for it
 
-            # A terminal that a program made may say that it has no columns: a bar of that width would be empty.
+            # A terminal made by a program may report 0 columns, and a bar of that width would be empty.
             sized = os.get_terminal_size(sys.stderr.fileno()).columns > 0
             self._bar = tqdm(
                 desc=self._what,
@@ -86,7 +86,7 @@ class Progress:
             )
 
     def update(self, count: int) -> None:
-        """So many more are done."""
+        """Adds `count` finished units."""
         self._done += count
         if self._bar is not None:
             self._bar.update(count)
@@ -94,17 +94,17 @@ class Progress:
             self._tell()
 
     def reach(self, done: int) -> None:
-        """So many are done by now."""
+        """Sets the number of finished units."""
         self.update(done - self._done)
 
     def expect(self, total: int) -> None:
-        """So many units are expected now."""
+        """Sets the expected number of units."""
         self._total = total
         if self._bar is not None:
             self._bar.total = total
 
     def say(self, words: str) -> None:
-        """What else there is to say from now on."""
+        """Sets the words that are shown from now on after the numbers."""
         self._words = one_line(words)
         if self._bar is not None:
             self._bar.set_postfix_str(self._words, refresh=False)
@@ -133,7 +133,7 @@ class Progress:
 
 
 def tracked(items: Collection[T], what: str, unit: str) -> Iterator[T]:
-    """The items; if the work on them takes longer than `FIRST_LINE_S` seconds, how far it is."""
+    """The items; shows the progress of the work on them if it takes longer than `FIRST_LINE_S` seconds."""
     with Progress(what, len(items), unit, late=True) as bar:
         for item in items:
             yield item
@@ -141,6 +141,6 @@ def tracked(items: Collection[T], what: str, unit: str) -> Iterator[T]:
 
 
 def tell(text: str, *, of_results: bool = False) -> None:
-    """A line on standard error, for whoever waits; `--quiet` keeps one that says what the results are of."""
+    """Prints a line about progress on standard error; with `--quiet`, only if the line describes the results."""
     if processes.main() and (of_results or not quiet()):
         print(readable(text), file=sys.stderr, flush=True)

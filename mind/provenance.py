@@ -1,4 +1,4 @@
-"""What a file says of its origin: when it was written, and by digests from what."""
+"""Describes the origin of a file: when it was written, and digests of what it was made from."""
 
 from __future__ import annotations
 
@@ -30,22 +30,23 @@ def file_digest(path: str | os.PathLike[str]) -> str:
 
 
 def without_folders(name: str) -> str:
-    """The last part of a path from "/", "~" or ".", whose folders may name people; other names as they are."""
+    """The last part of a path that starts with "/", "~" or ".", since its folders may name people; other names
+    unchanged."""
     return (Path(name).name or name) if name.startswith(("/", "~", ".")) else name
 
 
 def command() -> str:
-    """How this process was called, with the program's name in place of its path."""
+    """The command line of this process, with the program's name instead of its path."""
     program, *arguments = sys.argv or [""]
     return shlex.join([Path(program).name, *arguments])
 
 
 NUMERIC_PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "numpy")
-"""Those that the numbers of a run may depend on."""
+"""Packages that the numbers of a run may depend on."""
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """The version of Python and of each of the packages that is installed, by name."""
+    """The version of Python and of each installed one of the packages, by name."""
     known = {"python": platform.python_version()}
     for name in packages:
         try:

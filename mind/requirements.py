@@ -1,4 +1,4 @@
-"""The packages of the application, which the losses alone do without: the extra `train`."""
+"""Names the packages that the application needs and the losses do not: the extra `train`."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ PACKAGES = {
     "tyro": "tyro",
     "yaml": "pyyaml",
 }
-"""The names that they are imported by -> those that pip installs them by."""
+"""The name by which a package is imported -> the name by which pip installs it."""
 
 
 @dataclass(frozen=True)
 class Extra:
-    """What an extra of the package, which only some uses need, brings."""
+    """An extra of this package that only some uses need."""
 
     modules: tuple[str, ...]
-    """The names that its packages are imported by."""
+    """The import names of its packages."""
     purpose: str
     remedy: str = ""
     """The command that installs it, if that is not pip install 'mind-kernels[NAME]'."""
@@ -61,7 +61,7 @@ EXTRAS = {
     "flash": Extra(("flash_attn",), "--student.attention flash_attention_2"),
     "liger": Extra(("liger_kernel",), "a competitor in the benchmarks"),
 }
-"""The extras beside `train` that a user of the command may want, by the name that pip takes."""
+"""The extras, other than `train`, that users of the command may want, by the name that pip uses."""
 
 
 class MissingPackageError(MissingError, ImportError):
@@ -70,9 +70,9 @@ class MissingPackageError(MissingError, ImportError):
 
 @contextmanager
 def application_packages() -> Iterator[None]:
-    """Inside, the import of a package of the extra `train` that is not installed raises MissingPackageError.
+    """Inside the block, importing a missing package of the extra `train` raises MissingPackageError.
 
-    Every other ImportError is a bug, and passes.
+    Other ImportErrors are bugs and pass unchanged.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""The folder of a run: the one place that knows the names of its files, and how they are read and written."""
+"""Names the files in the folder of a run, and reads and writes them."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ if TYPE_CHECKING:
     from torch import nn
 
 METHOD_STATE = "calibration.pt"
-"""What the run's method needs to go on; named after the calibrator of MIND. The last file of a checkpoint."""
+"""The state of the run's method, named after MIND's calibrator. The last file written of a checkpoint."""
 PROGRESS = "progress.json"
-"""What the trainer needs to go on: the metrics since the last line, and the time spent so far."""
+"""The trainer's own state: the metrics since the last line, and the time spent so far."""
 MARK = ".seen"
-"""What a launch of several processes leaves in the folder for a moment (mind/run/owner.py)."""
+"""A file that a launch of several processes creates for a moment (mind/run/owner.py)."""
 _CONFIGURED = {"output", "student", "data", "train"}
-"""What the configuration of every run names; a model's, which has the same name, does not."""
+"""Keys that the configuration of every run has; the config.json of a model does not."""
 _OURS = {"written_by": "mind train"}
-"""In the header of the networks that a run writes: other files of their kind may lie beside them."""
+"""An entry in the header of the networks that a run writes, to distinguish them from other files of that kind."""
 
 
 @dataclass(frozen=True, init=False)
 class RunFolder(os.PathLike[str]):
-    """The folder of one run, which need not exist yet. `os.fspath` and `Path` take it for its path."""
+    """The folder of one run, which need not exist yet. `os.fspath` and `Path` accept it as a path."""
 
     path: Path
 
@@ -62,33 +62,33 @@ class RunFolder(os.PathLike[str]):
 
     @property
     def inputs(self) -> Path:
-        """What the run reads, by digest: a resumed run reads the same (mind/run/resume.py)."""
+        """Digests of what the run reads: a resumed run must read the same (mind/run/resume.py)."""
         return self.path / "inputs.json"
 
     @property
     def starts(self) -> Path:
-        """A list with an object for each start of the run: "date" (UTC), "command" and "versions" of packages."""
+        """A list with one object per start of the run: "date" (UTC), "command" and "versions" of packages."""
         return self.path / "starts.json"
 
     @property
     def metrics(self) -> Path:
-        """A JSON object per line: "phase" is "warmup" (before the student moves) or "train", which has a "step". Its
-        "work", if it has any, are tokens by kind (mind/run/work.py)."""
+        """One JSON object per line: "phase" is "warmup" (before the student trains) or "train", which has a "step".
+        "work", if present, counts tokens by kind (mind/run/work.py)."""
         return self.path / "metrics.jsonl"
 
     @property
     def evaluation(self) -> Path:
-        """{"before": ..., "after": ...}: held-out NLL and accuracy around the training, null if not measured yet."""
+        """{"before": ..., "after": ...}: held-out NLL and accuracy around training, null if not measured yet."""
         return self.path / "evaluation.json"
 
     @property
     def status(self) -> Path:
-        """Times, sizes and peaks of memory; only a run that is finished has it."""
+        """Times, sizes and memory peaks; only a finished run has it."""
         return self.path / "status.json"
 
     @property
     def report(self) -> Path:
-        """One self-contained page."""
+        """The report, one self-contained page."""
         return self.path / "report.html"
 
     @property
@@ -98,7 +98,7 @@ class RunFolder(os.PathLike[str]):
 
     @property
     def adapter(self) -> Path:
-        """Of a run with LoRA, the trained adapter alone, as peft's from_pretrained loads it."""
+        """If the run uses LoRA, the trained adapter alone, as peft's from_pretrained loads it."""
         return self.path / "adapter"
 
     @property
@@ -108,12 +108,12 @@ class RunFolder(os.PathLike[str]):
 
     @property
     def latent(self) -> Path:
-        """What `mind latent --output RUN/latent` writes; the report shows it."""
+        """The output of `mind latent --output RUN/latent`, which the report shows."""
         return self.path / "latent"
 
     @property
     def begun(self) -> tuple[int, int] | None:
-        """A mark of the run that began here, another for each one; None without a run."""
+        """A value that identifies the run that began here and differs for each run; None without a run."""
         if not self._holds_run():
             return None
         found = self.config.stat()
@@ -121,26 +121,26 @@ class RunFolder(os.PathLike[str]):
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end: its student is saved, its record complete."""
+        """Whether the run is finished: its student is saved and its record complete."""
         return self.status.exists() and self.student.exists()  # older versions saved the student last
 
     @property
     def stages(self) -> list[RunFolder]:
-        """The earlier stages of its training that have begun, in order, each a run."""
+        """The earlier stages that have begun, in order; each is a run."""
         named = ((re.fullmatch(r"([0-9]+)-.+", path.name), path) for path in self.path.glob("stages/*"))
         return [RunFolder(path) for _, path in sorted((int(name[1]), path) for name, path in named if name)]
 
     def stage(self, number: int, name: str) -> RunFolder:
-        """The folder of an earlier stage; `number` is from 1."""
+        """The folder of an earlier stage; `number` counts from 1."""
         return RunFolder(self.path / "stages" / f"{number}-{name}")
 
     @property
     def knowledge(self) -> Path:
-        """The base of method nesycd: the training questions that its student got wrong, with their rules."""
+        """The knowledge base of method nesycd: the training questions that its student got wrong, with their rules."""
         return self.path / "knowledge.jsonl"
 
     def responses(self, when: Literal["before", "after"]) -> Path:
-        """The folder of the responses that the accuracies are computed from, a JSONL file per evaluation file."""
+        """The folder of the responses behind the accuracies, one JSONL file per evaluation file."""
         return self.path / "responses" / when
 
     def read_responses(self, when: Literal["before", "after"]) -> dict[str, list[dict[str, Any]]]:
@@ -149,21 +149,21 @@ class RunFolder(os.PathLike[str]):
         return {file.stem: [row for _, row in json_rows(file)] for file in files}
 
     def checkpoint(self, step: int) -> Path:
-        """The folder of the checkpoint after `step` optimizer steps, by the name that transformers gives it."""
+        """The folder of the checkpoint after `step` optimizer steps, named as transformers names it."""
         return self.path / f"checkpoint-{step}"
 
     def checkpoints(self) -> dict[int, Path]:
-        """The complete checkpoints by their step, in order; one that a crash left unfinished is not among them."""
+        """The complete checkpoints by step, in order, without any that a crash left unfinished."""
         return {step: folder for step, folder in self._all_checkpoints() if (folder / METHOD_STATE).exists()}
 
     def _all_checkpoints(self) -> list[tuple[int, Path]]:
-        """Also the unfinished ones; a copy of one under another name, such as checkpoint-best, is none."""
+        """Also unfinished ones, but no copies under another name, such as checkpoint-best."""
         named = ((re.fullmatch(r"checkpoint-([0-9]+)", path.name), path) for path in self.path.glob("checkpoint-*"))
         return sorted((int(name[1]), path) for name, path in named if name is not None)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """The folder, made if it is missing, is this process's own inside; a kill frees it, too.
+        """Inside the block, the folder (made if missing) belongs to this process alone; a kill frees it too.
 
         Raises MindError if another process has it.
         """
@@ -176,8 +176,8 @@ class RunFolder(os.PathLike[str]):
             os.close(folder)
 
     def start(self, config: Any, inputs: Mapping[str, Any], *, overwrite: bool = False) -> None:
-        """Makes the folder and writes the `inputs`, plain JSON, and the configuration (a dataclass), which marks it as
-        that of a run. If `overwrite` allows that, the run that was there is removed first.
+        """Makes the folder and writes `inputs` (plain JSON) and then the configuration (a dataclass), which marks the
+        folder as a run's. With `overwrite`, an existing run is removed first.
 
         Raises MindError as `check_free`.
         """
@@ -188,7 +188,8 @@ class RunFolder(os.PathLike[str]):
         save_json(config, self.config)
 
     def written(self) -> list[Path]:
-        """What a run writes there, all that it removes; the configuration last, so that a kill leaves what is a run."""
+        """Everything that a run writes, which `overwrite` removes; the configuration is last, so that after a kill the
+        folder still counts as a run."""
         names = (self.inputs, self.starts, self.metrics, self.evaluation, self.status, self.report)
         names += (self.student, self.adapter, self.tensorboard, self.path / "responses", self.path / "stages")
         names += (self.path / METHOD_STATE, self.knowledge, self.latent)
@@ -197,8 +198,8 @@ class RunFolder(os.PathLike[str]):
         return [*names, *checkpoints, *networks, self.config]
 
     def weights(self) -> list[Path]:
-        """What is large of a run, and what its record does without: checkpoints, also those that a crash left
-        unfinished, the adapter and, last, the student."""
+        """The large files of a run, which its record does not need: checkpoints (even unfinished ones), the adapter
+        and, last, the student."""
         large = [*(folder for _, folder in self._all_checkpoints()), self.adapter, self.student]
         return [folder for folder in large if folder.exists()]
 
@@ -210,11 +211,11 @@ class RunFolder(os.PathLike[str]):
                 path.unlink(missing_ok=True)
 
     def write_inputs(self, inputs: Mapping[str, Any]) -> None:
-        """Replaces inputs.json at once."""
+        """Replaces inputs.json in one step."""
         write_json(inputs, self.inputs)
 
     def read_inputs(self) -> dict[str, Any]:
-        """inputs.json; empty for a run of an older version."""
+        """The content of inputs.json; empty for a run of an older version."""
         inputs = _read_object(self.inputs) if os.path.lexists(self.inputs) else {}
         for name, entry in inputs.items():
             known = isinstance(entry, dict) and isinstance(entry.get("sha256"), str)
@@ -222,26 +223,25 @@ class RunFolder(os.PathLike[str]):
         return inputs
 
     def append_start(self, start: Mapping[str, Any]) -> None:
-        """Adds a start to those that are known, at once."""
+        """Adds a start to the known ones, in one step."""
         write_json([*self.read_starts(), start], self.starts)
 
     def read_starts(self) -> list[dict[str, Any]]:
-        """The starts so far, in order; none for a run of an older version."""
+        """The starts so far, in order; empty for a run of an older version."""
         starts = read_json(self.starts) if os.path.lexists(self.starts) else []
         known = isinstance(starts, list) and all(isinstance(start, dict) for start in starts)
         require(known, f"{self.starts}: expected a JSON list of objects")
         return starts
 
     def begin_metrics(self, after: int = 0) -> None:
-        """Keeps of the metrics what stands before the steps that are to come, those after step `after`: of a new run,
-        after = 0, nothing."""
+        """Removes the metrics of steps after step `after`, which come again; with after = 0, all metrics."""
         kept = list(self._metrics_until(after)) if after else []
         with replacing(self.metrics) as file:
             file.writelines(kept)
 
     def check_free(self, *, overwrite: bool = False) -> None:
-        """Raises MindError if there is something else at the path than an empty folder or, if `overwrite` allows that,
-        a run, and if no folder can be made there or written to."""
+        """Raises MindError if the path holds anything other than an empty folder or, with `overwrite`, a run; also if
+        no folder can be made or written to there."""
         check_new_folder(self.path)
         if self._holds_run():
             remedy = "name another --output, continue it with --resume, or write over it with --overwrite"
@@ -252,7 +252,7 @@ class RunFolder(os.PathLike[str]):
             require(not others, f"{self.path}: exists and is not an empty folder; name another --output")
 
     def _holds_run(self) -> bool:
-        """Whether config.json is there and a run's."""
+        """Whether config.json exists and belongs to a run."""
         try:
             return self.read_config().keys() >= _CONFIGURED
         except MindError:
@@ -264,7 +264,7 @@ class RunFolder(os.PathLike[str]):
             raise MindError(f"{self.path}: there is no run to resume ({self.config.name} is missing)")
 
     def way_back(self) -> str:
-        """From where a run that had to stop goes on, for its message."""
+        """Says from where a stopped run continues, for its message."""
         if not (checkpoints := self.checkpoints()):
             return "there is no checkpoint yet, so --resume starts from the beginning"
         return f"--resume goes on from the last good checkpoint, {list(checkpoints.values())[-1]}"
@@ -274,7 +274,7 @@ class RunFolder(os.PathLike[str]):
         return _read_object(self.config)
 
     def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Adds a line per row, in one write."""
+        """Adds one line per row, in one write."""
         text = "".join(json.dumps(row) + "\n" for row in rows)
         with naming(self.metrics), self.metrics.open("a") as file:
             file.write(text)
@@ -285,16 +285,16 @@ class RunFolder(os.PathLike[str]):
                 yield json.dumps(row) + "\n"
 
     def read_evaluation(self) -> dict[str, Any]:
-        """{"before": ..., "after": ...}, each None if it was not measured."""
+        """{"before": ..., "after": ...}; each is None if it was not measured."""
         nothing = {"before": None, "after": None}
         return nothing | (_read_object(self.evaluation) if os.path.lexists(self.evaluation) else {})
 
     def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
-        """Replaces evaluation.json at once."""
+        """Replaces evaluation.json in one step."""
         write_json(evaluation, self.evaluation)
 
     def take_evaluation(self, other: RunFolder, when: Literal["before", "after"]) -> None:
-        """The evaluation of another run, with its responses, is that of this one before its training."""
+        """Copies the evaluation of another run, with its responses, as the evaluation of this run before training."""
         if (responses := other.responses(when)).is_dir():
             self.responses("before").parent.mkdir(exist_ok=True)
             with replacing_folder(self.responses("before")) as partial:
@@ -302,13 +302,13 @@ class RunFolder(os.PathLike[str]):
         self.write_evaluation(self.read_evaluation() | {"before": other.read_evaluation()[when]})
 
     def read_status(self) -> dict[str, Any]:
-        """status.json; empty for a run that did not come to its end."""
+        """The content of status.json; empty for an unfinished run."""
         return _read_object(self.status) if os.path.lexists(self.status) else {}
 
     def reopen(self, config: Any, inputs: Mapping[str, Any]) -> None:
-        """A finished run goes on, with a configuration of more steps and the `inputs` that belong to it.
+        """Continues a finished run with a configuration of more steps, and with the matching `inputs`.
 
-        Until the new configuration is written, the inputs know the former one, too: a kill may come between.
+        Until the new configuration is written, the inputs match the old one too: a kill may come between.
         """
         self.status.unlink(missing_ok=True)
         self.write_evaluation(self.read_evaluation() | {"after": None})
@@ -317,25 +317,25 @@ class RunFolder(os.PathLike[str]):
         save_json(config, self.config)
 
     def write_status(self, status: Mapping[str, Any]) -> None:
-        """Replaces status.json at once."""
+        """Replaces status.json in one step."""
         write_json(status, self.status)
 
     def write_progress(self, checkpoint: Path, progress: Mapping[str, Any]) -> None:
-        """Writes what the trainer itself needs to go on from a checkpoint; plain JSON."""
+        """Writes the trainer's own state into a checkpoint; plain JSON."""
         write_json(progress, checkpoint / PROGRESS)
 
     def read_progress(self, checkpoint: Path) -> dict[str, Any]:
-        """What `write_progress` wrote; empty for a checkpoint of an older version."""
+        """The result of `write_progress`; empty for a checkpoint of an older version."""
         file = checkpoint / PROGRESS
         return _read_object(file) if os.path.lexists(file) else {}
 
     def save_method(
         self, state: Mapping[str, Any], networks: Mapping[str, nn.Module], checkpoint: Path | None = None
     ) -> None:
-        """Writes what the method needs to go on, into a checkpoint or, for None, beside the trained student.
+        """Writes what the method needs to go on, into a checkpoint or, if that is None, beside the trained student.
 
-        That is the weights of each network as NAME.safetensors, and then, at once, `state` (anything that torch.load
-        reads with weights_only=True), which marks a checkpoint as complete.
+        These are the weights of each network as NAME.safetensors and then, in one step, `state` (anything that
+        torch.load reads with weights_only=True), which marks a checkpoint as complete.
         """
         import torch
         from safetensors.torch import save
@@ -351,7 +351,7 @@ class RunFolder(os.PathLike[str]):
 
     @staticmethod
     def read_method(checkpoint: Path) -> dict[str, Any]:
-        """The `state` of `save_method` in a complete checkpoint, its tensors on the CPU."""
+        """The `state` that `save_method` wrote into a complete checkpoint, with its tensors on the CPU."""
         import torch
 
         return torch.load(checkpoint / METHOD_STATE, map_location="cpu", weights_only=True)
@@ -360,7 +360,7 @@ class RunFolder(os.PathLike[str]):
 def metric_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
     """The lines of a metrics.jsonl with their numbers, without blank ones; None for the last if a kill cut it short.
 
-    Raises MindError, with the line, for any other that is no JSON object with a phase and, in training, a step.
+    Raises a MindError with the line for any other line that is not a JSON object with a phase and, in training, a step.
     """
     lines = require_file(path).read_bytes().split(b"\n")
     for number, text in enumerate(lines, start=1):

@@ -1,6 +1,6 @@
-"""How alike rationales are, the Jaccard index of their word n-grams, and what to leave out and to take by it.
+"""Measures how similar rationales are by the Jaccard index of their word n-grams, and selects by it.
 
-Everything is exact and within one question: its rationales are few, so all pairs of them are compared.
+Everything is exact and within one question: there are few rationales, so all pairs are compared.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ _WORD = re.compile(r"\w+")
 
 
 def ngram_sets(texts: Sequence[str], n: int) -> list[frozenset[int]]:
-    """The n-grams of the words of each text, lower-cased and without punctuation, as numbers that `texts` share.
+    """The n-grams of the words of each text, in lower case and without punctuation, as numbers; equal n-grams have
+    equal numbers.
 
-    A text of fewer than `n` words is one shorter n-gram, so no set is empty.
+    A text of fewer than `n` words is a single shorter n-gram, so no set is empty.
     """
     numbers: defaultdict[tuple[str, ...], int] = defaultdict(itertools.count().__next__)
     sets = []
@@ -38,7 +39,8 @@ def similarities(sets: Sequence[frozenset[int]]) -> list[list[float]]:
 
 
 def distinct(similarity: Sequence[Sequence[float]], threshold: float) -> list[int]:
-    """The indices whose similarity to every earlier one of them is below `threshold`."""
+    """The indices kept when going through them in order: those with a similarity below `threshold` to every index kept
+    before."""
     kept: list[int] = []
     for index, row in enumerate(similarity):
         if all(row[earlier] < threshold for earlier in kept):
@@ -49,11 +51,11 @@ def distinct(similarity: Sequence[Sequence[float]], threshold: float) -> list[in
 def most_diverse(
     similarity: Sequence[Sequence[float]], candidates: Sequence[int], groups: Sequence[Hashable], keep: int
 ) -> list[int]:
-    """At most `keep` of the indices `candidates`, at most one of each group, that are unlike one another.
+    """At most `keep` of the indices `candidates`, at most one per group, chosen to be dissimilar.
 
-    `groups` says of each index which group it is in. Farthest first: the first one is the least similar on average to
-    the candidates of other groups, each further one the least similar to its nearest among those taken. Groups are
-    left out only if there are more than `keep`. Of equal ones the earlier of `candidates` is taken.
+    `groups` gives the group of each index. Farthest first: the first choice is the least similar on average to the
+    candidates of other groups, each further choice the least similar to its nearest one among those chosen. Groups are
+    left out only if there are more than `keep`. Among equal ones, the earlier of `candidates` is chosen.
     """
 
     def to_the_rest(index: int) -> float:

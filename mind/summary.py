@@ -1,4 +1,4 @@
-"""What a command reports when it is done."""
+"""The base class of what a command reports when it is done."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Base of the counts that a command prints as a table and that `mind.typed_json.save_json` writes to a file."""
+    """Base class of counts that a command prints as a table and that `mind.typed_json.save_json` writes to a file."""
 
     def as_rows(self) -> list[dict[str, Any]]:
-        """The rows of the table, whose keys are the columns; here a row for each field."""
+        """The rows of the table, whose keys are the columns; by default one row per field."""
         return counted({name.replace("_", " "): value for name, value in dataclasses.asdict(self).items()})
 
 

@@ -1,7 +1,7 @@
-"""Dataclasses as JSON, and back, with errors that name the file, the line and the field.
+"""Converts dataclasses to JSON and back, with errors that name the file, the line and the field.
 
-A configuration or a summary is a file with one object, nested as its dataclasses are. A record is a row of a file of
-JSON lines and flat: a field that is a NamedTuple, such as its key, has its own fields beside the others.
+A configuration or a summary is a file with one object, nested like its dataclasses. A record is a row of a file of JSON
+lines and is flat: the fields of a NamedTuple field, such as a key, are placed among the others.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def save_json(value: Any, path: str | os.PathLike[str]) -> None:
 
 
 def write_json(value: Any, path: str | os.PathLike[str]) -> None:
-    """Replaces the file at once by `value`, indented; `value` is what json.dumps takes."""
+    """Replaces the file in one step by `value` as indented JSON; `value` is anything that json.dumps accepts."""
     with replacing(path) as file:
         file.write(json.dumps(value, indent=2) + "\n")
 
@@ -47,25 +47,26 @@ def write_json(value: Any, path: str | os.PathLike[str]) -> None:
 def load_json(path: str | os.PathLike[str], kind: type[T]) -> T:
     """Reads a dataclass of class `kind` that `save_json` wrote; fields with a default may be left out.
 
-    Raises MindError as `read_json`, and for a field that is unknown, missing or of another type.
+    Raises MindError as `read_json`, and for a field that is unknown, missing or has another type.
     """
     return build(kind, read_json(path), str(path))
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """The value that a JSON file holds; raises MindError for what is no file, and as `mind.files.parse_json`."""
+    """The value in a JSON file; raises MindError for a path that is not a file, and as `mind.files.parse_json`."""
     return parse_json(str(path), require_file(path).read_bytes())
 
 
 def overlaid(values: Any, others: Any) -> Any:
-    """`values` with those of `others` in their places, objects within objects field by field."""
+    """`values` overridden by `others`; objects are merged field by field."""
     if not isinstance(values, dict) or not isinstance(others, dict):
         return others
     return values | {name: overlaid(values.get(name), value) for name, value in others.items()}
 
 
 def build(kind: type[T], values: Any, where: str) -> T:
-    """The dataclass of class `kind` from JSON's `values`; raises MindError that begins with `where`, as `load_json`."""
+    """A dataclass of class `kind` made from JSON `values`; raises a MindError that begins with `where`, as
+    `load_json`."""
     require(isinstance(values, dict), f"{where}: expected a JSON object, found {described(values)}")
     fields = _fields(kind)
     names = [field.json_name for field in fields]
@@ -88,7 +89,7 @@ def build(kind: type[T], values: Any, where: str) -> T:
 
 
 def row_of(record: Any) -> dict[str, Any]:
-    """The flat JSON object of `record`, a dataclass or NamedTuple; a field that has its default is left out."""
+    """The flat JSON object of `record`, a dataclass or NamedTuple; fields at their defaults are left out."""
     row = {}
     for field in _fields(type(record)):
         value = getattr(record, field.name)
@@ -100,14 +101,14 @@ def row_of(record: Any) -> dict[str, Any]:
 
 
 def record_of(kind: type[T], where: str, row: Mapping[str, Any]) -> T:
-    """The dataclass or NamedTuple of class `kind` whose flat JSON object `row` is; other names in it are ignored.
+    """The dataclass or NamedTuple of class `kind` in the flat JSON object `row`; other names in it are ignored.
 
-    Raises MindError that begins with `where` ("path:line") for a field that is missing or of another type.
+    Raises a MindError that begins with `where` ("path:line") for a field that is missing or has another type.
     """
     values = {}
     for field in _fields(kind):
         value = row.get(field.json_name, MISSING)
-        if type(value) in field.plain:  # most are: a journal has many rows
+        if type(value) in field.plain:  # true for most values, and a journal has many rows
             values[field.name] = value
         elif field.part is not None:
             values[field.name] = record_of(field.part, where, row)
@@ -117,12 +118,12 @@ def record_of(kind: type[T], where: str, row: Mapping[str, Any]) -> T:
 
 
 def described(value: Any) -> str:
-    """`value` as an error shows it: as JSON, and not long."""
+    """`value` as an error shows it: as JSON, shortened."""
     return f"{json.dumps(value, default=str):.60}"
 
 
 def check_fields(section: str, record: Any) -> None:
-    """Checks a dataclass that is being built, for its `__post_init__`; its lists become tuples, its paths texts.
+    """Checks a dataclass in its `__post_init__`; its lists become tuples, and its paths become texts.
 
     Raises MindError for a value of another type than its field's or outside its Literal, for a number that is nan or
     infinite, for an integer of more than 64 bits, and for a blank text: "SECTION.FIELD is VALUE: expected ...".
@@ -155,12 +156,12 @@ BOUNDS: dict[str, Callable[[Any], bool]] = {
     "None or a probability in (0, 1)": lambda value: 0 < value < 1,
     "a positive number, or null": lambda value: value > 0,
 }
-"""What a number may be, as errors say it; whether it may be None, its type says."""
+"""Bounds of numbers, named as errors name them. Whether None is allowed follows from the field's type."""
 
 
 def check_bounds(section: str, record: Any, expected: Mapping[str, str]) -> None:
-    """Raises MindError for a field of `record`, a dataclass, that is not what `expected`, by its name, says it may be:
-    one of BOUNDS."""
+    """Raises MindError for a field of `record`, a dataclass, that violates its bound; `expected` maps names of fields
+    to keys of BOUNDS."""
     for name, bound in expected.items():
         value = getattr(record, name)
         require(value is None or BOUNDS[bound](value), f"{section}.{name} is {value}: expected {bound}")
@@ -175,23 +176,23 @@ class _Fault(NamedTuple):
 
 @dataclass(frozen=True)
 class _Field:
-    """One field of a dataclass or a NamedTuple, and what its JSON value may be."""
+    """A field of a dataclass or a NamedTuple, and the JSON values that it accepts."""
 
     name: str
     json_name: str
     default: Any
-    """MISSING without one, and if each object gets a new one."""
+    """MISSING if there is none, or if each object gets a new default."""
     required: bool
     hint: Any
     part: type | None
-    """The class of the field if that is a dataclass or a NamedTuple."""
+    """The class of the field if it is a dataclass or a NamedTuple."""
     parts: type | None
-    """The class of the values of a dictionary, if that is one."""
+    """The class of the values if the field is a dictionary of them."""
     plain: frozenset[type]
-    """Python's types of JSON values that need no check but this."""
+    """Python types of JSON values that need no further check."""
 
     def is_in(self, values: Mapping[str, Any], where: str) -> bool:
-        """Whether `values` has the field; raises MindError if it has not and needs it."""
+        """Whether `values` has the field; raises MindError if it is missing and required."""
         if self.json_name in values:
             return True
         require(not self.required, f'{where}: "{self.json_name}" is missing')
@@ -219,7 +220,7 @@ def _fields(kind: type) -> tuple[_Field, ...]:
 
 
 def _item(hint: Any) -> Any:
-    """The type of the values of a dictionary of type `hint`; None for another type."""
+    """The type of the values if `hint` is a dictionary type; None for other types."""
     return get_args(hint)[1] if get_origin(hint) is dict else None
 
 
@@ -228,7 +229,7 @@ def _has_fields(kind: type) -> bool:
 
 
 def _defaults(kind: Any) -> list[tuple[str, Any, bool]]:
-    """Of each field the name, the default (MISSING without one), and whether it must be given."""
+    """For each field its name, its default (MISSING without one), and whether it must be given."""
     if dataclasses.is_dataclass(kind):
         return [
             (field.name, field.default, field.default is field.default_factory is MISSING)
@@ -238,7 +239,7 @@ def _defaults(kind: Any) -> list[tuple[str, Any, bool]]:
 
 
 def _fault(hint: Any, value: Any) -> _Fault | None:
-    """What keeps a value of JSON, or one of its items, from being one of type `hint`."""
+    """The part of a JSON value that is not of type `hint`: the value or an item of it; None if there is none."""
     kind, arguments = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, UnionType):
         faults = [_fault(alternative, value) for alternative in arguments]
@@ -265,7 +266,7 @@ def _fault(hint: Any, value: Any) -> _Fault | None:
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """The texts and numbers in lists and objects."""
+    """The texts and numbers in nested lists and objects."""
     if isinstance(value, dict):
         value = tuple(value.values())
     if isinstance(value, list | tuple):
@@ -278,13 +279,13 @@ def _leaves(value: Any) -> Iterator[Any]:
 def _unusable(value: Any) -> _Fault | None:
     if isinstance(value, float) and not math.isfinite(value):
         return _Fault(value, "a finite number")
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:  # none that anything compiled takes
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:  # compiled code accepts no larger one
         return _Fault(value, "an integer of at most 64 bits")
     return _Fault(value, "a text that is not blank") if isinstance(value, str) and not value.strip() else None
 
 
 def _frozen(value: Any) -> Any:
-    """Lists as tuples, as those of JSON are kept, and paths as texts."""
+    """Converts lists to tuples, and paths to texts."""
     if isinstance(value, dict):
         return {key: _frozen(item) for key, item in value.items()}
     if isinstance(value, os.PathLike):

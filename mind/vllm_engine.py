@@ -1,4 +1,4 @@
-"""vLLM in this process: what teachers and students that it answers for have in common."""
+"""Loads vLLM in this process, for teachers and for students that are evaluated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mind.hub import send_nothing_unasked
 
 
 def engine_package(name: str, extra: str) -> ModuleType:
-    """The package, or a module of it; raises MindError, with the extra that brings it, if it cannot be imported."""
+    """The package, or a module of it; if it cannot be imported, raises a MindError that names the extra with it."""
     send_nothing_unasked()
     try:
         return importlib.import_module(name)
@@ -23,7 +23,7 @@ def engine_package(name: str, extra: str) -> ModuleType:
 def load_engine(vllm: ModuleType, model: str, options: Mapping[str, Any]) -> Any:
     """vLLM's engine for the model, a name or a folder, with these engine arguments.
 
-    Raises MindError if vLLM cannot load it.
+    Raises MindError if vLLM cannot load the model.
     """
     try:
         return vllm.LLM(model, **options)

@@ -31,11 +31,11 @@ VALIDATION = "validation"
 def perform(path: str | os.PathLike[str], name: str, pause_at: float | None = None) -> None:
     """Does the rest of a job.
 
-    Another process that does it already is waited for: it may be an orphan that is about to end.
+    If another process does it already, waits for that: it may be an orphan that is about to end.
 
     Args:
         path: the experiment's folder.
-        name: of the job (`mind.experiment.folder.Job`).
+        name: the name of the job (`mind.experiment.folder.Job`).
         pause_at: a time, by time.monotonic, from which it stops between two steps or two sets; None: never.
 
     Raises:

@@ -99,8 +99,8 @@ def compared(probe: Probe, other: Probe, *, paired: bool) -> Difference:
 
     Args:
         probe, other: two probes of the same K.
-        paired: the k-th perspective is the same in both, as in two views; else they have nothing in common, as experts
-            and null experts, and the interval is Welch's.
+        paired: whether the k-th perspective is the same in both, as in two views. If not, as with experts and null
+            experts, the interval is Welch's.
     """
     one, two = np.array(probe.by_perspective), np.array(other.by_perspective)
     count = len(one)

@@ -1,4 +1,4 @@
-"""The student's answers before and after its training, question by question."""
+"""Compares the student's answers before and after training, question by question."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mind.display import readable
 from mind.run_folder import RunFolder
 
 SHOWN_CHARACTERS = 1_200
-"""A longer text of a sample is cut there."""
+"""Longest text of a sample, in characters."""
 
 _KINDS = {
     (False, True): "wrong before, right now",
@@ -22,21 +22,22 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Sample:
-    """A question with the student's response before and after, texts that are fit to be shown."""
+    """A question with the student's responses before and after training, as texts that are safe to show."""
 
     kind: str
-    """What became of it, such as "wrong before, right now"."""
+    """What changed, such as "wrong before, right now"."""
     question: str
     answer: str
     before: str
     after: str
     found_before: str
-    """The answer that was found in the response, "none" without one."""
+    """The answer that was found in the response, "none" if there is none."""
     found_after: str
 
 
 class Answers:
-    """The responses of a run that were given both before and after, by the label of their evaluation file."""
+    """The responses to questions that were answered both before and after training, by the label of their evaluation
+    file."""
 
     def __init__(self, folder: RunFolder) -> None:
         before, after = (folder.read_responses(when) for when in ("before", "after"))
@@ -48,14 +49,14 @@ class Answers:
 
     @property
     def right(self) -> dict[str, list[tuple[bool, bool]]]:
-        """Whether each question was answered rightly before and after, by label."""
+        """Whether each question was answered correctly (before, after), by label."""
         return {label: [_right(pair) for pair in pairs] for label, pairs in self._pairs.items()}
 
     def samples(self, counts: Sequence[int] = (2, 1, 1, 0)) -> list[Sample]:
-        """The first questions of each kind, in the order of what was gained, lost, missed twice and right twice.
+        """The first questions of each kind, in this order: gained, lost, wrong both times, right both times.
 
         Args:
-            counts: how many of each kind, at most.
+            counts: largest number of each kind.
         """
         every = [pair for pairs in self._pairs.values() for pair in pairs]
         return [

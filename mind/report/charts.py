@@ -1,4 +1,4 @@
-"""What a report shows of a run, as data: sections of charts, and which numbers of metrics.jsonl each draws."""
+"""Describes the charts of a report as data: sections of charts, and the numbers of metrics.jsonl in each."""
 
 from __future__ import annotations
 
@@ -6,49 +6,49 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-# Written by matplotlib as plain colors, replaced by the page's custom properties (pictures.svg_of).
+# Written by matplotlib as plain colors, then replaced by the page's custom properties (pictures.svg_of).
 INK, MUTED, RULE = "#010203", "#010204", "#010205"
 BLUE, AMBER = "#3f83f0", "#e08a1e"
 
 
 @dataclass(frozen=True)
 class Series:
-    """A number of the lines of metrics.jsonl, as a line of a chart."""
+    """A number in the lines of metrics.jsonl, drawn as a line of a chart."""
 
     name: str
-    """Its key there."""
+    """Its key in metrics.jsonl."""
     label: str = ""
     """Its name in the legend, which a chart of several series has."""
     color: str = BLUE
     scale: float = 1.0
-    """What is drawn is the number times this."""
+    """A factor: the number times this is drawn."""
     dashes: tuple[float, ...] = ()
-    """Lengths of dash and gap, in widths of the line: a dashed line leaves one that it runs over visible."""
+    """Lengths of dash and gap, in widths of the line; a dashed line leaves a line below it visible."""
     brief: str = ""
-    """How the progress bar says it, such as "t {:.2f}"; empty: not at all."""
+    """The format for the progress bar, such as "t {:.2f}"; empty: not in the bar."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture of the report, with steps from left to right."""
+    """A picture of the report, with the steps from left to right."""
 
     key: str
-    """Names it within the page. A chart without `series` draws the number of this name."""
+    """Its name within the page. A chart without `series` draws the number with this name."""
     title: str
     unit: str
-    """Of the vertical axis."""
+    """Unit of the vertical axis."""
     caption: str
     """What to look for in it."""
     series: tuple[Series, ...] = ()
     form: Literal["lines", "perspectives", "shares", "work"] = "lines"
-    """"lines": the series; "perspectives": an object of numbers by perspective, a line each; "shares": such an object
-    of numbers from 0 to 1, as a map with a row each; "work": the tokens of the run, saving by saving."""
+    """"lines": the series; "perspectives": an object of numbers by perspective, one line each; "shares": such an object
+    of numbers from 0 to 1, as a map with one row each; "work": the tokens of the run, after each kind of saving."""
     smooth: bool = True
     """Draw a running mean over the logged values."""
     from_zero: bool = False
-    """The vertical axis begins at 0."""
+    """Start the vertical axis at 0."""
     lower: Chart | None = None
-    """Drawn in a smaller panel below, if any of its numbers is positive."""
+    """A chart in a smaller panel below, drawn if any of its numbers is positive."""
     warmup: str = ""
     """The legend of the same numbers in phase "warmup", which are drawn in a panel on the left if there are any."""
     only_if_positive: bool = False
@@ -56,7 +56,7 @@ class Chart:
 
 
 def briefly(charts: Iterable[Chart], logs: Mapping[str, Any]) -> str:
-    """The latest of the charts' numbers that have a `brief` and are among the `logs`, as words for a progress bar."""
+    """The latest numbers in `logs` of those charts that have a `brief`, as words for a progress bar."""
     series = [one for chart in charts for one in chart.series if one.brief and one.name in logs]
     return ", ".join(one.brief.format(one.scale * logs[one.name]) for one in series)
 
@@ -96,7 +96,7 @@ DROPPED_MASS = Chart(
     "Mean over the labeled tokens; one common distribution stands in for it. It should be small, and fall as the "
     "student grows surer.",
     from_zero=True,
-    only_if_positive=True,  # 0 says that the gradient is exact
+    only_if_positive=True,  # 0 means that the gradient is exact
 )
 LEARNING_RATE = Chart(
     "rates",
@@ -108,7 +108,7 @@ LEARNING_RATE = Chart(
     from_zero=True,
 )
 STUDENT = Section("Student", (LOSS, ACCURACY, L_REAL, DROPPED_MASS, LEARNING_RATE))
-"""What the trainer logs for every method."""
+"""The section with the numbers that the trainer logs for every method."""
 MACHINE = Section(
     "Machine",
     (

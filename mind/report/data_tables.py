@@ -1,4 +1,4 @@
-"""The numbers behind a picture as a table of texts, for those who cannot see it or want to read a value."""
+"""Makes a table of the numbers behind a picture, for readers who cannot see it or want a value."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mind.report.reading import bin_ends, binned
 from mind.report.tables import NOTHING
 
 ROWS = 12
-"""Of a series, at most: means of equal runs of steps, as the picture of a long run draws them."""
+"""Largest number of rows per series: means over equal runs of steps, as in the picture of a long run."""
 
 
 @dataclass(frozen=True)
 class DataTable:
-    """Texts in rows; the first column names the row."""
+    """A table of texts; the first column names the row."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]] = field(default_factory=list)
@@ -29,7 +29,8 @@ def series_table(
     epochs: np.ndarray | None = None,
     before: Sequence[tuple[str, np.ndarray]] = (),
 ) -> DataTable:
-    """Series by step, each (name, value per step), below those of a warm-up, each (name, value per epoch)."""
+    """A table of series by step, each (name, value per step), after the series of a warm-up, each (name, value per
+    epoch)."""
     rows = [
         [f"warm-up epoch {epoch:g}", *(number(values[place]) for _, values in before), *[NOTHING] * len(lines)]
         for place, epoch in enumerate(() if epochs is None else epochs)
@@ -45,5 +46,5 @@ def series_table(
 
 
 def number(value: float) -> str:
-    """Four digits, as in "0.01782"; a dash for nan."""
+    """The number with four digits, such as "0.01782"; a dash for nan."""
     return f"{value:.4g}".replace("-", "−") if math.isfinite(value) else NOTHING

@@ -1,4 +1,4 @@
-"""What a page shows of a latent analysis, read from the latent.json that `mind latent` writes."""
+"""Shows a latent analysis on a page, from the latent.json that `mind latent` writes."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _NEEDED = ("views", "claim", "missing", "coverage", "maps", "runs", "perspective
 _GROUPS = {"experts": Ink("experts", BLUE), "null": Ink("null experts", AMBER)}
 
 Cells = list[dict[str, Any]]
-"""Rows of a table, as texts by column."""
+"""The rows of a table, as texts by column."""
 
 
 @dataclass(frozen=True)
 class LatentPicture:
-    """A picture with what to look for in it."""
+    """A picture with a caption that says what to look for in it."""
 
     key: str
     title: str
@@ -44,7 +44,7 @@ class LatentSection:
     """An analysis as texts and pictures."""
 
     sentence: str
-    """What may be said."""
+    """What may be claimed."""
     about: str
     """Student, runs and questions."""
     conditions: Cells
@@ -52,14 +52,14 @@ class LatentSection:
     clusters: Cells
     coverage: Cells
     coverage_view: str
-    """By whose vectors the perspectives of samples are told."""
+    """The view whose vectors determine the perspectives of samples."""
     uniform_coverage: str
     missing: list[str]
     pictures: list[LatentPicture]
 
 
 def latent_section(folder: Path) -> LatentSection | None:
-    """What the latent.json in `folder` holds; None if there is none. Raises MindError for one that is malformed."""
+    """The content of the latent.json in `folder`; None if there is none. Raises MindError for a malformed one."""
     file = folder / LATENT
     if not file.exists():
         return None
@@ -97,7 +97,7 @@ def _about(analysis: Mapping[str, Any]) -> str:
 
 
 def _view(analysis: Mapping[str, Any], name: Any) -> str:
-    """As in "V5 (TF-IDF of the teacher's rationales)"."""
+    """A view in words, such as "V5 (TF-IDF of the teacher's rationales)"."""
     what = value_at(analysis, "views", name, "what")
     return NOTHING if what is None else f"{name} ({what})"
 
@@ -144,7 +144,7 @@ def _coverage(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
 
 
 def _estimate(estimate: Any, scale: float, unit: str, places: int) -> str:
-    """As in "38.9 % (22.3 to 55.6)"."""
+    """A number with its interval, such as "38.9 % (22.3 to 55.6)"."""
     value, low, high = (number_at(estimate, name) for name in ("value", "low", "high"))
     if value is None:
         return NOTHING
@@ -153,7 +153,7 @@ def _estimate(estimate: Any, scale: float, unit: str, places: int) -> str:
 
 
 def _accuracies(analysis: Mapping[str, Any]) -> LatentPicture | None:
-    """The probe of new students by view, of experts and null experts."""
+    """The accuracy of the probe on new students by view, for experts and null experts."""
     views = list(analysis["views"].items())
     figure = Figure(figsize=(5.8, 0.9 + 0.34 * len(views)), layout="constrained")
     axes = figure.subplots()

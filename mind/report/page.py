@@ -1,4 +1,4 @@
-"""The page of a run: templates/report.html filled with its pictures and tables."""
+"""Writes the page of a run: fills templates/report.html with its pictures and tables."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from mind.run_folder import RunFolder
 
 TEMPLATES = Path(__file__).parent / "templates"
 SHOWN_CHARACTERS = 1_200
-"""A longer text is cut there, with a note."""
+"""Longest text, in characters; a longer one is cut, with a note."""
 
 
 def write_report(folder: RunFolder, method: str, sections: Sequence[Section], remarks: Sequence[str] = ()) -> Path:
-    """Writes the report of a run whole or not at all, and returns its path.
+    """Writes the report of a run in one step, and returns its path.
 
     Args:
-        folder: the run; what an interrupted one lacks is said in the report.
+        folder: the run; if it was interrupted, the report says what is missing.
         method: the name of its method, for the title.
-        sections: what the method shows; the section on the machine follows them.
+        sections: the sections of the method; the section on the machine follows them.
         remarks: sentences on what looks wrong in the run.
 
     Raises:
-        MindError: names the missing configuration or metrics, the file and line of malformed JSON, or says that there
-            are no train lines.
+        MindError: names the missing configuration or metrics, or the file and line of malformed JSON, or says that
+            there are no train lines.
     """
     config, metrics = folder.read_config(), Metrics.of(folder)
     evaluation, status = folder.read_evaluation(), folder.read_status()
@@ -70,7 +70,7 @@ def write_report(folder: RunFolder, method: str, sections: Sequence[Section], re
 
 
 def _leaks(config: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[str]:
-    """A sentence for each evaluation set of which training questions give something away."""
+    """One sentence for each evaluation set that training questions leak."""
     left_out = value_at(config, "data", "leaks") == "drop"
     fate = "which were left out of the training" if left_out else "so results on those say little about new ones"
     return [
@@ -91,7 +91,7 @@ def write_latent_page(folder: Path) -> Path:
 
 
 def _perspectives(config: dict, metrics: Metrics, sections: Sequence[Section]) -> list[str]:
-    """Those that the configuration names, and further ones that the metrics hold."""
+    """The perspectives of the configuration, and further ones in the metrics."""
     named = value_at(config, "data", "perspectives")
     named = [str(name) for name in named] if isinstance(named, list) else []
     tables = [chart.key for section in sections for chart in section.charts if chart.form != "lines"]
@@ -99,7 +99,7 @@ def _perspectives(config: dict, metrics: Metrics, sections: Sequence[Section]) -
 
 
 def _loss(sections: Sequence[Section]) -> Series:
-    """The first line of the chart of losses."""
+    """The first series of the chart of losses."""
     charts = [chart for section in sections for chart in section.charts if chart.key == LOSS.key]
     return (charts or [LOSS])[0].series[0]
 
@@ -110,7 +110,7 @@ def _drawn(section: Section, pictures: Pictures) -> tuple[str, list[Picture]]:
 
 @cache
 def page_template(name: str) -> jinja2.Template:
-    """A template of this folder, which prints texts from outside so that a reader sees them and nothing obeys them."""
+    """A template of this folder; texts from outside that it prints are made safe to show."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -122,7 +122,7 @@ def page_template(name: str) -> jinja2.Template:
 
 
 def _printed(value: Any) -> Any:
-    """What the page prints for `value`; jinja2 escapes it afterwards."""
+    """What the page prints for `value`, before jinja2 escapes it."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     return readable(value, SHOWN_CHARACTERS)

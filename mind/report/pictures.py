@@ -1,4 +1,4 @@
-"""The pictures of a run: inline SVG whose text and rules take the page's colors."""
+"""Draws the pictures of a run: inline SVG whose text and lines use the page's colors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEATMAP_COLUMNS = 120
 
 PAGE_COLORS = {INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)"}
 HUES = (BLUE, AMBER, "#23a06b", "#e2504f", "#8f63dc", "#0fa3b8", "#d856a4", "#8b8f3a")
-SHADES = ((0.0, ()), (0.35, (4, 2)), (-0.3, (1.2, 1.6)), (0.55, (6, 2, 1.2, 2)))  # (towards white or black, dashes)
+SHADES = ((0.0, ()), (0.35, (4, 2)), (-0.3, (1.2, 1.6)), (0.55, (6, 2, 1.2, 2)))  # (toward white or black, dashes)
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "mind", "font.size": 9, "font.family": "DejaVu Sans",
@@ -40,7 +40,7 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Ink:
-    """How one series looks, in the picture and in its legend."""
+    """The look of one series, in the picture and in its legend."""
 
     name: str
     color: str
@@ -49,23 +49,23 @@ class Ink:
 
 @dataclass(frozen=True)
 class Picture:
-    """A chart as the page shows it."""
+    """A chart in the form that the page shows."""
 
     chart: Chart
     svg: Markup | None
-    """None: the run holds no number for it."""
+    """None if the run has no number for it."""
     legend: list[Ink]
     """Empty for a single series."""
     table: DataTable | None = None
-    """What the picture shows; None if there is no picture, or if the page has a table of its own beside it."""
+    """The numbers of the picture; None if there is no picture, or if the page already has a table of them."""
 
 
 Lines = Sequence[tuple[Ink, np.ndarray]]
-"""How each line looks, and its values."""
+"""The look of each line, and its values."""
 
 
 def perspective_inks(names: list[str]) -> list[Ink]:
-    """Eight hues, then the same hues in three further shades, each with its own dashes: 32 that differ."""
+    """Eight hues, then the same hues in three further shades, each with its own dashes: 32 different looks."""
     inks = []
     for index, name in enumerate(names):
         shift, dashes = SHADES[index // len(HUES) % len(SHADES)]
@@ -77,13 +77,15 @@ def perspective_inks(names: list[str]) -> list[Ink]:
 
 
 def svg_of(figure: Figure, prefix: str) -> Markup:
-    """Inline SVG without outside names: ids are prefixed, as many pictures share a page; colors follow the page.
+    """Inline SVG that refers to nothing outside: its ids get the prefix, since many pictures share a page; its colors
+    follow the page.
 
-    The page names the picture by a title with the id PREFIX-title and describes it by a caption with PREFIX-caption.
+    The page must have a title with the id PREFIX-title and a caption with the id PREFIX-caption, which name and
+    describe the picture.
     """
     buffer = StringIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # the browser picks the font in the end
+        warnings.filterwarnings("ignore", message="Glyph")  # the browser chooses the font in the end
         figure.savefig(buffer, format="svg", transparent=True)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
@@ -91,7 +93,8 @@ def svg_of(figure: Figure, prefix: str) -> Markup:
     svg = svg.replace("xlink:href=", "href=")
     svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
     named = f'aria-labelledby="{prefix}-title" aria-describedby="{prefix}-caption"'
-    width = f'style="--width: {72 * figure.get_figwidth():.0f}px"'  # below which its text is too small to read
+    # at smaller widths its text would be too small to read
+    width = f'style="--width: {72 * figure.get_figwidth():.0f}px"'
     svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" {named} {width}>', svg, count=1)
     for written, shown in PAGE_COLORS.items():
         svg = svg.replace(written, shown)
@@ -99,7 +102,7 @@ def svg_of(figure: Figure, prefix: str) -> Markup:
 
 
 def _from_zero(axes: Axes) -> None:
-    """The vertical axis from 0 to a little above the highest value, which would else touch the edge."""
+    """Sets the vertical axis from 0 to a little above the highest value, which would otherwise touch the edge."""
     highest = axes.dataLim.y1
     axes.set_ylim(0, 1.05 * highest if highest > 0 else None)
 
@@ -113,7 +116,7 @@ class Pictures:
         self.window = min(25, max(3, len(metrics.steps) // 12))
 
     def wants(self, chart: Chart) -> bool:
-        """Whether the report shows the chart at all."""
+        """Whether the report shows the chart."""
         return not chart.only_if_positive or any((values > 0).any() for _, values in self._lines(chart))
 
     def draw(self, chart: Chart) -> Picture:
@@ -155,7 +158,7 @@ class Pictures:
         ]
 
     def _warmup(self, chart: Chart) -> Lines:
-        """The same numbers before the student moved, one per epoch; empty if there are none."""
+        """The same numbers before the student trained, one per epoch; empty if there are none."""
         lines = [self.metrics.series(series.name, "warmup") for series in chart.series or (Series(chart.key),)]
         return [(Ink(chart.warmup, AMBER), values) for values in lines if not np.isnan(values).all()]
 
@@ -191,7 +194,7 @@ class Pictures:
         axes.xaxis.set_major_locator(MaxNLocator(3, integer=True, min_n_ticks=1))
 
     def _shares(self, chart: Chart) -> Picture:
-        """A map with a row per perspective, the darker the nearer to 1."""
+        """A map with one row per perspective: the darker, the nearer to 1."""
         shares = self.metrics.by_perspective(chart.key, self.names)
         grid = np.array([binned(share, HEATMAP_COLUMNS) for share in shares])
         figure, (axes,) = self._panels(height=max(2.9, 0.9 + 0.2 * len(grid)))
@@ -205,7 +208,7 @@ class Pictures:
         return self._finish(chart, figure, [], list(zip(self.inks, shares, strict=True)))
 
     def _work(self, chart: Chart) -> Picture:
-        """A waterfall of the run's totals: each bar is what is left after one more saving."""
+        """A waterfall of the run's totals: each bar shows what remains after one more saving."""
         work = self.metrics.work()
         if work is None:
             return Picture(chart, None, [])
@@ -222,7 +225,7 @@ class Pictures:
         short = EngFormatter(places=1)
         figure, (axes,) = self._panels()
         axes.set_axis_off()
-        axes.set(xlim=(0, 1), ylim=(len(bars) - 0.75, -0.6))  # the first on top, each below its text
+        axes.set(xlim=(0, 1), ylim=(len(bars) - 0.75, -0.6))  # the first bar on top, each below its text
         before = 0.0
         for y, (name, (trained, observed)) in enumerate(bars.items()):
             backward, share = work.of_naive(trained), work.of_naive(trained, observed)

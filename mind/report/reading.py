@@ -1,4 +1,4 @@
-"""The metrics of a run as series and numbers; what is wrong with the file is named with its line."""
+"""Reads the metrics of a run as series and numbers; errors name the line of the file."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from mind.display import number_of
 from mind.errors import MindError
 from mind.run_folder import RunFolder, metric_rows
 
-FORWARD_SHARE = 1 / 3  # of the work of a token that also has a backward pass, which takes as long as two forward ones
+FORWARD_SHARE = 1 / 3  # of the cost of a token with a backward pass, which costs as much as two forward passes
 SAVINGS = ("padded", "packed", "shared")
-"""The kinds of tokens (mind/run/work.py) that were not computed, but would have been."""
+"""The counts of tokens (mind/run/work.py) that a step without some savings would have computed."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """Tokens of the trunk that a run would have taken, saving by saving, and took: sums of step_work."""
+    """Tokens of the trunk that a run computed, and that it would have computed without some savings: sums of
+    step_work."""
 
     padded: int
     packed: int
@@ -31,17 +32,18 @@ class Work:
     observed: int
 
     def of_naive(self, trained: int, observed: int = 0) -> float:
-        """The work of that many tokens as a share of the naive run's: `observed` are those without a backward pass."""
+        """The cost of `trained` tokens with a backward pass and `observed` ones without, as a share of the naive
+        run's."""
         return (trained + FORWARD_SHARE * observed) / self.padded
 
 
 class Metrics:
-    """metrics.jsonl as series. A missing or null number is nan; one that is not finite is nan and noted."""
+    """metrics.jsonl as series. A missing or null number is nan; so is one that is not finite, with a note about it."""
 
     def __init__(self, path: Path, earlier: Sequence[Metrics] = ()):
-        """`earlier` are those of the stages that came before, which count in `total` and `work` alone."""
+        """`earlier` are the metrics of the stages before, which count only in `total` and `work`."""
         self.path, self.earlier = path, earlier
-        self.notes: dict[str, str] = {}  # by topic, one each
+        self.notes: dict[str, str] = {}  # one note per topic
         self.warmup: list[tuple[int, dict]] = []  # (line number, record)
         by_step: dict[float, tuple[int, dict]] = {}
         repeated = 0
@@ -66,7 +68,7 @@ class Metrics:
 
     @classmethod
     def of(cls, folder: RunFolder) -> Metrics:
-        """Those of a run, with those of its earlier stages."""
+        """The metrics of a run, with those of its earlier stages."""
         return cls(folder.metrics, [cls(stage.metrics) for stage in folder.stages])
 
     def _number(self, line: int, name: str, value: object) -> float:
@@ -91,7 +93,7 @@ class Metrics:
         return np.array([self._number(line, name, record.get(name)) for line, record in records])
 
     def by_perspective(self, name: str, perspectives: list[str]) -> list[np.ndarray]:
-        """The object `name` of the training steps as a series like those of `series` for each perspective."""
+        """The object `name` of the training steps: one series per perspective, in the form of `series`."""
         rows = [(line, self._mapping(line, record, name)) for line, record in self.train]
         return [np.array([self._number(line, name, row.get(key)) for line, row in rows]) for key in perspectives]
 
@@ -100,13 +102,13 @@ class Metrics:
         return float(self.series(name).sum()) + sum(stage.total(name) for stage in self.earlier)
 
     def work(self) -> Work | None:
-        """The sums over the steps of all stages; None where no step has any, as in runs of older versions."""
+        """The sums over the steps of all stages; None if no step has any, as in runs of older versions."""
         works = [self._own_work(), *(stage.work() for stage in self.earlier)]
         known = [astuple(work) for work in works if work is not None]
         return Work(*map(sum, zip(*known, strict=True))) if known else None
 
     def _own_work(self) -> Work | None:
-        """The sums over the steps that hold them all; None where none does."""
+        """The sums over the steps that have all of them; None if no step has."""
         rows = [(line, self._mapping(line, record, "work", by="kind of token")) for line, record in self.train]
         kinds = [field.name for field in fields(Work)]
         counts = np.array([[self._number(line, f"work.{kind}", row.get(kind)) for kind in kinds] for line, row in rows])
@@ -120,7 +122,7 @@ class Metrics:
         return Work(*(int(total) for total in known.sum(0)))
 
     def counted(self) -> dict[str, int]:
-        """Tokens of all stages by kind (mind/run/work.py), with those before their first steps."""
+        """Tokens of all stages by kind (mind/run/work.py), including those before the first steps."""
         totals = sum((Counter(stage.counted()) for stage in self.earlier), Counter[str]())
         for line, record in (*self.warmup, *self.train):
             for kind, value in self._mapping(line, record, "work", by="kind of token").items():
@@ -129,12 +131,12 @@ class Metrics:
         return dict(totals)
 
     def perspectives(self, names: Sequence[str]) -> list[str]:
-        """The keys of the objects of these names, in the order in which they come."""
+        """The keys of the objects with these names, in order of appearance."""
         return list(dict.fromkeys(k for line, r in self.train for n in names for k in self._mapping(line, r, n)))
 
 
 def value_at(tree: object, *keys: str) -> Any:
-    """tree[keys[0]][keys[1]]...; None if one of them is missing, or is looked for in something else than an object."""
+    """tree[keys[0]][keys[1]]...; None if a key is missing, or a value on the way is not an object."""
     for key in keys:
         tree = tree.get(key) if isinstance(tree, dict) else None
     return tree
@@ -147,7 +149,7 @@ def number_at(tree: object, *keys: str) -> float | None:
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean of the last `window` values at each place, over those that are not nan (none: nan)."""
+    """Mean of the last `window` values at each place, without nan (nan if there are none)."""
     sums = np.concatenate([[0.0], np.cumsum(np.nan_to_num(values))])
     counts = np.concatenate([[0], np.cumsum(~np.isnan(values))])
     start = np.maximum(np.arange(len(values)) + 1 - window, 0)
@@ -156,12 +158,12 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def binned(values: np.ndarray, limit: int) -> np.ndarray:
-    """At most `limit` means of equal consecutive bins, nan left out."""
+    """At most `limit` means of equal consecutive bins, without nan."""
     size = math.ceil(len(values) / limit)
     return np.array([running_mean(values[max(0, end - size) : end], size)[-1] for end in bin_ends(len(values), limit)])
 
 
 def bin_ends(count: int, limit: int) -> list[int]:
-    """Where each of at most `limit` equal consecutive bins ends; the last may be shorter."""
+    """The ends of at most `limit` equal consecutive bins; the last bin may be shorter."""
     size = math.ceil(count / limit)
     return [*range(size, count, size), count]

@@ -1,4 +1,4 @@
-"""The stages of a run, as the rows of a table."""
+"""Shows the stages of a run as the rows of a table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class StageRow:
 
     name: str
     link: str | None
-    """Its own report, relative to that of the run; None for the last stage, which is the run itself."""
+    """The path of its own report, relative to that of the run; None for the last stage, which is the run itself."""
     method: str
     rate: str
     """The largest learning rate."""
@@ -24,15 +24,15 @@ class StageRow:
     tokens: str
     time: str
     loss: str
-    """Of the first and of the last line of metrics."""
+    """The loss in the first and in the last line of metrics."""
     heldout: str
     """The held-out NLL after it."""
     accuracy: str
-    """After it, by evaluation file."""
+    """The accuracy after it, by evaluation file."""
 
 
 def stage_rows(folder: RunFolder, metrics: Metrics) -> list[StageRow]:
-    """The stages of a run in order, the last one is the run itself; none for a run of one stage."""
+    """The stages of a run in order, the run itself last; empty for a run with a single stage."""
     stages = folder.stages
     if not stages:
         return []

@@ -1,4 +1,4 @@
-"""The tables of a run as rows of text."""
+"""Makes the tables of a run as rows of text."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mind.report.charts import Series
 from mind.report.reading import Metrics, Work, number_at, running_mean, value_at
 
 Pairs = Mapping[str, Sequence[tuple[bool, bool]]]
-"""Whether each question was answered rightly (before, after), by the label of its file."""
+"""Whether each question was answered correctly (before, after), by the label of its file."""
 
 NOTHING = "–"
-"""Stands for what is not known."""
+"""Shown for an unknown value."""
 
 
 @dataclass(frozen=True)
@@ -31,22 +31,22 @@ class Row:
     after: str
     change: str
     intervals: tuple[str, str, str] | None = None
-    """Of 95 %, for before, after and the change; None for what is no accuracy."""
+    """The 95 % intervals of before, after and the change; None if this is not an accuracy."""
 
     def cells(self) -> Iterator[dict[str, str]]:
-        """What is printed: a line, and one for the intervals."""
+        """The printed lines: the numbers and, if there are any, the intervals."""
         yield {"what": self.what, "before": self.before, "after": self.after, "change": self.change}
         if self.intervals is not None:
             yield dict(zip(("what", "before", "after", "change"), ("95 % interval", *self.intervals), strict=True))
 
 
 def decimal(number: float) -> str:
-    """As in "1.227"."""
+    """A number such as "1.227"."""
     return f"{number:.3f}"
 
 
 def count(number: float) -> str:
-    """As in "1,227"."""
+    """A count such as "1,227"."""
     return f"{number:,.0f}"
 
 
@@ -66,9 +66,9 @@ def _signed(difference: float, shown: Callable[[float], str]) -> str:
 
 
 def evaluation_table(evaluation: Mapping[str, Any], pairs: Pairs) -> list[Row]:
-    """evaluation.json's content: the accuracies, the held-out loss, and that of each perspective.
+    """The content of evaluation.json: the accuracies, the held-out loss, and the loss of each perspective.
 
-    A dash stands where a side is missing. Changes of a loss are also given relative to before, those of an accuracy in
+    A dash replaces a missing side. Changes of a loss are also given relative to before, changes of an accuracy in
     points, with their interval if `pairs` has the questions.
     """
     sides = [evaluation.get("before"), evaluation.get("after")]
@@ -95,7 +95,7 @@ def _accuracy_rows(label: str, sides: Sequence[Any], pairs: Sequence[tuple[bool,
 
 
 def accuracy_interval(result: object) -> str:
-    """The interval of an accuracy as evaluation.json holds it: "48.8 to 66.7 %"."""
+    """The interval of an accuracy in evaluation.json, such as "48.8 to 66.7 %"."""
     match value_at(result, "interval"):
         case [int() | float() as low, int() | float() as high] if 0 <= low <= high <= 1:
             return f"{100 * low:.1f} to {percent(high)}"
@@ -128,9 +128,9 @@ def _names(sides: Sequence[Any], *keys: str) -> list[str]:
 
 
 def headline_rows(table: Sequence[Row], metrics: Metrics, loss: Series) -> list[Row]:
-    """At most four: one or two accuracies, the held-out loss, and the training's own start against its end, or that of
-    a search, which trains on nothing. The training is the steps that have this `loss`: those of another kind, if there
-    are any, do not compare with them."""
+    """At most four rows: one or two accuracies, the held-out loss, and the first against the last value of training
+    (or of a search, which trains on nothing). Only steps with this `loss` count: steps of another kind are not
+    comparable."""
     rows = [row for row in table if row.intervals][:2]
     rows += [row for row in table if row.what.startswith("held-out NLL, nats")]
     if math.isfinite(best := float(metrics.series("best_loss")[-1])):
@@ -149,8 +149,8 @@ def headline_rows(table: Sequence[Row], metrics: Metrics, loss: Series) -> list[
 
 
 def work_table(work: Work, counted: Mapping[str, int]) -> list[dict[str, str]]:
-    """The tokens of a run as rows of text: what, tokens, and their work as a share of the naive run's; `counted` are
-    those of the whole run by kind, of which a teacher model's are no share."""
+    """The tokens of a run as rows of text: what, tokens, and their cost as a share of the naive run's. `counted` are
+    the tokens of the whole run by kind; those of a teacher model have no share."""
     rows = {
         "naive run": (work.padded, 0),
         "without padding": (work.packed, 0),
@@ -176,9 +176,10 @@ def work_table(work: Work, counted: Mapping[str, int]) -> list[dict[str, str]]:
 
 
 def status_rows(status: Mapping[str, Any], without_work: bool = False) -> list[dict[str, str]]:
-    """status.json's content as rows of text: what, value. A number without a name of its own keeps its key's words.
+    """The content of status.json as rows of text: what, value. A number without a proper name gets the words of its
+    key.
 
-    `without_work`: the tokens by kind are left out, since the page has a table of them.
+    `without_work`: leave out the tokens by kind, since the page has a table of them.
     """
     rows = []
     for key, value in flat(status).items():
@@ -194,7 +195,7 @@ def status_rows(status: Mapping[str, Any], without_work: bool = False) -> list[d
 
 
 def duration(seconds: float) -> str:
-    """As in "12.3 s", "4.5 min", "6.7 h"."""
+    """A duration such as "12.3 s", "4.5 min", "6.7 h"."""
     return (
         f"{seconds:.1f} s"
         if seconds < 100
@@ -205,7 +206,7 @@ def duration(seconds: float) -> str:
 
 
 def operations(number: float) -> str:
-    """As in "3.35 GFLOP"."""
+    """A number of operations such as "3.35 GFLOP"."""
     for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
         if number >= size:
             return f"{number / size:,.3g} {unit}FLOP"
@@ -239,11 +240,12 @@ _STATUS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "peak_rss_mib": ("peak memory of the process", _mebibytes),
     "peak_gpu_mib": ("peak memory on the GPU", _mebibytes),
 }
-"""Key of status.json -> its name and how its number is shown."""
+"""Key of status.json -> its name, and the function that formats its number."""
 
 
 def origin_rows(starts: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What a run came from, as rows of text: what, value. Each start with its command and versions, then the data."""
+    """The origin of a run as rows of text: what, value. First each start with its command and versions, then the
+    data."""
     rows = []
     for number, start in enumerate(starts, 1):
         name = "start" if len(starts) == 1 else f"start {number} of {len(starts)}"
