@@ -1,4 +1,5 @@
-"""Which answer a response states, and whether it is right: a file per answer type, and ANSWER_TYPES to choose by."""
+"""Finds the answer that a response states and decides whether it is right: one file per answer type, listed in
+ANSWER_TYPES."""
 
 from __future__ import annotations
 
@@ -12,9 +13,9 @@ from mind.grading.yes_no import YesNo
 from mind.records import Question
 
 ANSWER_TYPES: tuple[AnswerType, ...] = (YesNo(), Choice(), ClockTime(), Number(), Words(), Latex())
-"""The first that fits a question is its type. Latex fits whatever the others leave."""
+"""The answer types; the first one that fits a question is used. Latex fits whatever the others do not."""
 
 
 def answer_type(question: Question) -> AnswerType:
-    """How the gold answer of `question` is written, and so how answers to it are found and compared."""
+    """The type of the gold answer of `question`, which decides how answers to it are found and compared."""
     return next(kind for kind in ANSWER_TYPES if kind.fits(question))

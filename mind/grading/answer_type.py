@@ -1,7 +1,7 @@
-"""What an answer type must know: the one place where types of answers differ.
+"""The interface of an answer type: the only place where types of answers differ.
 
-Every method gets text as `mind.grading.plain_text.plain_text` makes it, and is linear in it, because texts come from a
-model and may be arbitrarily odd.
+Every method gets text as `mind.grading.plain_text.plain_text` makes it, and takes time linear in its length, because a
+model may write any text.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from mind.records import Grade, Question
 
 
 class AnswerType(ABC):
-    """How answers of one type are found, compared, asked for, and given away too early."""
+    """How answers of one type are found, compared, asked for, and recognized as leaks."""
 
     name: ClassVar[str]
     request: ClassVar[str] = "the final answer"
-    """What the teacher is asked to write behind "####"."""
+    """What the teacher is asked to write after "####"."""
 
     @abstractmethod
     def fits(self, question: Question) -> bool:
@@ -31,14 +31,14 @@ class AnswerType(ABC):
         """The answer that `text` states without a mark such as "####" before it; None if it states none."""
 
     def marked(self, statement: str, question: Question) -> str | None:
-        """The answer within `statement`, which stands behind a mark or "the answer is"; None if it is none."""
+        """The answer within `statement`, a text after a mark or after "the answer is"; None if it contains none."""
         return self.unmarked(statement, question)
 
     # Comparing
 
     @abstractmethod
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
-        """Whether the answer `stated` is that of `question`, and a short phrase that says why."""
+        """Whether the answer `stated` equals the answer of `question`, and a short phrase with the reason."""
 
     # Leaks
 
@@ -48,5 +48,5 @@ class AnswerType(ABC):
         return re.match(r"\s*".join(signs) + r"(?!\w)", statement) is not None
 
     def mentions_gold(self, sentence: str, question: Question) -> bool:
-        """Whether `sentence`, which computes nothing, holds the gold answer."""
+        """Whether `sentence`, which computes nothing, contains the gold answer."""
         return question.answer.lower() in sentence.lower()

@@ -1,8 +1,8 @@
-"""Finds the answer that a response states, and says whether it is right.
+"""Finds the answer that a response states, and decides whether it is right.
 
-In three steps: which part of the response is marked as its answer, or concludes it (mind/grading/marks.py); which
-answer that states, and whether it is the gold answer (a type of mind.grading.ANSWER_TYPES). What cannot be decided is
-"unparsed", never "right".
+First, mind/grading/marks.py finds the part of the response that is marked as its answer, or that concludes it. Then an
+answer type (in mind.grading.ANSWER_TYPES) finds the answer in that part and compares it with the gold answer. What
+cannot be decided is "unparsed", never "right".
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from mind.grading.plain_text import MAX_ANSWER_CHARACTERS, plain_text
 from mind.records import Grade, Question
 
 MAX_RESPONSE_CHARACTERS = 20_000
-"""Only so much of the end of a response is searched: an answer stands there, and longer texts have run away."""
+"""Only this many characters at the end of a response are searched: the answer is there, and longer texts ran out of
+control."""
 
 
 class Judgement(NamedTuple):
-    """What `judge_text` finds."""
+    """The result of `judge_text`."""
 
     verdict: Grade
     extracted: str | None
     """The answer that the response states; None if it states none."""
     reason: str
-    """A short phrase: why this verdict."""
+    """A short phrase with the reason for the verdict."""
 
 
 def judge_text(response: str, question: Question) -> Judgement:
-    """Whether `response` states the answer of `question`, which answer it states, and why that verdict."""
+    """Whether `response` states the answer of `question`, which answer it states, and the reason for the verdict."""
     question = with_final_answer(question)
     kind = answer_type(question)
     stated = _stated(response, question, kind)
@@ -43,7 +44,7 @@ def judge_text(response: str, question: Question) -> Judgement:
 
 
 def is_correct(stated: str | None, question: Question) -> bool:
-    """Whether the answer `stated` is that of `question`, as its answer type compares them; None never is."""
+    """Whether the answer `stated` is that of `question`, compared by its answer type; False for None."""
     if stated is None:
         return False
     question = with_final_answer(question)
@@ -67,9 +68,10 @@ def extract_answer(response: str, question: Question) -> str | None:
 
 
 def with_final_answer(question: Question) -> Question:
-    r"""`question` with the final answer alone of a gold answer that is published with its solution.
+    r"""`question` with only the final answer, if its gold answer is published with a solution.
 
-    That is what stands behind the last "####" (GSM8K), in the last \boxed{...} (MATH), or behind "the answer is".
+    The final answer is the text after the last "####" (GSM8K), in the last \boxed{...} (MATH), or after "the answer
+    is".
     """
     answer = question.answer
     if question.choices is not None or not (any(mark in answer for mark in (ANSWER_MARKER, "\\boxed", "nswer"))):
@@ -89,7 +91,8 @@ def _stated(response: str, question: Question, kind: AnswerType) -> str | None:
 
 
 def _marked(text: str, question: Question, kind: AnswerType, depth: int) -> str | None:
-    """What the most explicit mark in `text` that holds an answer states; without one, what a mark holds instead."""
+    """The answer in the most explicit mark of `text` that contains one; if there is none, the content of a mark
+    itself."""
     unread = None
     for mark in marks(text):
         statement = mark.statement.strip()

@@ -1,4 +1,4 @@
-"""Choices: the answer is a label, and may be stated by its text too."""
+"""Multiple choice: the answer is a label, and may also be stated by its text."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mind.grading.yes_no import marked_yes, unmarked_yes
 from mind.records import Grade, Question
 
 MAX_MENTIONS = 100
-"""A sentence that names more choices repeats itself, and asserts none."""
+"""A sentence that names more choices is repetitive, and asserts none."""
 
 _ARTICLE = re.compile(r"(?:an?|the)\s", re.IGNORECASE)
 _AFTER_LABEL = r"(?!['’\w]|\s(?!(?:is|as|because|since|would|must|fits|seems|or|and|nor|not|over|but)\b)[a-z])"
-"""What tells the label in "A is the answer" from the article in "A bank is the answer"."""
+"""Words that distinguish the label in "A is the answer" from the article in "A bank is the answer"."""
 _KIND = r"(?:option|choice|answer|letter|alternative)\s"
 
-# In these a mention is one character, and the text between mentions tells which of them it asserts.
+# In these patterns a mention is one character, and the text between mentions shows which of them are asserted.
 _MENTION = "\ue000"
 _LIST = re.compile(f"{_MENTION}(?:,?\\s?{_MENTION})*,?\\s(?:and|or|nor|&)\\s{_MENTION}")
 _ONE = re.compile(_MENTION)
@@ -80,9 +80,9 @@ class Choice(AnswerType):
         return marked_label(statement, choices_of(question))
 
     def unmarked(self, text: str, question: Question) -> str | None:
-        """The choice that `text` or its first line is, else the one that its last sentence which asserts any asserts.
+        """The choice that `text` or its first line is, else the choice asserted by the last sentence that asserts any.
 
-        Such as "(B) is right, and (A) is not".
+        An example is "(B) is right, and (A) is not".
         """
         choices = choices_of(question)
         names = _names(tuple(choices.items()))
@@ -117,13 +117,14 @@ class Choice(AnswerType):
 
 
 def choices_of(question: Question) -> Mapping[str, str]:
-    """The choices of a question that has some."""
+    """The choices of a question, which must have some."""
     assert question.choices is not None
     return question.choices
 
 
 def marked_label(statement: str, choices: Mapping[str, str]) -> str | None:
-    """The label of the choice that `statement` is or begins with, else of the one that it asserts; None without one."""
+    """The label of the choice that `statement` is or begins with, else of the one that it asserts; None if there is
+    none."""
     names = _names(tuple(choices.items()))
     if label := names.whole(statement):
         return label
@@ -142,7 +143,7 @@ def marked_label(statement: str, choices: Mapping[str, str]) -> str | None:
 
 
 def asserted_label(text: str, choices: Mapping[str, str]) -> str | None:
-    """The label of the one choice that the last sentence which asserts one asserts; None if there is no such one."""
+    """The label of the one choice asserted by the last sentence that asserts any; None if there is no single one."""
     if words := _yes_and_no(choices):
         return words.get(unmarked_yes(text)) or asserted_label(text, _labels_alone(choices))
     names = _names(tuple(choices.items()))
@@ -161,7 +162,7 @@ def asserted_label(text: str, choices: Mapping[str, str]) -> str | None:
 
 
 def _yes_and_no(choices: Mapping[str, str]) -> dict[bool | None, str]:
-    """The labels of yes, or true, and of no, or false, if these are the texts of the choices."""
+    """The labels of yes (or true) and of no (or false), if these are the texts of the choices."""
     labels = {text.strip().lower(): label for label, text in choices.items()}
     if labels.keys() not in ({"yes", "no"}, {"true", "false"}):
         return {}
@@ -182,8 +183,8 @@ class _Names:
         self._texts = {text: label for text, label in texts.items() if text}
         values = {number_value(plain_text(text)): label for label, text in choices.items()}
         self._values = values if None not in values and len(values) == len(choices) else {}
-        # "(B)" in any case, but a bare label in its own only: "a." ends many sentences that do not choose "A". Of ASCII
-        # letters, because "ſ" is an "s" in any case, but not in lower case.
+        # "(B)" counts in any case, but a bare label only in its own case: "a." ends many sentences that do not choose
+        # "A". Only ASCII letters, because "ſ" is an "s" in any case, but not in lower case.
         label, letters = "|".join(map(re.escape, choices)), [label for label in choices if label.isalpha()]
         letter = "|".join(re.escape(label) + (_AFTER_LABEL if label in "AaI" else "") for label in letters) or "(?!)"
         self._label = re.compile(
@@ -191,12 +192,12 @@ class _Names:
             rf"|(?<![\w'.])({label})(?=[):](?!\w))|(?<![-\w'.])({letter})(?![\w']|-\w)"
         )
         self._first = re.compile(rf"(?ai:({label}))(?=\s*(?:[.):,;(\-\u2014]|\Z)|\s(?:because|as|since)\b)")
-        # "book store" is not a mention of "store" as well.
+        # "book store" is not also a mention of "store".
         longest_first = "|".join(map(re.escape, sorted(self._texts, key=len, reverse=True)))
         self._text = re.compile(rf"(?<!\w)({longest_first})(?:s|es)?(?!\w)" if longest_first else r"(?!)()")
 
     def whole(self, statement: str) -> str | None:
-        """The label of the choice that `statement` is."""
+        """The label of the choice that makes up the whole `statement`."""
         if statement.strip() in self._labels.values():
             return statement.strip()
         if label := self._exact.get(statement.strip().lower()):
@@ -208,7 +209,7 @@ class _Names:
         )
 
     def mentions(self, text: str, at_start: bool = False) -> Iterator[Mention]:
-        """The mentions in `text`, none within another; with `at_start` a bare label in any case counts there."""
+        """The mentions in `text`, none within another; with `at_start` a bare label at the start counts in any case."""
         found = []
         if at_start and (first := self._first.match(text, _start(text))):
             found.append(Mention(*first.span(), self._labels[first[1].lower()]))
@@ -260,7 +261,7 @@ def _start(statement: str) -> int:
 
 
 def _rejected(statement: str, first: Mention) -> bool:
-    """Whether `statement` says of its first choice that it is none: "A? No", "(A) is wrong"."""
+    """Whether `statement` denies its first choice: "A? No", "(A) is wrong"."""
     behind = _REJECTED.match(statement, first.end)
     return behind is not None and (behind[0].endswith("?") or _NO_ANSWER.search(behind[0]) is not None)
 
@@ -279,7 +280,7 @@ def _joined(statement: str, first: Mention, names: _Names) -> bool:
 
 
 def _asserted(sentence: str, mentions: list[Mention]) -> tuple[set[str], set[str]]:
-    """The labels that `sentence` asserts, those of its weightiest clauses alone, and those that it denies."""
+    """The labels that `sentence` asserts (only those in its weightiest clauses), and those that it denies."""
     shadow, labels = _shadow(sentence, mentions)
     asserted: dict[int, set[str]] = {}
     denied: set[str] = set()
@@ -297,7 +298,8 @@ def _asserted(sentence: str, mentions: list[Mention]) -> tuple[set[str], set[str
 
 
 def _shadow(sentence: str, mentions: list[Mention]) -> tuple[str, list[str]]:
-    """`sentence` with a sign in the place of each mention, and their labels; without those that are only compared."""
+    """`sentence` with a sign instead of each mention, and the labels of the mentions, without those that are only
+    compared."""
     pieces, labels, end = [], [], 0
     for mention in mentions:
         pieces += [sentence[end : mention.start].replace(_MENTION, " "), _MENTION]
@@ -314,7 +316,7 @@ def _shadow(sentence: str, mentions: list[Mention]) -> tuple[str, list[str]]:
 
 
 def _clauses(shadow: str, labels: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """The clauses of `shadow` that hold mentions, with what is said of these behind a comma, and their labels."""
+    """The clauses of `shadow` that have mentions, with what is said about these after a comma, and their labels."""
     lists = [match.span() for match in _LIST.finditer(shadow)]
     ends = [match for match in _CLAUSE.finditer(shadow) if not any(a <= match.start() < b for a, b in lists)]
     clauses: list[str] = []
@@ -332,7 +334,7 @@ def _clauses(shadow: str, labels: list[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _denials(clause: str) -> list[bool]:
-    """Of each mention in `clause`, whether it is denied."""
+    """For each mention in `clause`, whether it is denied."""
     pieces = _NO_DOUBT.sub("", clause).split(_MENTION)
     directly: list[bool] = []
     for piece in pieces[:-1]:

@@ -21,11 +21,12 @@ _HALF_IN_WORDS = re.compile(
 _POINT = re.compile(r"(?<![0-9.])([0-9]{1,2})\.(?=[0-5][0-9]\s?[ap]\.?\s?m\b)", re.IGNORECASE)
 _TWELVE = re.compile(r"\W*(?:12(?::00)?\s)?(?:(noon|midday)|midnight)\W*", re.IGNORECASE)
 Time = tuple[int, bool | None]
-"""Seconds since midnight, modulo 12 hours if it is known to be "am" (False) or "pm" (True); None: not said."""
+"""Seconds since midnight (modulo 12 hours if "am" or "pm" is known), and whether it is "am" (False) or "pm" (True);
+None: unknown."""
 
 
 class ClockTime(AnswerType):
-    """Compared to the second; "3:20 pm" is 15:20, and 3:20 too, but whether 15:20 is 3:20 is not decided."""
+    """Compared to the second. "3:20 pm" equals 15:20, and also 3:20; whether 15:20 equals 3:20 is undecided."""
 
     name = "time"
     request = "the time"
@@ -43,7 +44,7 @@ class ClockTime(AnswerType):
         return self.unmarked(text, question)
 
     def unmarked(self, text: str, question: Question) -> str | None:
-        """The only time of the last sentence with times, but for those that the question gives."""
+        """The only time in the last sentence with times, apart from those that the question states."""
         given = {_read(match) for match in _TIME.finditer(_plain(question.question))}
         for sentence in reversed(_SENTENCE_END.split(_plain(text))):
             _, _, result = sentence.rpartition("=")
@@ -67,7 +68,7 @@ class ClockTime(AnswerType):
 
 
 def _plain(text: str) -> str:
-    """`text` without LaTeX, and with digits and "am" or "pm" for "9 o'clock in the morning", "noon"."""
+    """`text` without LaTeX, in which digits and "am" or "pm" replace "9 o'clock in the morning" or "noon"."""
     text = without_latex_text(text.replace("{:}", ":"))
     if twelve := _TWELVE.fullmatch(text):
         return "12:00 pm" if twelve[1] else "12:00 am"
@@ -84,7 +85,7 @@ def _read(match: re.Match[str]) -> Time:
 
 
 def _hours(match: re.Match[str]) -> int | None:
-    """12 for a time with "am" or "pm", 24 for one that only a clock of 24 hours shows; None for others."""
+    """12 for a time with "am" or "pm", 24 for one that only a 24-hour clock shows; None for others."""
     if match[4] or match[5]:
         return 12
     return 24 if int(match[1]) > 12 or int(match[1]) == 0 else None

@@ -1,4 +1,4 @@
-"""`mind grade`: right or wrong for each response of a file, by rules, and the accuracy."""
+"""`mind grade`: grades each response of a file as right or wrong by rules, and prints the accuracy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mind.records import Grade, Question
 class GradeCounts:
     """How many of `total` responses are `correct`, and how many of the others are `unparsed`.
 
-    Unparsed are those without an answer and those whose answer cannot be compared.
+    Responses without an answer, or with one that cannot be compared, are unparsed.
     """
 
     total: int
@@ -44,12 +44,12 @@ def grade_file(
     """Writes each {"id", "answer", "response", "choices"?, "question"?} of `source` with "correct" and "extracted".
 
     "extracted" is the answer that the response states, or null. An id may come several times, a numeric answer becomes
-    its text for the comparison, and other keys are kept. Without its question a response is judged less well
-    (`mind.grading.number_text.concluding_number`). One row is in memory at a time; `output` appears when all are
+    its text for the comparison, and other keys are kept. Without its question a response is judged less reliably
+    (`mind.grading.number_text.concluding_number`). One row is in memory at a time; `output` appears when all rows are
     written.
 
-    Raises MindError with the lines of all rows that are not such an object, whose answer is none of their choices or
-    whose response is no string; also for a missing or empty `source` and, unless `overwrite`, for an `output` that
+    Raises MindError with the lines of all rows that are not such an object, whose answer is not one of their choices or
+    whose response is not a string; also for a missing or empty `source` and, unless `overwrite`, for an `output` that
     exists.
     """
     counts: Counter[Grade] = Counter()
@@ -73,14 +73,14 @@ def _graded(source: str | os.PathLike[str], counts: Counter[Grade]) -> Iterator[
 
 
 def _question(where: str, row: Mapping[str, Any]) -> Question:
-    """With the empty text if the row has no question."""
+    """The question of a row, with an empty text if the row has none."""
     text = row.get("question")
     question = "" if text is None else required_text(where, row, "question")
     return Question(required_text(where, row, "id", or_number=True), question, *parse_answer(where, row))
 
 
 def _response(where: str, row: Mapping[str, Any]) -> str:
-    """A blank one is a response without an answer."""
+    """The response of a row; a blank one counts as a response without an answer."""
     response = row.get("response")
     blank = isinstance(response, str) and not response.strip()
     return "" if blank else required_text(where, row, "response")

@@ -1,4 +1,4 @@
-"""LaTeX: every answer without choices that is no plain number, time or words."""
+"""LaTeX: every answer without choices that is not a plain number, a time or words."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WORD = re.compile(r"(?<![A-Za-z\\])(?!(?:sqrt|pi|infinity|sin|cos|tan|log|ln|or
 
 
 class Latex(AnswerType):
-    """Compared by `latex_equality`. An answer should be marked: a formula may be any step of a solution."""
+    """Compared by `latex_equality`. Only a marked answer is reliable: other formulas may be any step of a solution."""
 
     name = "latex"
 
@@ -35,7 +35,7 @@ class Latex(AnswerType):
         return formula[0] if formula else statement
 
     def unmarked(self, text: str, question: Question) -> str | None:
-        """`text` if it is a formula alone, else the only formula in dollar signs of its last sentence."""
+        """`text` if it is nothing but a formula, else the only formula in dollar signs of its last sentence."""
         if "$" not in text and _is_formula(text):
             return text.strip()
         lines = [line for line in text.split("\n") if line.strip()]
@@ -47,16 +47,17 @@ class Latex(AnswerType):
         return compare_latex(question.answer, stated)
 
     def mentions_gold(self, sentence: str, question: Question) -> bool:
-        """As a number: a longer formula would have to be found in any notation."""
+        """Only as a number: a longer formula would have to be found in any notation."""
         return has_number(sentence, question.answer)
 
 
 def _is_formula(text: str) -> bool:
-    """Whether `text` is one line without words other than those of formulas."""
+    """Whether `text` is one line without words other than those that occur in formulas."""
     words = re.sub(r"\\(?:text|mathrm|mathbf)\s*\{[^{}]*\}", "", text.strip())
     return words != "" and "\n" not in words and _WORD.search(words) is None
 
 
 def compare_latex(gold: str, stated: str) -> tuple[Grade, str]:
-    """Whether two LaTeX answers are equal, and why; "unparsed" without a result in LATEX_TIMEOUT_SECONDS."""
+    """Whether two LaTeX answers are equal, and the reason; "unparsed" if there is no result within
+    LATEX_TIMEOUT_SECONDS."""
     return _GRADES[latex_equality(gold, stated)]

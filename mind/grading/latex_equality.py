@@ -1,7 +1,7 @@
-"""Tells whether two LaTeX answers are equal, by math-verify in a child process that can be killed.
+"""Decides whether two LaTeX answers are equal, by math-verify in a child process that can be killed.
 
-SymPy can hang within C code (9^{9^9}), where no signal handler of Python's runs, and take any memory: only the end of
-its process stops that for sure. One process serves call after call.
+SymPy can hang in C code (9^{9^9}), where no Python signal handler runs, and use any amount of memory: only killing its
+process stops that reliably. One process serves all calls.
 """
 
 from __future__ import annotations
@@ -26,29 +26,30 @@ from mind.grading.latex_notation import normal_latex
 logger = logging.getLogger(__name__)
 
 Equality = Literal["equal", "different", "unparsed", "timeout"]
-""""unparsed": one of the two is no LaTeX or too long, or the comparison ran out of memory."""
+""""unparsed": one of the two is not LaTeX or too long, or the comparison ran out of memory."""
 
 LATEX_TIMEOUT_SECONDS = 5
 START_TIMEOUT_SECONDS = 120
-"""SymPy is imported in one or two seconds, unless the machine is very busy."""
+"""Seconds for the start: importing SymPy takes one or two, unless the machine is very busy."""
 CACHED_PAIRS = 65_536
 MAX_LATEX_CHARACTERS = 500
-"""Longer texts are not parsed: the parser takes seconds for them, and answers have a tenth of that."""
+"""Longer texts are not parsed: the parser takes seconds for them, and answers have a tenth of this length."""
 
 _NAME = re.compile(r"[A-Za-z]\s*=|[A-Za-z]\s*\\in(?![a-z])")
 _SPACE_WITHIN = re.compile(r"(?<![0-9]) +| +(?![0-9])")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _BASED = re.compile(r"[0-9]+\s*_\s*(?:[0-9]+|\{\s*[0-9]+\s*\})")
 
-# By path, so that it runs however this package was found; -P keeps the modules beside it from hiding those of Python.
+# Started by path, so that it runs however this package was found; -P keeps the modules beside it from shadowing
+# Python's own.
 _COMMAND = (sys.executable, "-P", str(Path(__file__).with_name("latex_worker.py")))
 
 
 class LatexWorker:
     """A child process that compares one pair after another; threads wait for each other.
 
-    It starts at the first call and again at the call after it was killed. It ends with its standard input, so also
-    when this process is killed. A process that was forked from this one gets a child of its own.
+    It starts at the first call, and again at the first call after it was killed. It ends when its standard input is
+    closed, so also when this process is killed. A process forked from this one gets its own child.
     """
 
     def __init__(self, timeout_seconds: float = LATEX_TIMEOUT_SECONDS):
@@ -58,7 +59,8 @@ class LatexWorker:
         _workers.add(self)
 
     def compare(self, gold: str, extracted: str) -> Equality:
-        """Whether two texts of at most MAX_ANSWER_CHARACTERS are equal, within `timeout_seconds` without the start.
+        """Whether two texts of at most MAX_ANSWER_CHARACTERS are equal; "unparsed" after `timeout_seconds`, not
+        counting the start.
 
         Raises ModuleNotFoundError without math-verify, and RuntimeError if the process does not start.
         """
@@ -68,7 +70,7 @@ class LatexWorker:
             try:
                 reply = _ask(process, gold, extracted, self.timeout_seconds)
             finally:
-                if not reply:  # after Ctrl-C too: the reply that comes then would be taken for the next one
+                if not reply:  # also after Ctrl-C: a late reply would be taken for the next one
                     self._kill()
         if reply:
             return cast(Equality, reply.decode().strip())
@@ -85,12 +87,12 @@ class LatexWorker:
 
     def disown(self) -> None:
         """In a forked process: leaves the child to the process that started it."""
-        self._lock = threading.Lock()  # another thread may have held it, which does not exist here
+        self._lock = threading.Lock()  # another thread may have held it, and does not exist here
         if self._process is not None:
             for pipe in (self._process.stdin, self._process.stdout):
                 assert pipe is not None
-                pipe.close()  # a copy of it here would keep the child alive
-            self._process.returncode = 0  # not to be waited for: it is no child of this process
+                pipe.close()  # an open copy here would keep the child alive
+            self._process.returncode = 0  # marked as ended: it is not a child of this process
             self._process = None
 
     def _kill(self) -> None:
@@ -103,9 +105,10 @@ class LatexWorker:
 def latex_equality(gold: str, extracted: str) -> Equality:
     """Whether `extracted` states the answer `gold`; both are LaTeX, with or without "$" and \\boxed around it.
 
-    Spacing, units of measure, degree, percent and currency signs, the size of fractions and brackets and an "x = " that
-    only one of them has make no difference; decimals are equal to exact values to 12 digits. May be called by several
-    threads, and after a fork. Results are kept, because most right answers to a question are identical.
+    These make no difference: spacing, units of measure, degree, percent and currency signs, the size of fractions and
+    brackets, and an "x = " that only one of them has. Decimals are equal to exact values if they agree to 12 digits.
+    May be called by several threads, and after a fork. Results are kept, because most right answers to a question are
+    identical.
     """
     gold, extracted = normal_latex(gold), normal_latex(extracted)
     one_is_named = bool(_NAME.match(gold)) != bool(_NAME.match(extracted))
@@ -117,11 +120,12 @@ def latex_equality(gold: str, extracted: str) -> Equality:
         return "equal"
     if max(len(gold), len(extracted)) > MAX_LATEX_CHARACTERS:
         return "unparsed"
-    if _WORD.fullmatch(gold) and _WORD.fullmatch(extracted):  # to SymPy a product of its letters, in any order
+    # SymPy would read a word as a product of its letters, in any order
+    if _WORD.fullmatch(gold) and _WORD.fullmatch(extracted):
         if gold.lower() == extracted.lower():
             return "equal"
         return "unparsed" if len(gold) < 4 and sorted(gold) == sorted(extracted) else "different"
-    if _BASED.fullmatch(gold) or _BASED.fullmatch(extracted):  # SymPy ignores the base
+    if _BASED.fullmatch(gold) or _BASED.fullmatch(extracted):  # SymPy ignores the base of a number
         gold, extracted = (re.sub(r"[{}\s]", "", text) for text in (gold, extracted))
         return "equal" if extracted in (gold, gold.partition("_")[0]) else "different"
     return _compared(gold, extracted)
@@ -137,10 +141,9 @@ def _compared(gold: str, extracted: str) -> Equality:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    if importlib.util.find_spec("math_verify") is None:  # which that process alone imports
+    if importlib.util.find_spec("math_verify") is None:  # only the child process imports it
         raise ModuleNotFoundError("No module named 'math_verify'", name="math_verify")
-    # In a process group of its own, so that Ctrl-C ends only this process, and the child by the end of its input.
-    # The order of SymPy's sets depends on hashes, and so may a result.
+    # In a separate process group, so that Ctrl-C ends only this process, and the child ends when its input closes.
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     process = subprocess.Popen(
         _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment, process_group=0
@@ -154,7 +157,7 @@ def _start() -> subprocess.Popen[bytes]:
 
 def _ask(process: subprocess.Popen[bytes], gold: str, extracted: str, timeout_seconds: float) -> bytes | None:
     """The outcome; b"" if the process dies, None if it takes too long."""
-    # A child that hangs would outlive a parent that was killed, so it has a deadline of its own, after this one's.
+    # A child that hangs would outlive a killed parent, so it has its own, later deadline.
     request = {"gold": gold, "extracted": extracted, "seconds": timeout_seconds + 1}
     assert process.stdin is not None
     try:
@@ -165,7 +168,7 @@ def _ask(process: subprocess.Popen[bytes], gold: str, extracted: str, timeout_se
 
 
 def _line(process: subprocess.Popen[bytes], timeout_seconds: float) -> bytes | None:
-    """The next line that `process` writes, which it does at once; b"" at its end, None if none comes in time."""
+    """The next line of `process`; b"" at its end, None if no line comes in time."""
     assert process.stdout is not None
     ready = select.poll()
     ready.register(process.stdout, select.POLLIN)

@@ -1,6 +1,7 @@
-r"""What makes no difference to a LaTeX answer: typesetting, units, and other ways to write the same signs.
+r"""Removes differences in notation that do not change a LaTeX answer: typesetting, units, and other spellings of a
+sign.
 
-Every pattern here is linear in its text, because texts come from a model and may be arbitrarily odd.
+Every pattern takes time linear in the length of its text, because a model may write any text.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ _REPEATING = re.compile(r"([0-9]{0,99})\.([0-9]{0,99})\\(?:overline|bar|dot)\s*(
 
 
 def normal_latex(text: str) -> str:
-    """`text`, cut to MAX_ANSWER_CHARACTERS, without what makes no difference to its value: see `latex_equality`."""
+    """`text`, cut to MAX_ANSWER_CHARACTERS, without anything that does not change its value: see `latex_equality`."""
     text = _SINE_OF_DEGREES.sub(r"\1\\frac{\2\\pi}{180}", plain_text(text[:MAX_ANSWER_CHARACTERS]))
     text = _SIGN.sub(lambda match: _SIGNS[match[0]], text)
     text = _REPEATING.sub(_as_fraction, with_overlines(text))
@@ -90,14 +91,14 @@ def normal_latex(text: str) -> str:
 
 
 def _stripped(text: str) -> str:
-    """Without what surrounds an answer, and without separators of thousands."""
+    """Without what surrounds an answer, and without thousands separators."""
     text = LATEX_THOUSANDS.sub("", text).replace("\\$", "$").replace("\\%", "%")
     text = text.strip(" \t\n*`:").removeprefix("=").removesuffix(".").strip()
     return f"-{text[0]}{text[2:]}" if text[:2] in ("$-", "\u20ac-", "\u00a3-") else text
 
 
 def _as_fraction(match: re.Match[str]) -> str:
-    """A repeating decimal."""
+    """The fraction of a repeating decimal."""
     whole, places, period = match[1] or "0", match[2], match[3] or match[4]
     value = Fraction(f"{whole}.{places}0") + Fraction(int(period), 10 ** len(places) * (10 ** len(period) - 1))
     return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
@@ -128,7 +129,7 @@ def _as_union(match: re.Match[str]) -> str:
 
 
 def _unbraced(text: str) -> str:
-    """`text` without the pairs of braces around all of it."""
+    """`text` without pairs of braces around all of it."""
     depths = list(itertools.accumulate({"{": 1, "}": -1}.get(character, 0) for character in text))
     if not text or depths[-1]:
         return text

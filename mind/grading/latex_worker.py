@@ -1,7 +1,7 @@
 """The process that compares LaTeX answers for latex_equality.py, so that it can be killed; not to be imported.
 
 It writes "ready" once SymPy is imported. Then each line on standard input is {"gold", "extracted", "seconds"} and gets
-one line back: "equal", "different", or "unparsed" if one of the two is no LaTeX. It ends with its input.
+one line back: "equal", "different", or "unparsed" if one of the two is not LaTeX. It ends when its input ends.
 """
 
 import dataclasses
@@ -15,9 +15,9 @@ import sys
 from typing import Any
 
 MEMORY_BYTES = 2 * 1024**3
-"""SymPy takes 0.1 GiB of address space; what needs more than this has run away."""
+"""Limit of the address space: SymPy needs 0.1 GiB, and what needs more than this limit is out of control."""
 DECIMALS = 12
-"""Digits to which a decimal equals an exact value, however large or small: 0.34 is 17/50, 0.333333 is not 1/3."""
+"""Digits to which a decimal must equal an exact value, whatever its size: 0.34 is 17/50, 0.333333 is not 1/3."""
 EXACT_DECIMALS = 40
 """The same for two exact values: \\frac{1}{2^{100}} is not 0."""
 
@@ -27,19 +27,19 @@ def main() -> None:
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     import math_verify
 
-    # From here on libraries may print what they like: parsers quote the hostile text that they cannot read.
+    # From here on libraries may print anything: parsers quote hostile text that they cannot read.
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, sys.stdout.fileno())
     os.dup2(silence, sys.stderr.fileno())
     logging.disable(logging.CRITICAL)
-    # Without a handler of Python's the signal ends the process even within C code, and so an orphan too.
+    # Without a Python handler the signal ends the process even within C code, and so also an orphan.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    # A unit in math-verify may be one letter: 2t would be 2.
+    # math-verify accepts single letters as units: 2t would equal 2.
     normalization = dataclasses.replace(math_verify.LatexExtractionConfig().normalization_config, units=False)
     latex = [math_verify.LatexExtractionConfig(normalization_config=normalization)]
     compare_relatively()
 
-    @functools.lru_cache(maxsize=1024)  # a gold answer is compared with many
+    @functools.lru_cache(maxsize=1024)  # a gold answer is compared with many answers
     def parse(text: str) -> list:
         # Without a time limit of its own: the signal below is the limit.
         options: Any = {"fallback_mode": "no_fallback", "parsing_timeout": None}
@@ -63,7 +63,8 @@ def main() -> None:
 
 
 def compare_relatively() -> None:
-    """Makes math-verify compare numbers by their digits: it rounds to decimal places, where 1e-20 is 0."""
+    """Makes math-verify compare numbers by significant digits: by default it rounds to decimal places, where 1e-20 is
+    0."""
     from math_verify import grader
 
     absolutely = grader.sympy_numeric_eq
@@ -78,16 +79,16 @@ def compare_relatively() -> None:
 
 
 def is_decimal(*expressions: Any) -> bool:
-    """Whether one of them has a number that is rounded."""
+    """Whether one of them contains a rounded number."""
     import sympy
 
     return any(expression.has(sympy.Float) for expression in expressions)
 
 
 def close(one: Any, other: Any) -> bool | None:
-    """Whether two expressions are equal to DECIMALS or EXACT_DECIMALS digits; with free symbols, at a point.
+    """Whether two expressions are equal to DECIMALS or EXACT_DECIMALS digits; if they have free symbols, at one point.
 
-    None if one of them has no value, as a matrix or a function, or one that takes long.
+    None if one of them has no value, such as a matrix or a function, or one that takes long to compute.
     """
     import sympy
 

@@ -1,7 +1,7 @@
-r"""Where a response states its answer: which part of it is the response, and what stands behind "####", in \boxed{...},
-behind "the answer is".
+r"""Finds where a response states its answer: which part of it is the response itself, and the text after "####", in
+\boxed{...}, or after "the answer is".
 
-Every pattern here is linear in its text, because texts come from a model and may be arbitrarily odd.
+Every pattern takes time linear in the length of its text, because a model may write any text.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import NamedTuple
 from mind.answer_line import ANSWER_MARKER
 
 MAX_MARKS = 16
-"""So many marks of a kind are looked at, from the last: more are those of a text that repeats itself."""
+"""This many marks of a kind are examined, from the last one: a text with more repeats itself."""
 
 # What ends the response
 
-# `answer_part` has cut the response at the tokens that end a turn.
+# `answer_part` has already cut the response at the tokens that end a turn.
 _NEXT_TURN = re.compile(
     r"<start_of_turn>|\[/?INST\]"
     r"|(?:\A|\n)[ \t]*[#*]*[ \t]?(?:"
@@ -87,7 +87,7 @@ FORMULA = re.compile(r"\$\$[^$]+\$\$|\$(?:\\.|[^$\n\\])+\$(?![0-9])|\\\([^\n]{1,
 _PHRASE_END = re.compile(r"(?<!\\)(?<!\bRs)(?<!\bsq)(?:[.!]|\?(?!\s[Nn]o\b))(?=[\s\"'*)]|\Z)|\n")
 
 
-# Most texts have none of these, and are not searched further.
+# Most texts have none of these, and need no further search.
 _TURNING = ("_turn>", "inst]", "question", "problem", "exercise", "task", "example", "\nq", "human", "user", "student")
 _TURNING += (
     "instruction",
@@ -122,13 +122,14 @@ class Marked(NamedTuple):
 
     statement: str
     below: str
-    """What follows it; it has the answer if the statement is a heading."""
+    """The text after it, which has the answer if the statement is a heading."""
     is_whole: bool
-    """Whether the mark says where the statement ends: a line, a box or a tag, and not a sentence."""
+    """Whether the mark shows where the statement ends (a line, a box or a tag, not a sentence)."""
 
 
 def turns(response: str) -> Iterator[str]:
-    """What `response` says before it goes on as another speaker, such as "Question: ...", and what follows."""
+    """The part of `response` before it continues as another speaker, such as "Question: ...", and the parts that
+    follow."""
     start = 0
     for match in [*(_NEXT_TURN.finditer(response) if _mentions(response, _TURNING) else ()), None]:
         turn = response[start : match.start() if match else len(response)]
@@ -138,7 +139,7 @@ def turns(response: str) -> Iterator[str]:
 
 
 def without_chatter(text: str) -> str:
-    """`text` without the sentences at its end that are no part of a solution, as "Let me know if you have more!"."""
+    """`text` without sentences at its end that do not belong to a solution, such as "Let me know if you have more!"."""
     end = len(text)
     while True:
         start = max(text.rfind(mark, 0, end - 1) + len(mark) for mark in _SENTENCE_MARKS)
@@ -148,9 +149,9 @@ def without_chatter(text: str) -> str:
 
 
 def corrections(text: str) -> Iterator[tuple[str, bool]]:
-    """What follows the last "Wait, ..." or "Correction: ..." of `text`, if there is one, and `text`.
+    """The part of `text` after the last "Wait, ..." or "Correction: ...", if there is one, and `text` itself.
 
-    Each with whether an answer in it counts without a mark: behind "Let me recheck" there may be anything.
+    Each comes with whether an answer in it counts without a mark: after "Let me recheck" anything may follow.
     """
     if _mentions(text, _CORRECTING):
         last = next(reversed(list(_CORRECTION.finditer(text))), None)
@@ -182,7 +183,7 @@ def _mentions(text: str, words: Sequence[str]) -> bool:
 
 
 def _behind_markers(text: str) -> Iterator[Marked]:
-    """The line behind each "####", or below it if that line is empty."""
+    """The line after each "####", or below it if that line is empty."""
     end = len(text)
     for _ in range(MAX_MARKS):
         start = text.rfind(ANSWER_MARKER, 0, end)
@@ -195,7 +196,7 @@ def _behind_markers(text: str) -> Iterator[Marked]:
 
 
 def _boxed(text: str) -> Iterator[Marked]:
-    r"""What each \boxed{...} holds; one that is not closed holds nothing."""
+    r"""The content of each \boxed{...}; one that is not closed has none."""
     for match in reversed(list(_BOX.finditer(text))[-MAX_MARKS:]):
         if match["bare"]:
             yield Marked(match["bare"], text[match.end() :], True)
@@ -210,7 +211,7 @@ def _boxed(text: str) -> Iterator[Marked]:
 
 
 def _behind_phrases(text: str) -> Iterator[Marked]:
-    """What follows each "answer is" or "answer:": a formula between dollar signs, or the rest of the sentence."""
+    """The text after each "answer is" or "answer:": a formula between dollar signs, or the rest of the sentence."""
     if not _mentions(text, _ANSWERING):
         return
     places = [match.end() for match in _ANSWER_HEADING.finditer(text)]

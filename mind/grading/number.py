@@ -57,9 +57,9 @@ _JOINED = re.compile(
 class Number(AnswerType):
     """Compared as exact fractions, whatever their separators and percent sign, in the unit of the gold answer.
 
-    That is its own or that of "How many minutes"; a response without a unit is taken to mean it, and without either any
-    unit will do. Dollars are equal to cents if the question asks for cents (`equal_in_cents`), "50%" is equal to both
-    50 and 0.5, and a formula is compared as LaTeX.
+    This unit is the gold answer's own, or that of "How many minutes" in the question. A response without a unit is
+    assumed to mean it; if there is no such unit, any unit is accepted. Dollars are equal to cents if the question asks
+    for cents (`equal_in_cents`), "50%" is equal to both 50 and 0.5, and a formula is compared as LaTeX.
     """
 
     name = "number"
@@ -75,7 +75,7 @@ class Number(AnswerType):
         return statement if number or _is_formula(statement) else None
 
     def unmarked(self, text: str, question: Question) -> str | None:
-        """The number that `text` concludes with (`concluding_number`)."""
+        """The number with which `text` concludes (`concluding_number`)."""
         number = concluding_number(text, question.question and _asked(question))
         if number and _BOUNDED.match(text) and len(list(quantities(text))) == 1:
             return text.strip()
@@ -90,7 +90,7 @@ class Number(AnswerType):
         ratio = conversion(number.unit, unit)
         if ratio is None and gold.unit:
             return "unparsed", f"{number.unit}, not {unit}"
-        ratio = ratio or 1  # to "How many hours ... a week?" both "3 hours" and "3 hours a week" are an answer
+        ratio = ratio or 1  # "How many hours ... a week?" can be answered by "3 hours" or "3 hours a week"
         scale = 1 if unit and is_known(number.unit) else number.scale
         if gold.value in (number.value * ratio, number.value * ratio / scale):
             return "right", "equal as numbers"
@@ -107,9 +107,10 @@ class Number(AnswerType):
         return has_number(sentence, question.answer)
 
 
-@functools.lru_cache(maxsize=CACHED_ANSWERS)  # one gold answer is compared with many
+@functools.lru_cache(maxsize=CACHED_ANSWERS)  # one gold answer is compared with many answers
 def gold_number(text: str) -> Quantity | None:
-    """The number that a gold answer is, with or without a unit in plain words; None for a formula, date or ordinal."""
+    """The number that a gold answer is, with or without a unit in plain words; None for a formula, a date or an
+    ordinal."""
     text = LATEX_THOUSANDS.sub(",", text).replace("\\$", "$").replace("\\%", "%")
     if "=" in text or _MONTH.search(text) or (LATEX_SIGNS.search(text) and "^" not in text):
         return None
@@ -120,7 +121,7 @@ def gold_number(text: str) -> Quantity | None:
 
 
 def _measure(question: Question) -> str:
-    """The unit of the gold answer, or that of "How many minutes", if it can be told from others."""
+    """The unit of the gold answer, or of "How many minutes", if it is a known unit."""
     gold = gold_number(question.answer)
     if gold and is_known(gold.unit):
         return gold.unit
@@ -129,12 +130,12 @@ def _measure(question: Question) -> str:
 
 
 def _asked(question: Question) -> str:
-    """The text of `question` and its unit, which tell a unit from a variable."""
+    """The text of `question` and its unit, which help to distinguish a unit from a variable."""
     return "\n".join(filter(None, (question.question, _measure(question))))
 
 
 def _with_unit(number: Quantity, question: Question) -> str:
-    """`number` as it is written, with its unit if that of the gold answer is known."""
+    """`number` as it is written, with its unit if the unit of the gold answer is known."""
     if not _measure(question) or number.unit in number.text:
         return number.text
     return f"{number.text} {number.unit}"
@@ -162,7 +163,7 @@ def _stated(statement: str, question: str) -> Quantity | None:
 
 
 def _compared_undecided(stated: str, gold: Fraction, is_a_number: bool) -> tuple[Grade, str]:
-    """Of a formula, or of what may mean several numbers: wrong if it means `gold` in no way."""
+    """The grade of a formula, or of a text that may mean several numbers: wrong if none of its readings is `gold`."""
     formula = _CROSS.sub(r" \\times ", right_side(stated))
     if _is_formula(formula) and "=" not in formula:
         return compare_latex(_latex(gold), formula)
@@ -172,7 +173,7 @@ def _compared_undecided(stated: str, gold: Fraction, is_a_number: bool) -> tuple
 
 
 def _is_formula(text: str) -> bool:
-    """Whether `text` is something to calculate, with no words but those of LaTeX."""
+    """Whether `text` is something to calculate, without words other than those of LaTeX."""
     words = _COMMAND.sub(" ", text)
     return not _WORD.search(words) and _OPERATION.search(text) is not None and not _NO_OPERATION.search(text)
 

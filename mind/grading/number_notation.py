@@ -1,6 +1,6 @@
-"""Numbers in LaTeX and in words, written in digits.
+"""Rewrites numbers in LaTeX or in words as digits.
 
-Every pattern here is linear in its text, because texts come from a model and may be arbitrarily odd.
+Every pattern takes time linear in the length of its text, because a model may write any text.
 """
 
 from __future__ import annotations

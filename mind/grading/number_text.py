@@ -1,6 +1,6 @@
-"""The number that a worked solution in free words concludes with, and numbers that a text gives away.
+"""Finds the number with which a worked solution in free words concludes, and numbers that a text gives away.
 
-Every pattern here is linear in its text, because responses come from a model and may be arbitrarily odd.
+Every pattern takes time linear in the length of its text, because a model may write any text.
 """
 
 from __future__ import annotations
@@ -57,17 +57,17 @@ _COMPARATIVES = {"more", "fewer", "less"}
 _BEFORE_NOUNS = _COMPARATIVES | {"total", "of", "the", "other", "new", "additional", "different", "extra"}
 _BEFORE_NOUNS |= {"full", "remaining"}
 _LOOSE_NUMBER = re.compile(r"(?<![\w.,/])[-\u2212]?(?:\d[\d,./]*)?\d")
-"""Whatever looks like a number."""
+"""Matches anything that looks like a number."""
 
 
 def begins_with_number(text: str, gold: str) -> bool:
-    """Whether `text` begins with a number that has the value of `gold`."""
+    """Whether `text` begins with a number equal to `gold`."""
     number = _LOOSE_NUMBER.match(text)
     return number is not None and _equal(number[0], gold)
 
 
 def has_number(text: str, gold: str) -> bool:
-    """Whether `text` has a number with the value of `gold`."""
+    """Whether `text` contains a number equal to `gold`."""
     return any(_equal(number, gold) for number in _LOOSE_NUMBER.findall(text))
 
 
@@ -75,7 +75,7 @@ def equal_in_cents(stated: str, gold: str, question: str) -> bool:
     """Whether `stated` is an amount of dollars, "$0.25", while the question asks for cents and `gold` says "25".
 
     If the text of the question is not known, only an amount below one dollar counts: a response that is off by a factor
-    of exactly 100 and calls its number dollars has converted nothing, and is hardly ever wrong otherwise.
+    of exactly 100 and says dollars has only not converted them, and is hardly ever wrong for another reason.
     """
     if "$" not in stated:
         return False
@@ -88,13 +88,14 @@ def equal_in_cents(stated: str, gold: str, question: str) -> bool:
 def concluding_number(text: str, question: str) -> Quantity | None:
     """The number that `text`, a worked solution of `question` in free words, concludes with; None without any.
 
-    It is in the last sentence that has a number, except in a check of the result and in parentheses ("2 crackers
-    (36 / 18 = 2)"), or the only number word of a last "so ..." ("so it took three days"). The claim counts, and not
-    its reason ("$5 because 20 times .25 equals 5", "Since 1.76 < 2, it takes 2 days"). There, in this order: what it
-    is rounded to; a consequence drawn from the last equation ("= 4.5 bags, so 5 bags"), else its result; and without
-    an equation one of the numbers by `_answering`. It has no value if it is one of several that are meant ("3 or 4").
+    It is in the last sentence that has a number, except in a check of the result and in parentheses ("2 crackers (36 /
+    18 = 2)"), or the only number word of a last "so ..." ("so it took three days"). The claim of that sentence counts,
+    not its reason ("$5 because 20 times .25 equals 5", "Since 1.76 < 2, it takes 2 days"). In the claim, the first of
+    these is used: the number to which a result is rounded; a consequence of the last equation ("= 4.5 bags, so 5
+    bags"), else its result; without an equation, one of the numbers by `_answering`. The result has no value if several
+    numbers are meant ("3 or 4").
 
-    `question` may be empty, and then it is not known which numbers it gives.
+    `question` may be empty; then the numbers that it states are unknown.
     """
     text = _without_check(_without_enumeration(plain_number(text)))
     said = sentences(text)
@@ -103,7 +104,7 @@ def concluding_number(text: str, question: str) -> Quantity | None:
     last = next(reversed(claiming or numbered), None)
     if said and last != len(said) - 1 and (last is None or _INFERENCE.search(said[-1])):
         words = spelled_numbers(said[-1], question)
-        # "One" is a pronoun more often.
+        # "One" is more often a pronoun.
         if len(words) == 1 and (words[0].text != "1" or _ONE_MORE.search(said[-1])):
             return words[0]
     if last is None:
@@ -132,24 +133,24 @@ def concluding_number(text: str, question: str) -> Quantity | None:
 
 
 def undecided(text: str, number: Quantity) -> Quantity:
-    """`number`, which is of `text`, without a value and with what stands around it."""
+    """`number`, a part of `text`, without a value and with the words around it."""
     return number._replace(value=None, text=surroundings(text, number))
 
 
 def spelled_numbers(text: str, question: str) -> list[Quantity]:
-    """The numbers of `text`, which has no digits, that it writes in words; no ordinal, as "second" is a time too."""
+    """The numbers in words in `text`, which has no digits; no ordinals, since "second" is also a time."""
     written = in_digits(text)
     return [number for number in quantities(written, question) if not _ORDINAL.match(written, number.end)]
 
 
 def alternatives(text: str, question: str) -> bool:
-    """Whether `text` gives a choice of numbers, or a range: "3 or 4", "3 to 4 days", "between 3 and 4"."""
+    """Whether `text` gives a choice or a range of numbers: "3 or 4", "3 to 4 days", "between 3 and 4"."""
     numbers = list(quantities(text, question))
     return any(_alternatives(text, *pair) for pair in zip(numbers, numbers[1:], strict=False))
 
 
 def _at_end(text: str, question: str) -> Quantity | None:
-    """The number that `text` ends in."""
+    """The number at the end of `text`."""
     last = next(reversed(list(quantities(text, question))), None)
     return last if last and last.end == len(text) else None
 
@@ -160,7 +161,7 @@ def _equal(number: str, gold: str) -> bool:
 
 
 def _without_check(text: str) -> str:
-    """`text` up to "To check, ..." and its like, if a number precedes it and no conclusion follows it."""
+    """`text` up to "To check, ..." or similar words, if a number precedes them and no conclusion follows."""
     check = _CHECK.search(text) if any(word in text for word in _CHECKING) else None
     if check is None or not _DIGIT.search(text, 0, check.start()):
         return text
@@ -178,7 +179,7 @@ def _without_enumeration(text: str) -> str:
 
 
 def _claim(sentence: str) -> str:
-    """`sentence` without parentheses and reasons, if a number is left without them."""
+    """`sentence` without parentheses and reasons, if it still has a number without them."""
     claim = _with_number(_PARENTHESES.sub(" ", sentence)) or sentence
     claim = _with_number(_REASON.split(claim, maxsplit=1)[0]) or claim
     claim = _without_conversion(claim)
@@ -187,7 +188,7 @@ def _claim(sentence: str) -> str:
 
 
 def _without_conversion(claim: str) -> str:
-    """`claim` without the same in another unit: "$4.50, that is 450 cents"."""
+    """`claim` without the repetition in another unit: "$4.50, that is 450 cents"."""
     phrase = _SAME_IN_OTHER_WORDS.search(claim)
     one = next(reversed(list(quantities(claim[: phrase.start()]))), None) if phrase else None
     other = next(quantities(claim[phrase.end() :]), None) if phrase else None
@@ -204,10 +205,10 @@ def _with_number(text: str) -> str | None:
 def _answering(claim: str, question: str, sentences: Sequence[str]) -> Quantity | None:
     """Which of several numbers of `claim` answers `question`.
 
-    One that the question does not give ("67 cakes left after selling 144"): the last that stands before what it asks
-    for ("How many books": "72 pens and 140 books"), or is a price if it asks how much, else the last. Without a
-    question, the first that an equation of `sentences` has computed ("15 hours for 45 rooms"), else the last. The first
-    number if all are given.
+    It is a number that the question does not state ("67 cakes left after selling 144"): the last one before the thing
+    that is asked for ("How many books": "72 pens and 140 books"), or a price if it asks how much, else the last one.
+    Without a question, it is the first number that an equation of `sentences` has computed ("15 hours for 45 rooms"),
+    else the last. If the question states all of them, it is the first.
     """
     numbers = not_denied(claim, list(quantities(claim, question)))
     if not numbers:
@@ -234,7 +235,7 @@ def _chosen(claim: str, numbers: Sequence[Quantity], question: str, sentences: S
     return next((number for number in reversed(counting) if number in new), new[-1])
 
 
-@functools.lru_cache(maxsize=CACHED_QUESTIONS)  # to one question there are many responses
+@functools.lru_cache(maxsize=CACHED_QUESTIONS)  # there are many responses to one question
 def _values(question: str) -> frozenset[Fraction]:
     numbers = (*quantities(question), *single_quantities(question))
     return frozenset(number.value for number in numbers if number.value is not None)
@@ -251,7 +252,7 @@ def _alternatives(claim: str, one: Quantity, other: Quantity) -> bool:
 
 
 def _is_same(one: Quantity, other: Quantity) -> bool:
-    """Whether two numbers say the same, as "0.6 or 60%", "$0.5 or 50 cents"."""
+    """Whether two numbers say the same, such as "0.6 or 60%" or "$0.5 or 50 cents"."""
     ratio = conversion(one.unit, other.unit)
     if one.value is None or other.value is None or ratio is None:
         return False
@@ -259,7 +260,7 @@ def _is_same(one: Quantity, other: Quantity) -> bool:
 
 
 def _results(sentences: Sequence[str]) -> set[Fraction]:
-    """The numbers right behind the equals signs of `sentences`."""
+    """The numbers directly after the equals signs of `sentences`."""
     sides = (side.lstrip() for sentence in sentences for side in sentence.split("=")[1:])
     firsts = (next(quantities(side), None) for side in sides if side[:1] in _NUMBER_START)
     return {number.value for number in firsts if number and number.start == 0 and number.value is not None}
@@ -278,7 +279,7 @@ def _counting_the_asked(claim: str, numbers: Sequence[Quantity], question: str) 
 
 
 def _asked_in_parentheses(sentence: str, question: str) -> Quantity | None:
-    """The number in parentheses that alone counts what is asked for: "1.5 hours (90 minutes)" for minutes."""
+    """The number in parentheses, if it alone is in the unit that is asked for: "1.5 hours (90 minutes)" for minutes."""
     outside = _PARENTHESES.sub(" ", sentence)
     if len(outside) == len(sentence) or _counting_the_asked(outside, list(quantities(outside, question)), question):
         return None

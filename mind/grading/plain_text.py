@@ -1,6 +1,6 @@
-r"""One way to write what responses write in many: Unicode signs, Markdown, HTML and the LaTeX of plain text.
+r"""Rewrites the many notations of responses in one: Unicode signs, Markdown, HTML and LaTeX around plain text.
 
-Every pattern here is linear in its text, because texts come from a model and may be arbitrarily odd.
+Every pattern takes time linear in the length of its text, because a model may write any text.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 
 MAX_ANSWER_CHARACTERS = 2_000
-"""An extracted answer is cut to so many characters: no answer is longer, and parsers must not see a runaway text.
+"""An extracted answer is cut to this many characters: no real answer is longer, and parsers must not get an endless
+text.
 
-It is also below the 4,300 digits that Python converts to an int at most.
+It is also below 4,300 digits, the most that Python converts to an int.
 """
 
 LATEX_SIGNS = re.compile(r"[\\^_{]")
@@ -74,7 +75,7 @@ _WRAPPED = re.compile(r"[\s\"'`*_.,;:!?(){}\[\]<>|]*")
 
 
 def plain_text(text: str) -> str:
-    """`text` with one minus, space and quote for all of theirs, ASCII digits, and neither emphasis nor HTML."""
+    """`text` with one form of minus, space and quote, with ASCII digits, and without emphasis and HTML."""
     if not text.isascii():
         text = text.translate(_SIGNS)
         text = _SUPERSCRIPTS.sub(lambda match: f"^{{{match[0].translate(_LOWERED)}}}", text)
@@ -92,7 +93,7 @@ def sentences(text: str) -> list[str]:
 
 
 def without_latex_text(text: str) -> str:
-    r"""`text` without what LaTeX writes around words: "$\mathbf{B}$", "\text{(B)}\; bank" as "B", "(B)  bank"."""
+    r"""`text` without the LaTeX around words: "$\mathbf{B}$", "\text{(B)}\; bank" become "B", "(B)  bank"."""
     return unwrapped(_DOLLARS.sub("", text))
 
 
@@ -106,7 +107,7 @@ def unwrapped(text: str) -> str:
 
 
 def with_overlines(text: str) -> str:
-    r"""`text` with the digits that a decimal repeats, "0.1666...", under a line: "0.1\overline{6}"."""
+    r"""`text` in which repeating digits of a decimal, "0.1666...", get a line above: "0.1\overline{6}"."""
     if not ("..." in text or "\u2026" in text or "dots" in text):
         return text
     return _REPEATED.sub(lambda match: rf".{match[1]}\overline{{{match[2] or match[3]}}}", text)

@@ -1,6 +1,6 @@
-"""Numbers as people write them: their exact value, and whether what stands around them makes another number of them.
+"""Reads numbers as people write them: their exact value, and whether the text around them makes another number of them.
 
-Every pattern here is linear in its text, because texts come from a model and may be arbitrarily odd.
+Every pattern takes time linear in the length of its text, because a model may write any text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mind.grading.plain_text import MAX_ANSWER_CHARACTERS, plain_text
 from mind.grading.units import UNIT_NAME, asks_for, conversion, is_known, is_unit, unit_at
 
 MAX_EXPONENT = 4_000
-"""Of ten. Larger numbers are answers to no question, and take long to compare."""
+"""Largest power of ten. Larger numbers are not answers to any question, and take long to compare."""
 
 _CURRENCY = r"(?:(?:US|CA|AU|NZ|HK|[RACS])?[$\u20ac\u00a3\u00a5\u20b9]|\b(?:Rs\.?|USD|EUR|GBP|CHF|INR|JPY))"
 _CURRENCY_SIGN = re.compile("[$\u20ac\u00a3\u00a5\u20b9]")
@@ -64,7 +64,7 @@ _BELOW_ZERO = re.compile(r"[^0-9.,;]{0,24}?\b(?:below|under)\s(?:zero|freezing|0
 _LETTERS = re.compile("[A-Za-z\u00b5]+")
 _PART_OF_FORMULA = re.compile(r"[0-9_(]|\^(?!\{?-?[0-9])")
 _PARTS = re.compile(rf"\s{PART}")
-# What makes another number of the one before it, or of the one behind it.
+# Texts that make another number of the one before or after them.
 _OPERATOR_BEHIND = re.compile(
     r"\s?[\u221a\u0391-\u03a8\u03b1-\u03bb\u03bd-\u03c9]|\s?[<>\u2264\u2265]\s?[a-z](?!\w)|[\u2080-\u2089\u2030\u221e\u00b1\u2213^_(]|!(?![\w!?])|[+](?=[\s.]|\Z)"
     r"|\s?\\(?:pi|sqrt|theta|infty|pm|log|ln|sin|cos|tan)(?![a-z])"
@@ -81,7 +81,7 @@ _DENIAL_BEFORE = re.compile(
 )
 _POWER_OF_UNIT = re.compile(r"\^\{?-?\Z")
 _LOOKED_AT = 24
-"""So many characters before a number can make it another one."""
+"""This many characters before a number are checked for such texts."""
 
 _DIGIT = re.compile("[0-9]")
 _AROUND = re.compile(r"\S*(?:\s+\S+){0,2}")
@@ -109,21 +109,21 @@ class Quantity(NamedTuple):
     text: str
     """As it is written, with sign, currency, scale and percent sign, without a unit."""
     value: Fraction | None
-    """None if it is not sure which number is meant, or none is: "12x", "3-5", "2:30", "8\u03c0", "1/0"."""
+    """None if it is unclear which number is meant, or if none is: "12x", "3-5", "2:30", "8π", "1/0"."""
     start: int
     end: int
-    """Where its unit would begin."""
+    """The position at which its unit would begin."""
     percent: bool = False
     """Whether `value` is in percent."""
     scale: Fraction = Fraction(1)
-    """12 in "7 dozen" if what is asked for may be dozens: `value` is 84, and 7 is meant as well; 60 in "2 hours and 30
-    minutes", which is 2.5 hours too if no unit is asked for."""
+    """12 in "7 dozen" if the question may ask for dozens: `value` is 84, and 7 is meant as well. 60 in "2 hours and 30
+    minutes", which is also 2.5 hours if no unit is asked for."""
     unit: str = ""
-    """What follows it, if a text is this quantity alone, else the unit of measure behind it or the sign before it."""
+    """The text after it, if a text is this quantity alone; else the unit of measure after it or the sign before it."""
 
 
 def quantities(text: str, question: str = "") -> Iterator[Quantity]:
-    """The numbers of `text` in their order; `question` tells a unit ("60m") from a variable.
+    """The numbers of `text` in order; `question` helps to distinguish a unit ("60m") from a variable.
 
     "2 hours and 30 minutes" is one number.
     """
@@ -151,7 +151,7 @@ def quantity(text: str, question: str = "") -> Quantity | None:
     """The number that `text` is, with words of approximation before it and a unit behind; None for other texts.
 
     Such as "-3", "$1,234.50", "1 234 km/h", "2/3", "2 1/2 cups", "50%", "1.5 million", "3 \u00d7 10^8 m/s", "x = 5",
-    "about 12 apples", "forty-two". Longer texts than MAX_ANSWER_CHARACTERS are none.
+    "about 12 apples", "forty-two". Texts longer than MAX_ANSWER_CHARACTERS give None.
     """
     if len(text) > MAX_ANSWER_CHARACTERS:
         return None
@@ -174,7 +174,8 @@ def quantity(text: str, question: str = "") -> Quantity | None:
 
 
 def not_denied(text: str, numbers: list[Quantity]) -> list[Quantity]:
-    """Those of `numbers`, which are of `text`, without the 99 of "100, not 99", if any are left."""
+    """The `numbers`, all parts of `text`, without denied ones such as the 99 of "100, not 99", if any others are
+    left."""
     left = (text[max(number.start - _LOOKED_AT, 0) : number.start] for number in numbers)
     return [
         number for number, before in zip(numbers, left, strict=True) if not _DENIAL_BEFORE.search(before)
@@ -182,7 +183,7 @@ def not_denied(text: str, numbers: list[Quantity]) -> list[Quantity]:
 
 
 def surroundings(text: str, number: Quantity) -> str:
-    """`number`, which is of `text`, and two words on each side of it, among which is what makes it undecided."""
+    """`number`, a part of `text`, with two words on each side, which include what makes it undecided."""
     before = _AROUND.match(text[max(number.start - 4 * _LOOKED_AT, 0) : number.start][::-1])
     behind = _AROUND.match(text, number.end)
     assert before is not None and behind is not None
@@ -190,7 +191,7 @@ def surroundings(text: str, number: Quantity) -> str:
 
 
 def may_be(text: str, value: Fraction) -> bool:
-    """Whether any of the digits in `text` can mean `value` or its opposite, read in any way: 3 and 5 of "3-5"."""
+    """Whether any of the digits in `text` can mean `value` or its negative in any reading: 3 and 5 of "3-5"."""
     readings: set[str] = set()
     for match in _ANY_NUMBER.finditer(in_digits(text)):
         parts = re.split("[^0-9]", match[0][:MAX_ANSWER_CHARACTERS])
@@ -199,27 +200,28 @@ def may_be(text: str, value: Fraction) -> bool:
 
 
 def begins_with(text: str, number: Quantity) -> bool:
-    """Whether nothing but a sign and words of approximation stands before `number`, which is of `text`."""
+    """Whether only a sign and words of approximation precede `number`, a part of `text`."""
     before = _BEFORE.match(text)
     assert before is not None
     return text[before.end() : max(number.start, before.end())].strip().lower() in ("", "-", "+", "minus", "negative")
 
 
 def number_value(text: str) -> Fraction | None:
-    """The exact value of the number that `text` is (`quantity`), also in simple LaTeX; a percent sign is a unit."""
+    """The exact value of the number that `text` is (`quantity`), also in simple LaTeX; a percent sign counts as a
+    unit."""
     found = quantity(plain_number(plain_text(text)))
     return found.value if found else None
 
 
 def has_several_equations(text: str) -> bool:
-    """Whether `text` says what several names are: "x = 5, y = 2"."""
+    """Whether `text` gives values of several names: "x = 5, y = 2"."""
     return _SEVERAL.search(text) is not None
 
 
 def right_side(text: str) -> str:
-    """The side of an equation that is no name: "x = 5", "12 = x", "5 + 7 = 12".
+    """The side of an equation that is not a name: "x = 5", "12 = x", "5 + 7 = 12".
 
-    All of `text` if it does not say what one name or calculation is: "x = 5 or x = 6", "2x = 5", "x^2 = 5".
+    The whole `text` if it does not give the value of one name or calculation: "x = 5 or x = 6", "2x = 5", "x^2 = 5".
     """
     sides = text.split("=")
     if len(sides) == 1 or has_several_equations(text) or (len(sides) == 2 and _MULTIPLE.fullmatch(sides[0].strip())):
@@ -228,7 +230,7 @@ def right_side(text: str) -> str:
 
 
 def _quantity(text: str, match: re.Match[str], question: str) -> Quantity:
-    """The number whose digits `match` holds, with what belongs to it before and behind."""
+    """The number with the digits in `match`, and everything before and after that belongs to it."""
     start, end = match.span()
     left = text[max(start - _LOOKED_AT, 0) : start]
     may_be_signed = left.endswith(_SIGNS_BEFORE) and not match["sign"] and not match["inner"]
@@ -266,7 +268,7 @@ def _quantity(text: str, match: re.Match[str], question: str) -> Quantity:
 
 
 def _compound(text: str, larger: Quantity, smaller: Quantity) -> Quantity | None:
-    """The sum of two quantities that are said as one, "2 hours and 30 minutes", in the smaller unit; else None."""
+    """The sum of two quantities that form one, such as "2 hours and 30 minutes", in the smaller unit; else None."""
     if not larger.unit or not smaller.unit or larger.value is None or smaller.value is None:
         return None
     between = text[larger.end : smaller.start].strip().removeprefix(larger.unit)
@@ -296,7 +298,7 @@ def _digits_value(match: re.Match[str]) -> Fraction | None:
 
 
 def _with_fraction(text: str, end: int, value: Fraction | None, is_whole: bool) -> tuple[Fraction | None, int]:
-    """`value` with the fraction at `end`, "/3" or " 1/2", if there is one, and where that ends."""
+    """`value` with the fraction at `end`, "/3" or " 1/2", if there is one, and the end of that."""
     if fraction := _FRACTION.match(text, end):
         return _ratio(value, fraction["below"]), fraction.end()
     if (part := _AND_A_PART.match(text, end)) and value is not None:
@@ -324,7 +326,7 @@ def _powered(value: Fraction | None, exponent: re.Match[str]) -> Fraction | None
 
 
 def _unit_behind(text: str, end: int, value: Fraction | None, question: str) -> bool:
-    """Whether what is written right behind `value`, if anything is, is a unit: "12kg", "3rd", but not "12x".
+    """Whether the text directly after `value`, if any, is a unit: "12kg", "3rd", but not "12x".
 
     "3 quarters" may be a fraction and is undecided; 8 quarters, 76 sixth graders and the quarters of the question are
     not.

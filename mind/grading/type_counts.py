@@ -1,4 +1,4 @@
-"""How many questions there are of each answer type: what a user sees of the choice before it matters."""
+"""Counts questions per answer type, so that users can see the detected types before they matter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mind.records import Question
 
 
 def type_counts(questions: Iterable[Question]) -> dict[str, int]:
-    """The name of an answer type -> how many questions have it, the most frequent first."""
+    """The name of an answer type -> number of questions of that type, the most frequent first."""
     counts = Counter(answer_type(question).name.replace("_", "/") for question in questions)
     return dict(counts.most_common())
 

@@ -1,4 +1,4 @@
-"""Units of measure: which letters behind a number are one, and how many of one are another."""
+"""Recognizes units of measure after a number, and converts between them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _SIZES = {
     "mo": {"yr": "12"},
     "$": {"c": "1/100"},
 }
-"""How many of a base unit other units are."""
+"""The size of other units in base units."""
 _BASES = {symbol: (base, Fraction(size)) for base, sizes in _SIZES.items() for symbol, size in sizes.items()}
 _POWERS = (
     (re.compile(r"\b(?:square|sq\.?)\s([A-Za-z]+)"), r"\1^2"),
@@ -68,7 +68,7 @@ _POWERS = (
 )
 _NAMES = "|".join(sorted((re.escape(name) for name in _SYMBOLS), key=len, reverse=True))
 UNIT_NAME = rf"(?!in\s[a-z])(?:{_NAMES})s?(?![A-Za-z])"
-"""A pattern: "km", "hours", and not the word in "12 in all"."""
+"""A pattern for units: "km", "hours", but not the word in "12 in all"."""
 _UNIT = re.compile(
     rf"\s?((?:(?:square|cubic|sq\.?|cu\.?)\s)?{UNIT_NAME}(?:\s(?:squared|cubed)|\^\{{?-?[0-9]\}}?)?"
     rf"(?:\s?(?:/|\b(?:per|an?)\b)\s?{UNIT_NAME}(?:\^\{{?-?[0-9]\}}?)?)?)",
@@ -104,7 +104,8 @@ _SINGLE_LETTERS = {
 
 
 def is_unit(letters: str, question: str) -> bool:
-    """Whether `letters`, right behind a number, are a unit and not variables: a single one only if it is asked for."""
+    """Whether `letters`, directly after a number, are a unit and not variables; a single letter only if the question
+    asks for it."""
     if len(letters) == 1:
         return asks_for(letters, question)
     known = letters in _ABBREVIATIONS or (len(letters) >= 4 and letters.lower() != "sqrt")
@@ -112,30 +113,30 @@ def is_unit(letters: str, question: str) -> bool:
 
 
 def asks_for(letter: str, question: str) -> bool:
-    """Whether `question` names a unit that `letter` stands for, or has it behind a number itself."""
+    """Whether `question` names a unit that `letter` abbreviates, or has the letter after a number itself."""
     unit = _SINGLE_LETTERS.get(letter, "(?!)")
     used = rf"\b(?i:{unit})\b|(?<![\w.])[0-9.,]+\s?{letter}(?![\w^])"
     return re.search(used, question) is not None and letter in _SINGLE_LETTERS
 
 
 def unit_at(text: str, position: int) -> str:
-    """The unit of measure that begins at `position` of `text`, behind a number; empty without one."""
+    """The unit of measure that begins at `position` of `text`, after a number; empty if there is none."""
     unit = _UNIT.match(text, position)
     return unit[1] if unit else ""
 
 
 def is_known(unit: str) -> bool:
-    """Whether `conversion` can tell `unit` from others."""
+    """Whether `conversion` knows `unit`."""
     return _symbols(unit) is not None
 
 
 def conversion(one: str, other: str) -> Fraction | None:
     """How many of the unit `other` one of the unit `one` is: 60 for "hours" and "minutes".
 
-    1 if one of them is unknown, or none; None if they measure different things, as "km" and "km/h".
+    1 if one of them is unknown or empty; None if they measure different things, such as "km" and "km/h".
     """
     first, second = _symbols(one), _symbols(other)
-    if first is None or second is None or {first, second} == {"lb", "\u00a3"}:  # a pound is either
+    if first is None or second is None or {first, second} == {"lb", "\u00a3"}:  # a pound is a weight or a currency
         return Fraction(1)
     size, powers = _in_base_units(first)
     other_size, other_powers = _in_base_units(second)

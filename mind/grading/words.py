@@ -1,4 +1,4 @@
-"""Words: names, days and whatever else is no number and no formula. Compared as words, not as LaTeX."""
+"""Words: names, days and everything else that is not a number or a formula. Compared as words, not as LaTeX."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DENIAL = re.compile(r"\b(?:not|no|never|neither|nor|cannot|or|either|rather\sth
 
 
 class Words(AnswerType):
-    """Equal in any case, without articles and quotes. A longer statement that holds the gold answer is undecided."""
+    """Equal in any case, without articles and quotes. A longer statement that contains the gold answer is undecided."""
 
     name = "words"
 
@@ -39,7 +39,8 @@ class Words(AnswerType):
         return statement
 
     def unmarked(self, text: str, question: Question) -> str | None:
-        """The gold answer, if the last sentence names it and denies nothing: whether it names another is not known."""
+        """The gold answer, if the last sentence contains it and denies nothing: whether it names another answer is
+        unknown."""
         last = sentences(text)[-1:]
         return last[0] if last and self.compare(last[0], question)[0] == "right" else None
 
@@ -58,14 +59,15 @@ class Words(AnswerType):
 
 
 def _normal(text: str) -> str:
-    """`text` in lower case, without what stands around words and before a noun."""
+    """`text` in lower case, without punctuation around words and without articles before nouns."""
     text = bare(text).replace("-", " ")
     frame = _FRAME.match(text)
     return text[frame.end() :] if frame and frame.end() < len(text) else text
 
 
 def _mentioned(gold: str, said: str) -> tuple[Grade, str]:
-    """Of a statement that holds the gold answer: right if it ends in it, "the capital is Paris", and denies nothing."""
+    """The grade of a statement that contains the gold answer: right if it ends with it, as in "the capital is Paris",
+    and denies nothing."""
     if not _DENIAL.search(said) and re.search(rf"{_SAID_LAST}{re.escape(gold)}\Z", said):
         return "right", "the same words at its end"
     return "unparsed", "more than the words"

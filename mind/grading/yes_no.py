@@ -15,7 +15,7 @@ _BEHIND = (
     r"(?![\"']\s(?:is|was|would\sbe)\s(?:wrong|incorrect|false|untrue|not|a\smistake)\b)"
     r"(?=\s*(?:[.,;:!)\]\"'\u2014]|\Z|-\s)|\s\(|\s(?:because|as|since|it|there|they|that|this|he|she|we)\b)"
 )
-"""What may follow "no" as an answer, and not "no rule"."""
+"""Texts that may follow "no" as an answer, unlike "no rule"."""
 _NO_DOUBT = re.compile(r"\b(?:no|without(?:\sa)?)\s(?:doubt|question)\b", re.IGNORECASE)
 _SURELY = r"(?:(?!(?:partial|part|on|hard|near|rare|bare|most|supposed|alleged)ly)\w+ly)"
 _FIRST = re.compile(
@@ -43,7 +43,7 @@ _UNSAID = re.compile(
     r"(?=[^.;]{0,20}\b(?:yes|no)\b)",
     re.IGNORECASE,
 )
-"""Before an answer that is spoken of, and not given."""
+"""Texts before an answer that is mentioned but not given."""
 _TRUE_THAT = re.compile(
     r"\bit(?:\sis|'s)\s(?P<not>not\s)?(?:\w+ly\s)?(?P<word>true|false|correct|incorrect)\sthat\b(?P<what>[^.!?]*)",
     re.IGNORECASE,
@@ -56,7 +56,7 @@ _QUESTION = {True: "yes", False: "no"}
 
 
 class YesNo(AnswerType):
-    """Compared by what is said, whatever the words: "no", "False", "the claim is not true"."""
+    """Compared by meaning, in any words: "no", "False", "the claim is not true"."""
 
     name = "yes_no"
     request = "yes or no"
@@ -71,7 +71,7 @@ class YesNo(AnswerType):
         return _marked(statement)
 
     def unmarked(self, text: str, question: Question) -> str | None:
-        """What the first word of `text` and the last sentence that says yes or no say, unless they disagree."""
+        """The answer of the first word of `text` and of the last sentence that says yes or no, unless they disagree."""
         return _unmarked(text)
 
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
@@ -92,7 +92,7 @@ class YesNo(AnswerType):
 
 
 def marked_yes(statement: str) -> bool | None:
-    """Whether `statement`, which stands behind a mark, says yes; None if it says neither yes nor no."""
+    """Whether `statement`, a text after a mark, says yes; None if it says neither yes nor no."""
     word = _marked(statement)
     return None if word is None else _is_yes(word)
 
@@ -127,7 +127,7 @@ def _opening(text: str) -> str | None:
 
 
 def _said(sentence: str) -> str | None:
-    """What `sentence` says: a "yes" or "no" that stands alone, or "the claim is not true"."""
+    """The answer of `sentence`: a "yes" or "no" that stands alone, or "the claim is not true"."""
     if first := _opening(sentence):
         return first
     if _UNSAID.search(sentence):

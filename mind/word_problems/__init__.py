@@ -1,8 +1,8 @@
-"""A built-in source of training data: maths word problems with a rationale in every perspective that has a writer.
+"""A built-in source of training data: math word problems with a rationale in every perspective that has a writer.
 
-It needs no download and no teacher model. Problems come from families of one structure each, and families from levels:
-one step, two steps, several. Each level holds some families out, so that a student can be tried on structures that it
-has not seen.
+It needs no download and no teacher model. Problems are drawn from families, each with one structure; families belong to
+levels: one step, two steps, several steps. Each level holds some families out, so that a student can be tested on
+structures that it has not seen.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["DEFAULT_LEVELS", "LEVELS", "Lapses", "LevelName", "Part", "family_of
 DEFAULT_LEVELS: tuple[LevelName, ...] = ("multi-step",)
 
 _ATTEMPTS = 1000
-"""Draws of one question before a family counts as exhausted."""
+"""Number of draws for one question after which a family counts as exhausted."""
 
 
 def generate(
@@ -44,34 +44,34 @@ def generate(
 ) -> list[Question]:
     """`count` questions in different words, each with its integer answer and a rationale for each of `perspectives`.
 
-    The families take turns and are then shuffled, so their numbers differ by one at most, unless `distinct` exhausts
-    one. Questions may be the same problem, with the same numbers, in other words. The same arguments give the same
-    questions in every process, and the choice of perspectives and of lapses changes no question. An
-    id is "word-problems-<levels>-<families>-<reach>-<beyond>-<part>-<seed>-<index>-<family>", without what is the
-    default.
+    The families are used in turn and the result is shuffled, so their counts differ by at most one, unless `distinct`
+    exhausts a family. Two questions may be the same problem, with the same numbers, in other words. The same arguments
+    give the same questions in every process, and the choice of perspectives and of lapses changes no question. An id is
+    "word-problems-<levels>-<families>-<reach>-<beyond>-<part>-<seed>-<index>-<family>", without the parts at their
+    defaults.
 
     Args:
-        count: how many questions, at least 1.
-        seed: another seed gives other questions, but for a repeat by chance.
-        levels: names of LEVELS, whose families are put together.
-        families: "train", the families of these levels to train on; "ood", those that they hold out; or names of
+        count: number of questions, at least 1.
+        seed: another seed gives other questions, apart from repeats by chance.
+        levels: names in LEVELS, whose families are used together.
+        families: "train", the families of these levels for training; "ood", those that they hold out; or names of
             families.
-        perspectives: by default all that have a writer in each of the levels. Rationales are in the order of the
-            level's writers, whose first eight are the paper's perspectives.
-        apart_from: questions of this generator, such as those trained on: none of the new ones has the numbers and the
-            family of one of them, so that they differ in more than names.
-        reach: the numbers go so many times as far as those of the families do.
-        beyond: each question has a number that none has which was made with this reach; it is below `reach`.
-        part: which problems come into question; those of different parts never have family and numbers in common
-            (mind/word_problems/parts.py). None: all.
-        distinct: no two questions have family and numbers in common, as those of a test should not: answers to the same
-            problem are no two draws. A family that has no further problem leaves its turns to the others.
-        lapses: what is wrong with which rationales, which `Question.generated` then tells, and how many wrong ones
-            come with them; None: nothing, and none.
+        perspectives: None: all that have a writer in each of the levels. Rationales are in the order of the level's
+            writers, whose first eight are the paper's perspectives.
+        apart_from: questions of this generator, such as training questions: no new question has both the numbers and
+            the family of one of them, so new ones differ in more than names.
+        reach: factor by which the numbers may be larger than in the families.
+        beyond: each question has a number that is too large for this reach; must be below `reach`.
+        part: the part of all problems to draw from; problems of different parts never have the same family and numbers
+            (mind/word_problems/parts.py). None: all problems.
+        distinct: no two questions have the same family and numbers, as a test needs: two answers to the same problem
+            are not independent. If a family has no further problem, the others replace it.
+        lapses: what is wrong with which rationales (recorded in `Question.generated`), and how many wrong rationales
+            to add; None: nothing.
 
     `Question.generated` names the family and the number of steps. Raises MindError for a count below 1, for unknown
     levels, families and parts, for a perspective without a writer, for a reach below 1, and for a count that exhausts a
-    family or, if they are to be distinct, all of them.
+    family or, if the questions must be distinct, all of them.
     """
     require(count >= 1, f"word problems: count is {count}: expected at least 1")
     require(reach >= 1, f"word problems: reach is {reach}: expected at least 1")
@@ -100,14 +100,14 @@ def generate(
     draws = _Draws(taken, reach, beyond, part, distinct)
     questions = []
     for index, turn in enumerate(tracked(order, "word problems", "question")):
-        # A generator for each question: a change in one family leaves the texts of the others alone.
+        # One generator per question: a change in one family leaves the texts of the others unchanged.
         rng = random.Random(f"{source}-{index}")
         following = [pool[(index + place) % len(pool)] for place in range(len(pool))] if distinct else []
         drawn = next(((*one, *new) for one in (turn, *following) if (new := draws.new(one[0], rng))), None)
         if drawn is None:
             raise MindError(_exhausted(count, turn[0], [family for family, _ in pool], draws))
         family, level, problem, text = drawn
-        # All are told, since each writer moves the generator on for the next.
+        # Every perspective is told, since each writer advances the generator for the next one.
         chance = random.Random(f"{source}-{index}-lapses")
         told = tell(problem, level.writers, rng, chance, lapses or Lapses(), FAMILY_NUMBERS[family.name])
         name, answer = f"{source}-{index}-{family.name}", str(problem.answer)
@@ -126,24 +126,24 @@ def generate(
 
 
 def family_of(question: Question) -> str:
-    """The name of the family of a question of this generator, which ends its id."""
+    """The name of the family of a question of this generator, taken from the end of its id."""
     return question.id.rpartition("-")[2]
 
 
 def other_families(levels: Sequence[str], families: Sequence[str]) -> Sequence[str]:
-    """The families of these levels that are not among `families`, as `generate` takes them: what a student that is
-    trained on those has not seen. Raises MindError if there are none."""
+    """The families of these levels that are not among `families` (with the same names as in `generate`): a student
+    trained on those has not seen them. Raises MindError if there are none."""
     named = {family.name for level in levels for name in families for family in LEVELS[level].named(name)}
     others = [family.name for level in levels for family in LEVELS[level].families if family.name not in named]
     require(
         bool(others), "word problems: no family is left for the test ood: train on fewer families, or make no such test"
     )
-    # By the short name if there is one, since it becomes a part of every id.
+    # Use the short name if there is one, since it becomes a part of every id.
     return others if others != [family.name for level in levels for family in LEVELS[level].ood] else ("ood",)
 
 
 def _pool(levels: Sequence[str], families: Sequence[str]) -> list[tuple[Family, Level]]:
-    """The families that are named, each once, and the level of each."""
+    """The named families, each once, with the level of each."""
     require(bool(levels) and bool(families), "word problems: no level or no family is named")
     for name in levels:
         require(name in LEVELS, f"word problems: there is no level {name}: expected some of {', '.join(LEVELS)}")
@@ -159,7 +159,7 @@ def _pool(levels: Sequence[str], families: Sequence[str]) -> list[tuple[Family, 
 
 
 def _with_writers(levels: Iterable[Level], asked: Sequence[str] | None) -> tuple[str, ...]:
-    """The perspectives that are asked for, by default those that have a writer in all `levels`."""
+    """The perspectives that are asked for; None: those that have a writer in all `levels`."""
     first, *others = (level.writers for level in levels)
     written = tuple(name for name in first if all(name in writers for writers in others))
     missing = [name for name in asked or () if name not in written]
@@ -172,7 +172,7 @@ def _with_writers(levels: Iterable[Level], asked: Sequence[str] | None) -> tuple
 
 
 def _exhausted(count: int, family: Family, pool: Sequence[Family], draws: _Draws) -> str:
-    """What to say of a count that is too large."""
+    """The message for a count that is too large."""
     if not draws.distinct:
         return f"word problems: family {family.name} has too few different questions for this count"
     there = sum(draws.problems(one) for one in pool)
@@ -183,7 +183,7 @@ def _exhausted(count: int, family: Family, pool: Sequence[Family], draws: _Draws
 
 
 class _Draws:
-    """Draws problems that are new."""
+    """Draws problems that were not drawn before."""
 
     def __init__(
         self, taken: Collection[Numbers], reach: float, beyond: float | None, part: Part | None, distinct: bool
@@ -194,7 +194,7 @@ class _Draws:
         self._exhausted: set[str] = set()
 
     def new(self, family: Family, rng: random.Random) -> tuple[Problem, str] | None:
-        """A problem as the options want it, which was not drawn before, and its wording; None if none is found."""
+        """A problem that fits the options and was not drawn before, and its wording; None if none is found."""
         larger = family.reaching(self._reach)
         for _ in range(_ATTEMPTS if family.name not in self._exhausted else 0):
             problem = draw(larger, rng)
@@ -207,7 +207,7 @@ class _Draws:
         return None
 
     def problems(self, family: Family) -> int:
-        """How many different ones of this family the options leave."""
+        """How many different problems of this family fit the options."""
         found = {
             numbers_of(family.name, text)
             for problem in every(family.reaching(self._reach))

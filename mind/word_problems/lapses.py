@@ -1,8 +1,8 @@
-"""What is wrong with rationales, and which of them: a truth that a selection among perspectives can be compared with.
+"""Decides which rationales have which faults: a known truth for testing methods that select among perspectives.
 
-A rationale that skips tells the results of the second half of its steps without the computations: the answer is right,
-but a student has to compute in its head what others write down. A rationale that slips has a wrong result in one step,
-and goes on with it: it belies the answer that it is given with.
+A rationale that skips gives the results of the second half of its steps without the computations: its answer is right,
+but a student must compute in its head what others write down. A rationale that slips has a wrong result in one step and
+continues with it, so that it contradicts the answer that follows it.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ class Lapses:
     """Which rationales have a lapse, and how many wrong ones come with a question."""
 
     by: Literal["nothing", "perspective", "steps", "family"] = "nothing"
-    """Which perspectives are sound: all of them ("nothing"); the same ones in all problems ("perspective"); other ones
-    per number of steps; or other ones per family."""
+    """Which perspectives are sound (free of faults): all of them ("nothing"); the same ones in all problems
+    ("perspective"); others per number of steps ("steps"); or others per family ("family")."""
     sound: int = 2
     """How many perspectives are sound."""
     kind: Literal["skip", "slip"] = "skip"
-    """What is wrong with rationales of the others: computations are missing ("skip"), or a result is wrong ("slip")."""
+    """The fault of the other perspectives' rationales: computations are missing ("skip"), or a result is wrong
+    ("slip")."""
     rate: float = 1.0
-    """Share of the rationales of the other perspectives that lapse."""
+    """Share of the rationales of the other perspectives that have the fault."""
     wrong: int = 0
-    """Wrong rationales per question, beside those to learn from: each is a copy of a rationale in which one result is
-    wrong, and names that rationale as its twin. Rationales that slip themselves get none."""
+    """Wrong rationales per question, in addition to those to learn from: each is a copy of a rationale with one wrong
+    result, and names that rationale as its twin. Rationales that slip themselves get no such copy."""
 
     def __post_init__(self) -> None:
         require(self.sound >= 1, f"lapses.sound is {self.sound}: expected at least 1")
@@ -44,9 +45,9 @@ class Lapses:
         require(self.wrong >= 0, f"lapses.wrong is {self.wrong}: expected at least 0")
 
     def sound_ones(self, perspectives: tuple[str, ...], steps: int, family: int) -> tuple[str, ...]:
-        """The perspectives that never lapse with so many steps and this family, by number.
+        """The perspectives without faults for this number of steps and this family (a number).
 
-        Each next group has the next ones, and after the last the first again.
+        Each group uses the next perspectives in order, starting again after the last one.
         """
         if self.by == "nothing":
             return perspectives
@@ -56,13 +57,13 @@ class Lapses:
 
 
 class Told(NamedTuple):
-    """A problem in all its perspectives."""
+    """A problem told in all its perspectives."""
 
     rationales: tuple[Rationale, ...]
     wrong: tuple[WrongRationale, ...]
     truth: dict[str, str]
-    """"sound", "skip" and "slip" with the names of the perspectives whose rationales are so, and "lapse_rate" with the
-    share of those that are to lapse; nothing without lapses."""
+    """"sound", "skip" and "slip" with the names of the perspectives of each kind, and "lapse_rate" with the configured
+    share of faults; empty without lapses."""
 
 
 def tell(
@@ -76,11 +77,11 @@ def tell(
     """The problem as each of the writers tells it.
 
     Args:
-        problem: what is to be told.
+        problem: the problem to tell.
         writers: perspective -> its writer.
-        rng: of the writers.
-        chance: of the lapses.
-        lapses: which there are.
+        rng: random numbers for the writers.
+        chance: random numbers for the lapses.
+        lapses: which faults there are.
         family: the number of its family among all.
     """
     steps = len(problem.family.steps)
@@ -111,9 +112,9 @@ def _lapsed(problem: Problem, kind: str, chance: random.Random) -> Problem:
 
 
 def slipped(problem: Problem, chance: random.Random) -> Problem:
-    """The problem with another result of one step, and with what follows from it.
+    """The problem with a wrong result in one step, and with all results that follow from it.
 
-    Raises MindError if it has none that is a problem for all perspectives.
+    Raises MindError if no such problem can be told in all perspectives.
     """
     givens = {given.symbol: problem.values[given.symbol] for given in problem.family.givens}
     for _ in range(_ATTEMPTS):

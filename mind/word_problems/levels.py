@@ -1,4 +1,4 @@
-"""How hard the problems are: families by their number of steps, and the manners that fit them."""
+"""The levels of difficulty: families by their number of steps, and the manners of telling that fit them."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from mind.word_problems.problem import Family
 
 @dataclass(frozen=True)
 class Level:
-    """Families of about the same difficulty, and how their solutions are told."""
+    """Families of about the same difficulty, and the writers of their solutions."""
 
     train: tuple[Family, ...]
     ood: tuple[Family, ...]
-    """Held out, so that a student can be tried on structures that it has not seen."""
+    """Held-out families, to test a student on structures that it has not seen."""
     writers: Mapping[str, Writer]
     """Perspective -> the writer of its rationales."""
 
     @property
     def families(self) -> tuple[Family, ...]:
-        """All of them."""
+        """All its families."""
         return self.train + self.ood
 
     def named(self, name: str) -> tuple[Family, ...]:
-        """Those that "train", "ood" or a family's own name stands for; none for another name."""
+        """The families that "train", "ood" or a family's own name selects; empty for another name."""
         groups = {"train": self.train, "ood": self.ood}
         return groups.get(name) or tuple(family for family in self.families if family.name == name)
 
@@ -49,4 +49,4 @@ FAMILY_NUMBERS = {
     family.name: number
     for number, family in enumerate(family for level in LEVELS.values() for family in level.families)
 }
-"""The place of each family among all, by name."""
+"""The number of each family among all, by name."""

@@ -1,4 +1,4 @@
-"""The programmatic teacher: one writer per perspective, each solving a problem aloud in its manner, in full.
+"""The programmatic teacher: one writer per perspective, each of which solves a problem aloud in its manner, in full.
 
 manners_brief.py has the same manners in a sentence or two.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from mind.word_problems.problem import Problem, Step
 
 Writer = Callable[[Problem, random.Random], str]
-"""Tells the solution of a problem; the generator makes what is left to chance."""
+"""Tells the solution of a problem; random choices come from the generator."""
 
 VERBS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide"}
 SPOKEN = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}
@@ -37,7 +37,7 @@ def formal_symbolic(problem: Problem, rng: random.Random) -> str:
 
 
 def intuitive(problem: Problem, rng: random.Random) -> str:
-    """A picture, everyday words in place of notation, and a rounded guess as a check."""
+    """A picture, everyday words instead of notation, and a rounded guess as a check."""
     family = problem.family
     told = " ".join(capital(problem.text(step.everyday)) + "." for step in problem.told)
     guesses = [guess for step in problem.told if (guess := rough_guess(problem, step))]
@@ -113,7 +113,7 @@ def socratic(problem: Problem, rng: random.Random) -> str:
 
 
 def contrastive(problem: Problem, rng: random.Random) -> str:
-    """Three candidate answers, of which the conditions eliminate two."""
+    """Three candidate answers, two of which the conditions eliminate."""
     family = problem.family
     mistake, answer = family.mistake, problem.answer
     unfinished = problem.told[-2]
@@ -134,7 +134,7 @@ def contrastive(problem: Problem, rng: random.Random) -> str:
 
 
 def counterfactual(problem: Problem, rng: random.Random) -> str:
-    """One condition changed, followed through, and traced back to the condition that binds."""
+    """One condition is changed and followed through, and then traced back to the real condition."""
     given, variant = rng.choice(list(problem.variants()))
     old, new = problem.values[given.symbol], variant.values[given.symbol]
     noun, unit = problem.text(given.noun), f" {given.unit}" if given.unit else ""
@@ -151,12 +151,12 @@ def counterfactual(problem: Problem, rng: random.Random) -> str:
 
 
 def equations(problem: Problem) -> str:
-    """Every computation in numbers, as in "2 * 3 = 6 and 6 - 4 = 2"."""
+    """Every computation in numbers, such as "2 * 3 = 6 and 6 - 4 = 2"."""
     return listed([problem.equation(step) for step in problem.told])
 
 
 def rough_guess(problem: Problem, step: Step) -> str | None:
-    """`step` redone with round numbers, None if that teaches nothing or misses by over an eighth."""
+    """`step` computed with round numbers; None if that shows nothing or is off by more than an eighth."""
     left, right = rounded(problem.number(step.left)), rounded(problem.number(step.right))
     guess = {"+": left + right, "-": left - right, "*": left * right, "/": round(left / right)}[step.op]
     value = problem.values[step.symbol]
@@ -166,7 +166,7 @@ def rough_guess(problem: Problem, step: Step) -> str | None:
 
 
 def rounded(number: int) -> int:
-    """To the next multiple of 5 below 30, of 10 below 300 and of 50 above; numbers below 10 stay."""
+    """Rounded to a multiple of 5 below 30, of 10 below 300 and of 50 above; numbers below 10 do not change."""
     grain = 1 if number < 10 else 5 if number < 30 else 10 if number < 300 else 50
     return round(number / grain) * grain
 
@@ -192,4 +192,4 @@ WRITERS: Mapping[str, Writer] = {
     "contrastive": contrastive,
     "counterfactual": counterfactual,
 }
-"""Perspective -> its writer: the paper's eight, in its order. A perspective may do without."""
+"""Perspective -> its writer: the paper's eight, in its order. A perspective need not have one."""

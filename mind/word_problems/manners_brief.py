@@ -24,7 +24,7 @@ def intuitive(problem: Problem, rng: random.Random) -> str:
 
 
 def decomposition(problem: Problem, rng: random.Random) -> str:
-    """What is given, and each part of the way, as numbered lines."""
+    """The givens, and each step of the solution, as numbered lines."""
     parts = [f"Given: {listed([str(problem.values[given.symbol]) for given in problem.family.givens])}."]
     parts += [f"{capital(problem.text(step.noun))}: {problem.equation(step)}." for step in problem.told]
     return "\n".join(f"{number}. {part}" for number, part in enumerate(parts, 1))
@@ -55,7 +55,7 @@ def socratic(problem: Problem, rng: random.Random) -> str:
 
 
 def contrastive(problem: Problem, rng: random.Random) -> str:
-    """Two candidate answers, of which a condition eliminates one."""
+    """Two candidate answers, one of which a condition eliminates."""
     mistake = problem.family.mistake
     candidates = sorted((problem.answer, problem.mistaken_answer or 0))
     return (
@@ -65,7 +65,7 @@ def contrastive(problem: Problem, rng: random.Random) -> str:
 
 
 def counterfactual(problem: Problem, rng: random.Random) -> str:
-    """One given changed and followed through, and then the true one."""
+    """One given is changed and followed through, and then the true one."""
     given, variant = rng.choice(list(problem.variants()))
     noun = problem.text(given.noun)
     return (
@@ -84,4 +84,4 @@ BRIEF_WRITERS: Mapping[str, Writer] = {
     "contrastive": contrastive,
     "counterfactual": counterfactual,
 }
-"""Perspective -> its writer: the paper's eight, in its order. A perspective may do without."""
+"""Perspective -> its writer: the paper's eight, in its order. A perspective need not have one."""

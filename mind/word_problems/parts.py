@@ -1,7 +1,7 @@
-"""Parts of all word problems there are, by their numbers: what is in one part is in no other, whatever its wording.
+"""Divides all word problems into parts by their numbers: no two parts share a problem, whatever its wording.
 
-A problem belongs to a part by a checksum of its family and its numbers. So the questions that one trains on and those
-that one tests with are apart although they were made at different times, by different seeds and in any number.
+A checksum of its family and its numbers assigns a problem to a part. So training and test questions differ even if they
+were made at different times, with different seeds and in any number.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Literal
 Part = Literal["train", "validation", "test"]
 
 _SHARES: tuple[tuple[Part, int], ...] = (("train", 12), ("validation", 3), ("test", 5))
-"""Of twenty checksums each."""
+"""Number of checksums, out of twenty, of each part."""
 
 Numbers = tuple[str, tuple[str, ...]]
-"""A family's name and the numbers of a question of it, sorted."""
+"""The name of the family and the sorted numbers of a question."""
 
 
 def numbers_of(family: str, question: str) -> Numbers:
-    """What a question has in common with the same problem in other words, and with one whose numbers change places."""
+    """What a question shares with the same problem in other words, or with its numbers in another order."""
     return family, tuple(sorted(re.findall(r"\d+", question)))
 
 
 def part_of(numbers: Numbers) -> Part:
-    """The part that problems with these numbers belong to."""
+    """The part to which problems with these numbers belong."""
     family, values = numbers
     place = zlib.crc32(" ".join((family, *values)).encode()) % sum(share for _, share in _SHARES)
     for part, share in _SHARES:

@@ -1,8 +1,7 @@
-"""What a word problem is: families as data, and problems drawn from them.
+"""Defines word problems: families as data, and problems drawn from them.
 
-A family is a small table of templates, givens and steps. Because its steps name their operands instead of
-holding numbers, the same family gives the problem itself, a smaller twin of it and a variant with one
-condition changed.
+A family is a small table of templates, givens and steps. Because its steps name their operands instead of holding
+numbers, the same family gives the problem itself, a smaller twin of it and a variant with one condition changed.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from math import floor
 from types import MappingProxyType
 
 SMALLEST = 2
-"""No quantity is smaller, so that every noun that follows a number is rightly in the plural."""
+"""The smallest quantity, so that every noun after a number is correctly in the plural."""
 
 PEOPLE = (
     ("Mia", "she", "her"),
@@ -47,7 +46,7 @@ PERCENTAGE = "A percentage is so many hundredths of the whole."
 STEPS = "What is not asked for may be needed first: the result of one step is given to the next."
 
 Operand = str | int
-"""The symbol of a given or of an earlier step, or a number of the world such as 100 in a percentage."""
+"""The symbol of a given or of an earlier step, or a constant such as 100 in a percentage."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Given:
     unit: str
     values: range
     small: range = range(2, 7)
-    """The values that it takes in the smaller twin."""
+    """The values that it may have in the smaller twin."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +90,9 @@ class Mistake:
 class Family:
     """Problems of one structure; every text is a str.format template over symbols, people and the setting.
 
-    `questions` are alternative wordings; `gist` sums the situation up in one clause, `scene` pictures it for
-    the intuitive manner and `conclusion` is the clause that answers. `limits` holds the largest value of a
-    symbol if the world sets one.
+    `questions` are alternative wordings; `gist` sums up the situation in one clause, `scene` describes it for the
+    intuitive manner, and `conclusion` is the clause with the answer. `limits` holds the largest possible value of a
+    symbol if the real world sets one.
     """
 
     name: str
@@ -108,7 +107,7 @@ class Family:
     limits: Mapping[str, int] = field(default_factory=dict)
 
     def reaching(self, factor: float) -> Family:
-        """The family with numbers that reach `factor` times as far: givens and the limits of the world."""
+        """The family with givens and limits that reach `factor` times as far."""
         givens = tuple(
             replace(given, values=range(given.values.start, floor(given.values[-1] * factor) + 1, given.values.step))
             for given in self.givens
@@ -117,7 +116,7 @@ class Family:
 
     @property
     def rules(self) -> tuple[str, ...]:
-        """What one has to know to solve its problems: a rule for each kind of step, in the order of the steps."""
+        """The knowledge needed to solve its problems: one rule per kind of step, in the order of the steps."""
         kinds = [step.op for step in self.steps]
         percent = any(100 in (step.left, step.right) for step in self.steps)
         chained = len(self.steps) > 1
@@ -136,11 +135,11 @@ class Problem:
     values: Mapping[str, int]
     words: Mapping[str, str]
     skips: bool = False
-    """Whether it is told without its computations (mind/word_problems/lapses.py)."""
+    """Whether rationales leave out its computations (mind/word_problems/lapses.py)."""
 
     @property
     def told(self) -> tuple[Step, ...]:
-        """The steps that rationales tell: all, or the second half."""
+        """The steps that rationales tell: all, or only the second half."""
         steps = self.family.steps
         return steps[len(steps) // 2 :] if self.skips else steps
 
@@ -160,7 +159,7 @@ class Problem:
         return len(set(rivals)) == len(rivals) and None not in rivals
 
     def exceeds(self, family: Family) -> bool:
-        """Whether one of the givens is larger than this family, with numbers of another reach, has it."""
+        """Whether one of the givens is larger than `family`, the same family with another reach, allows."""
         return any(self.values[given.symbol] > given.values[-1] for given in family.givens)
 
     def number(self, operand: Operand) -> int:
@@ -170,7 +169,7 @@ class Problem:
         return template.format(**self.words, **self.values)
 
     def equation(self, step: Step | Mistake) -> str:
-        """The computation in numbers, as in "6 * 12 = 72"; that of a step that is skipped is its result alone."""
+        """The computation in numbers, such as "6 * 12 = 72"; for a skipped step, its result alone."""
         left, right = self.number(step.left), self.number(step.right)
         if isinstance(step, Mistake):
             return f"{left} {step.op} {right} = {compute(left, step.op, right)}"
@@ -194,7 +193,7 @@ class Problem:
 
 
 def compute(left: int, op: str, right: int) -> int | None:
-    """The result of one operation, None when it is below SMALLEST or no integer."""
+    """The result of one operation; None if it is below SMALLEST or not an integer."""
     if op == "/":
         value, remainder = divmod(left, right)
         if remainder:
@@ -207,9 +206,9 @@ def compute(left: int, op: str, right: int) -> int | None:
 def solve(
     family: Family, givens: Mapping[str, int], slips: Mapping[str, int] = MappingProxyType({})
 ) -> dict[str, int] | None:
-    """The values of givens and steps, None when a step has no valid value or breaks a limit.
+    """The values of givens and steps; None if a step has no valid value or exceeds a limit.
 
-    `slips` are results that take the place of the right ones.
+    `slips` are wrong results that replace the right ones.
     """
     values = dict(givens)
     for step in family.steps:
@@ -222,7 +221,7 @@ def solve(
 
 
 def draw(family: Family, rng: random.Random, small: bool = False) -> Problem:
-    """A problem of `family`, by rejection; with `small` its numbers come from the ranges of the twin.
+    """A problem of `family`, drawn until it fits; with `small` its numbers come from the ranges of the twin.
 
     The answer, the value before it (if there is one) and the mistaken answer are different numbers, because the
     contrastive manners compare them, and there is a variant for the counterfactual manners.
@@ -238,7 +237,7 @@ def draw(family: Family, rng: random.Random, small: bool = False) -> Problem:
 
 
 def every(family: Family) -> Iterator[Problem]:
-    """All that `draw` could draw, each set of numbers once, in the same words."""
+    """All problems that `draw` can draw, each set of numbers once, in the same words."""
     words = _words(family, random.Random(0))
     for numbers in itertools.product(*(given.values for given in family.givens)):
         values = solve(family, {given.symbol: number for given, number in zip(family.givens, numbers, strict=True)})

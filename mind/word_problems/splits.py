@@ -1,4 +1,5 @@
-"""Training questions with a validation set and tests, none of which has numbers and family in common with another."""
+"""Makes training questions with a validation set and tests that share no problem (family and numbers) with one
+another."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from mind.records import Question
 from mind.word_problems import DEFAULT_LEVELS, Lapses, generate, other_families
 
 LARGER = 1.5
-"""How many times as far as those of training the numbers of the test with larger ones reach."""
+"""The reach of the test with larger numbers, relative to training."""
 
 
 def make_splits(
@@ -27,18 +28,18 @@ def make_splits(
 ) -> dict[str, list[Question]]:
     """The sets of an experiment by name.
 
-    Validation and tests have each problem, by family and numbers, once: the error of an accuracy is that of independent
-    questions. Those of training may be the same problem in other words.
+    Validation and tests have each problem (family and numbers) only once, so that the errors of an accuracy are those
+    of independent questions. Training questions may repeat a problem in other words.
 
     Args:
-        count: how many questions "train" has.
-        seed: of all sets.
-        validation: how many "validation" has, which are of the families of training; 0: there is no such set.
-        test: how many each of the tests has; 0: there are none. "id" is of the families of training, "ood" of the other
-            families of the levels, and "larger" of the families of training with larger numbers.
+        count: number of questions in "train".
+        seed: seed of all sets.
+        validation: number of questions in "validation", from the training families; 0: no such set.
+        test: number of questions in each test; 0: no tests. "id" uses the training families, "ood" the other families
+            of the levels, and "larger" the training families with larger numbers.
 
-    The other arguments are as for `mind.word_problems.generate`, which raises MindError for them; so does this for
-    negative counts, if no family of the levels is left for "ood", and for a set that has too few different problems.
+    The other arguments are those of `mind.word_problems.generate`, with the same MindErrors. Also raises MindError for
+    negative counts, if no family of the levels is left for "ood", and for a set with too few different problems.
     """
     for name, number in (("validation", validation), ("test", test)):
         require(number >= 0, f"word problems: {name} is {number}: expected at least 0")
@@ -57,7 +58,7 @@ def make_splits(
 
 
 def _distinct(name: str, count: int, seed: int, **options: Any) -> list[Question]:
-    """A set that has each problem once; an error names it."""
+    """A set that has each problem once; an error names the set."""
     try:
         return generate(count, seed, distinct=True, **options)
     except MindError as error:
