@@ -1,4 +1,4 @@
-"""Where every command ends: what becomes a line on standard error, and with which exit status."""
+"""Ends every command: decides which errors become one line on standard error, and the exit status."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from mind.display import one_line
 from mind.errors import MindError, MissingError
 from mind.files import naming
 
-BAD_INPUT, INTERRUPTED, NOT_READ = 2, 130, 141  # the latter two as a shell reports SIGINT and SIGPIPE
+BAD_INPUT, INTERRUPTED, NOT_READ = 2, 130, 141  # the latter two are what a shell reports for SIGINT and SIGPIPE
 
 
 def guarded(program: str, run: Callable[[], int | None]) -> int:
-    """The exit status of `run`: what it returned, or that of the error it ended with, which is reported in one line.
+    """The exit status of `run`: its result, or the status of an expected error, which is reported in one line.
 
-    Those are bad input, files that the system would not read or write, memory that ran out, Ctrl-C, and output that
-    nobody reads any more, of which nothing is said. The notes of an exception (`add_note`) end its line. Every other
-    one is a bug, and passes.
+    Expected are bad input, files that the system cannot read or write, memory that ran out, Ctrl-C, and output that
+    nobody reads any more (without a message). The notes of an exception (`add_note`) end its line. Any other exception
+    is a bug, and passes.
 
     Of several processes the first that fails reports its error. The others, which end because of it, have the exit
     status of bad input.
@@ -43,7 +43,7 @@ def _guarded(program: str, run: Callable[[], int | None]) -> int:
             status = run() or 0
             processes.end()
             return status
-        finally:  # also after the SystemExit of a parser of options
+        finally:  # also after a SystemExit of the parser of options
             with naming("standard output"):
                 sys.stdout.flush()
     except MindError as error:
@@ -74,25 +74,27 @@ def _guarded(program: str, run: Callable[[], int | None]) -> int:
 
 
 def _leave_to_first() -> None:
-    """A bug's traceback, too, is that of one process."""
+    """Lets the first failing process show its traceback: it is shown once even for a bug."""
     if not ending():
         raise SystemExit(1)
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out: Python's own, or PyTorch's, of which most have no class."""
+    """Whether an exception means that memory ran out: Python's own, or PyTorch's, which mostly have no class of their
+    own."""
     said = re.search("out of memory|can(no|')t allocate memory|alloc_failed", str(error), re.IGNORECASE)
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said is not None)
 
 
 def described(error: OSError) -> str:
-    """The file and what the system says of it."""
+    """The file, and the system's message about it."""
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     return ": ".join([*dict.fromkeys(names), error.strerror or str(error) or type(error).__name__])
 
 
 def _complain(program: str, message: str, error: BaseException) -> None:
-    """Tells `message` with the notes of its error; if standard error is full or unread, only the exit status tells."""
+    """Prints `message` with the notes of its error; if standard error is full or unread, only the exit status tells of
+    it."""
     with suppress(OSError):
         if ending():
             complain(program, "; ".join([message, *getattr(error, "__notes__", ())]))
@@ -100,9 +102,9 @@ def _complain(program: str, message: str, error: BaseException) -> None:
 
 
 def _stop_writing() -> bool:
-    """Sends what is still to be written nowhere, where standard output or error is a pipe without a reader.
+    """Discards output that is still unwritten if standard output or error is a pipe without a reader.
 
-    Returns whether one is: another broken pipe is an error.
+    Returns whether one is: other broken pipes are errors.
     """
     pipes = {stream.fileno() for stream in (sys.stdout, sys.stderr)}
     poll = select.poll()
@@ -115,7 +117,7 @@ def _stop_writing() -> bool:
 
 
 def _drop_unwritable() -> None:
-    """Forgets what a full disk kept from being printed: at its end Python would try again, and complain."""
+    """Discards output that a full disk did not take: otherwise Python would try again at its end, and complain."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

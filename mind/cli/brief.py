@@ -1,7 +1,7 @@
 """The short help of each command, which fits a screen: the options that most people need, and examples.
 
-It is written by hand, since the descriptions of the options are made for a page, and read without loading anything.
-tests/mind/test_help.py compares it with the options themselves.
+It is written by hand, because the descriptions of the options are made for a page, and it can be read without loading
+anything. tests/mind/test_help.py compares it with the options themselves.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from dataclasses import dataclass
 
 COLUMNS = 80
 WIDEST = 30
-"""Columns of an option; the description of a longer one is on the next line."""
+"""Columns for an option; if the option is longer, its description is on the next line."""
 
 
 @dataclass(frozen=True)
 class Brief:
-    """What `mind COMMAND --help` shows."""
+    """The text of `mind COMMAND --help`."""
 
     does: str
     options: dict[str, str]
-    """An option, as it is typed -> what it does, with its default in parentheses at the end, if that says something."""
+    """An option as it is typed -> what it does, ending with its default in parentheses if that is informative."""
     examples: tuple[str, ...]
-    """Commands to copy; one that begins with "#" says what the next is for."""
+    """Commands to copy; a line that begins with "#" explains the next command."""
     arguments: str = ""
-    """What stands behind the command without an option, as it is typed."""
+    """The arguments after the command that are not options, as they are typed."""
 
 
 GENERAL = {
@@ -140,7 +140,7 @@ BRIEFS = {
         ),
     ),
     "train": Brief(
-        "Train a student by MIND or another method, or go on with a run that was stopped.",
+        "Train a student by MIND or another method, or continue a run that was stopped.",
         {
             "--output FOLDER": "run folder; it must be new (default runs/mind)",
             "--method NAME": "mind, sft, kd, redi, ... (default mind); with --help, "
@@ -186,7 +186,7 @@ BRIEFS = {
         "PLAN",
     ),
     "compare": Brief(
-        "Say which methods of an experiment are better, how sure that is, and what may be claimed. Writes "
+        "Say which methods of an experiment are better, how certain that is, and what may be claimed. Writes "
         "comparison.html, .md and .json into its folder.",
         {
             "FOLDER": "of `mind experiment`, complete or not",

@@ -1,4 +1,4 @@
-"""`mind data check`, and the commands that come next in the making of a data set."""
+"""`mind data check`, and the commands that it suggests next."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def command_to_train(
 ) -> list[str]:
     """The words of the command that trains on a data set; the paper's perspectives need not be named.
 
-    `evaluation` are files of test questions, `heldout` is the file of held-out ones, if there is one.
+    `evaluation` are files of test questions; `heldout` is the file of held-out questions, if there is one.
     """
     names = list(perspectives)
     named = [] if set(names) <= set(PAPER_PERSPECTIVES) else ["--data.perspectives", *names]
@@ -73,7 +73,7 @@ def _next(options: Check, report: CheckReport) -> list[str]:
         for field in fields(SourceConfig)
         if field.name != "path" and getattr(options, field.name) != field.default
     }
-    if not changed and Path(options.path).is_file():  # other sources are read by `mind data generate` alone
+    if not changed and Path(options.path).is_file():  # only `mind data generate` reads other sources
         if report.rationales and not report.without_two:
             return command_to_train(options.path, report.rationales, options.evaluation)
         if report.unnamed_rationales and not report.rationales:

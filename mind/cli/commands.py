@@ -1,4 +1,4 @@
-"""The commands by name. What one needs is imported when it is called for."""
+"""Lists the commands by name and runs them. A command imports what it needs when it is called."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ from mind.errors import MindError, require
 
 @dataclass(frozen=True)
 class Command:
-    """One command. `options`, `run`, `defaults` and `more_help` are "name" in mind.cli or "module:name" there."""
+    """One command. `options`, `run`, `defaults` and `more_help` name functions or classes in mind.cli, or "module:name"
+    there."""
 
     summary: str
-    """A line of the list of commands."""
+    """Its line in the list of commands."""
     options: str | None
-    """The dataclass that tyro turns into flags; its docstring says what the command does. None: there are none."""
+    """The dataclass that tyro turns into flags; its docstring says what the command does. None: no options."""
     run: str
-    """Takes it, and returns the exit status or None for 0."""
+    """The function that gets the options, and returns the exit status or None for 0."""
     defaults: str | None = None
-    """Takes the words of the command line, and returns what the flags default to."""
+    """The function that gets the words of the command line, and returns the defaults of the flags."""
     more_help: str | None = None
-    """Takes the words of the command line, and returns what follows the short help."""
+    """The function that gets the words of the command line, and returns text to show after the short help."""
     goes_on: bool = False
-    """Started again, it goes on where it was stopped; the others start again."""
+    """Whether it continues where it stopped if it is started again; other commands start from the beginning."""
     repeated: tuple[str, ...] = ()
-    """Options that may come several times, once for each value."""
+    """Options that may be given several times, once per value."""
     several: bool = False
-    """A launch of several processes may run it: they share the work."""
+    """Whether a launch of several processes may run it, which then share the work."""
 
 
 COMMANDS = {
@@ -105,7 +106,7 @@ EXAMPLES = (
     "mind data check questions.jsonl         # then data generate, judge and filter",
 )
 LIKE = 0.6
-"""From this ratio of difflib on a command is like another word, as for difflib.get_close_matches."""
+"""Commands with at least this ratio of difflib count as similar, as in difflib.get_close_matches."""
 
 
 def usage(group: str = "") -> str:
@@ -123,7 +124,7 @@ def usage(group: str = "") -> str:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs the command that the arguments begin with; returns the exit status. Raises MindError for bad input."""
+    """Runs the command with which the arguments begin; returns the exit status. Raises MindError for bad input."""
     words = [word for word in arguments if word not in QUIET]
     set_up_quiet(len(words) < len(arguments))
     if words[:1] and words[0] in VERSION:
@@ -145,7 +146,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def start(name: str, words: Sequence[str]) -> int:
-    """Runs a command with these words behind its name."""
+    """Runs a command with the words that follow its name."""
     command, asked = COMMANDS[name], set(words)
     if {"-h", "--help", "--help-all"} & asked and not ("--help-all" in asked and command.options):
         more = resolved(command.more_help)(words) if command.more_help and len(words) > 1 else ""
@@ -161,7 +162,7 @@ def _started(name: str, command: Command, words: Sequence[str]) -> int:
     import tyro
 
     assert command.options is not None
-    if "--help" not in words:  # which needs nobody else
+    if "--help" not in words:  # help needs no other process
         _check_one(name)
         join([*name.split(), *words])
     check_words(words, command.repeated)
@@ -189,8 +190,8 @@ def _started(name: str, command: Command, words: Sequence[str]) -> int:
 
 
 def _check_one(name: str) -> None:
-    """Raises MindError in a launch of several processes if the command is one for one, before it waits for others that
-    may not be there."""
+    """Raises MindError if a launch of several processes runs a command that is made for one, before it waits for others
+    that may not exist."""
     several = " and ".join(f"`mind {one}`" for one, command in COMMANDS.items() if command.several)
     require(
         COMMANDS[name].several or processes.count() == 1,
@@ -200,10 +201,10 @@ def _check_one(name: str) -> None:
 
 
 def check_words(words: Sequence[str], repeated: Sequence[str] = ()) -> None:
-    """Raises MindError for an empty value, which would pass for the current folder.
+    """Raises MindError for an empty value, which would be taken for the current folder.
 
-    Tells of an option that comes again and is none of `repeated`: the last counts, by which `make train ARGS=...`
-    replaces options.
+    Warns of an option that is given twice and is not in `repeated`: the last one counts, which lets `make train
+    ARGS=...` replace options.
     """
     given: Counter[str] = Counter()
     before = "a word of the command"
@@ -219,18 +220,18 @@ def check_words(words: Sequence[str], repeated: Sequence[str] = ()) -> None:
 
 
 def _add_note(error: BaseException, note: str) -> None:
-    """Unless the command has told better what to type."""
+    """Adds the note, unless the command has already said better what to type."""
     if not getattr(error, "__notes__", None):
         error.add_note(note)
 
 
 def resolved(name: str) -> Any:
-    """What "module:name" stands for in mind.cli."""
+    """The object that "module:name" refers to in mind.cli."""
     return pkgutil.resolve_name(f"mind.cli.{name}")
 
 
 def unknown(group: str, words: Sequence[str]) -> str:
-    """The message for words that begin with no command of the group, with the command that is most like them."""
+    """The message for words that begin with no command of the group, naming the most similar command."""
     listed = f"`{command_line(*group.split(), '--help')}` lists the commands"
     if words[0].startswith("-"):
         return f"{words[0]} is no command: expected one before its options; {listed}"

@@ -12,25 +12,25 @@ from mind.cli.terminal import note, print_table, say
 from mind.errors import require
 
 LONG = ("bootstrap", "p")
-"""Columns that a terminal has no room for."""
+"""Columns that are too wide for a terminal."""
 
 
 @dataclass(frozen=True)
 class Compare:
-    """Say which methods of an experiment are better, how sure that is, and what may be claimed.
+    """Say which methods of an experiment are better, how certain that is, and what may be claimed.
 
-    Reads the folder of `mind experiment`, whole or not, and writes comparison.json, comparison.md and comparison.html
-    into it.
+    Reads the folder of `mind experiment`, finished or not, and writes comparison.json, comparison.md and
+    comparison.html into it.
     """
 
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folder of the experiment."""
     reference: str | None = None
-    """Label of the method that the claims are about; by default the plan's, or mind."""
+    """Label of the method that the claims are about. None: the plan's, else mind."""
     baselines: tuple[str, ...] | None = None
-    """Labels of the methods that it has to beat; by default the plan's."""
+    """Labels of the methods that it should beat. None: the plan's."""
     draws: int = 10_000
-    """Resamples of the bootstrap."""
+    """Number of resamples of the bootstrap."""
     seed: int = 0
     """Seed of the bootstrap."""
 

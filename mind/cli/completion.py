@@ -1,4 +1,4 @@
-"""`mind completion`: a script for the shell, made by tyro from the options of all commands."""
+"""`mind completion`: prints a completion script for the shell, made by tyro from the options of all commands."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Completion:
     """
 
     shell: Annotated[Shell, tyro.conf.Positional]
-    """The shell that is to complete."""
+    """The shell that the script is for."""
 
 
 _GENERAL = [
@@ -39,21 +39,22 @@ _GENERAL = [
     )
     for name, text in GENERAL.items()
 ]
-"""Fields of the options that `mind.cli.commands.run` reads."""
+"""The options of all commands, which `mind.cli.commands.run` reads."""
 
 
 def print_completion(options: Completion) -> None:
-    with suppress(SystemExit), redirect_stdout(io.StringIO()) as script:  # tyro ends the program with it
+    # tyro ends the program after printing the script
+    with suppress(SystemExit), redirect_stdout(io.StringIO()) as script:
         tyro.cli(_all_commands(), prog="mind", args=["--tyro-write-completion", options.shell, "-"])
     lines = script.getvalue().splitlines()
-    # A description over several lines would be taken for several completions.
+    # A description of several lines would count as several completions.
     lines = [line.replace(r"\n", " ") if line.startswith("COMPLETION_SPEC = ") else line for line in lines]
-    # Where nothing fits, a file's name does.
+    # If nothing fits, complete file names.
     say("\n".join(line.replace("complete -F ", "complete -o default -F ") for line in lines))
 
 
 def _all_commands() -> Any:
-    """The commands as a type of tyro: a union of their options by name, a group as a union in it."""
+    """All commands as a type for tyro: a union of their options by name; a group is a union within it."""
     top = _by_group(lambda name: (COMMANDS[name].summary, _options(name)))
     top["completion"] = _group("completion", dict.fromkeys(get_args(Shell), ("", _Nothing)))
     top["help"] = _group("help", _by_group(lambda name: (COMMANDS[name].summary, _Nothing)))
@@ -61,16 +62,16 @@ def _all_commands() -> Any:
 
 
 Described = tuple[str, Any]
-"""A line on a command, and the type of its options or of the commands in it."""
+"""A line about a command, and the type of its options, or of the commands in a group."""
 
 
 @dataclass(frozen=True)
 class _Nothing:
-    """No options, and so the end of the command line."""
+    """No options: ends the command line."""
 
 
 def _by_group(described: Callable[[str], Described]) -> dict[str, Described]:
-    """The first words of the commands, and those of their short names."""
+    """The first words of the commands, including their short names."""
     names = {name: name for name in COMMANDS} | SHORT
     top = {name: described(whole) for name, whole in names.items() if " " not in name}
     for group in GROUPS:

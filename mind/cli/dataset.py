@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 COUNTS = ".counts.json"
-"""The ending of the file of counts beside imported records."""
+"""The ending of the file with the counts of an import."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Generate:
 
     job: Annotated[GenerateConfig, tyro.conf.arg(name="")]
     file: Annotated[str | None, tyro.conf.arg(name="config", metavar="FILE")] = None
-    """A JSON file that the options default to, such as generate.json of another job."""
+    """A JSON file with defaults of the options, such as generate.json of another job."""
 
 
 @dataclass(frozen=True)
 class Judge(JudgeConfig):
-    """Judge each rationale of a data set: by rules and, if a model is named, by it if they find no answer."""
+    """Judge each rationale of a data set: by rules, and by a model, if one is named, where the rules find no answer."""
 
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """Folder that `mind data generate` wrote; judged.jsonl goes into it."""
@@ -59,7 +59,7 @@ class Filter(FilterOptions):
 
 @dataclass(frozen=True)
 class Import:
-    """Turn rationales without perspectives into training records: the right ones get the names path-1, path-2, ..."""
+    """Turn rationales without perspectives into training records: right ones get the names path-1, path-2, ..."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """A JSONL file of {"id", "question", "answer", "rationales": [text, ...]}."""
@@ -91,30 +91,31 @@ class WordProblems:
     seed: int = 0
     """Seed of all random choices."""
     levels: tuple[LevelName, ...] = DEFAULT_LEVELS
-    """How hard they are: "one-step" and "two-step" have small numbers and short rationales, "multi-step" has three or
-    four steps."""
+    """Difficulty of the questions: "one-step" and "two-step" have small numbers and short rationales, "multi-step" has
+    three or four steps."""
     families: tuple[str, ...] = ("train",)
-    """Families to draw from, by name; "train": all of these levels, without those that are held out; "ood": those that
-    are held out."""
+    """Families to generate from, by name; "train": all of these levels except those held out for tests; "ood": those
+    held out."""
     apart_from: tuple[str, ...] = ()
-    """JSONL files of word problems, such as training questions, whose numbers shall not come again. Each problem is
-    then written once."""
+    """JSONL files of word problems, such as training questions: their numbers are not used again. Each problem is then
+    written once."""
     perspectives: tuple[str, ...] | None = None
     """Names of the perspectives; by default the paper's eight."""
     reach: float = 1.0
-    """Factor by which the numbers may be larger than the families say."""
+    """Factor by which the numbers may be larger than in the families."""
     beyond: float | None = None
     """Write only questions with a number that is too large for this reach."""
     part: Part | None = None
-    """Draw from one of three parts of the problems, no two of which share family and numbers. Problems of "validation"
-    and "test" come once each. By default from all problems."""
+    """Draw only from one of three parts of all problems; no two parts share a problem (family and numbers). Problems of
+    "validation" and "test" are written once each. None: all problems."""
     validation: int = 0
-    """Write so many questions of the part "validation", too, into a file beside the output: train.validation.jsonl."""
+    """Also write this many questions of the part "validation", into a file beside the output:
+    train.validation.jsonl."""
     test: int = 0
-    """Write three tests of so many questions each, too: train.id.jsonl, train.ood.jsonl with the families that are held
-    out, and train.larger.jsonl with larger numbers."""
+    """Also write three tests with this many questions each: train.id.jsonl, train.ood.jsonl with the families that are
+    held out, and train.larger.jsonl with larger numbers."""
     lapses: Lapses = field(default_factory=Lapses)
-    """What is wrong with which rationales; "generated" in the records says it of each."""
+    """Faults to put into rationales, and into which; "generated" in the records names them."""
     overwrite: bool = False
     """Replace an earlier output."""
 
@@ -132,7 +133,7 @@ class Grade:
 
 
 def generate_defaults(words: Sequence[str]) -> Generate:
-    """What the flags default to: those of --config, if it is given, else those of the configuration."""
+    """The defaults of the flags: those in --config if it is given, else those of the configuration."""
     file = given_option(words, "--config")
     if file is not None:
         return Generate(load_json(file, GenerateConfig), file)
@@ -148,7 +149,7 @@ def generate_defaults(words: Sequence[str]) -> Generate:
 
 
 def _made_from(recipe: str, folder: str, words: Sequence[str]) -> Generate:
-    """What the flags of a recipe default to: those by which the folder was made, save for where to write."""
+    """The defaults of a recipe's flags: the options with which the folder was made, except the output."""
     from mind.teacher.recipes import recipe_defaults
 
     require(given_option(words, "--output") is not None, f"--{recipe} {folder}: expected --output, a folder of its own")
@@ -169,7 +170,7 @@ def judge(config: Judge) -> int:
     print_summary("verdicts", report)
     name = Path(config.folder).resolve().name
     records = f"{name}.jsonl"
-    if Path(records).exists():  # the questions, as a rule
+    if Path(records).exists():  # these are usually the questions
         records = f"{name}.rationales.jsonl"
     following = _filtered(config.folder, records)
     if report.job is not None:
@@ -179,7 +180,7 @@ def judge(config: Judge) -> int:
 
 
 def _filtered(folder: str, records: str) -> list[str]:
-    """The command that filters the folder, with the one that its answers were made from."""
+    """The command that filters the folder together with the folder from which its answers were made."""
     file = DatasetFolder(Path(folder)).config
     config = load_json(file, GenerateConfig) if file.is_file() else None
     if config is None or config.origin is None:
@@ -286,7 +287,7 @@ def grade(options: Grade) -> None:
 
 
 def _finish(report: JobReport, following: Sequence[str]) -> int:
-    """Prints what became of a job; the exit status is 1 if requests are unanswered."""
+    """Prints the outcome of a job; returns exit status 1 if requests are unanswered."""
     print_summary("requests", report)
     if report.stopped is not None:
         say(f"stopped: {report.stopped}")

@@ -1,6 +1,6 @@
-"""`mind doctor`: what this machine has for training and for the losses, what is missing, and the command that gets it.
+"""`mind doctor`: shows what this machine has for training and for the losses, what is missing, and how to install it.
 
-It works where anything is missing, so it imports the rest of the package when it needs it.
+It must work if anything is missing, so it imports the rest of the package only when it needs it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KEY = "OPENAI_API_KEY"
 
 
 def doctor() -> int:
-    """Prints what there is; the exit status is 1 if the losses or `mind train` cannot work."""
+    """Prints the findings; returns exit status 1 if the losses or `mind train` cannot work."""
     say(versions())
     say(f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} processors for this process")
     trains = _application()
@@ -33,7 +33,7 @@ def doctor() -> int:
 
 
 def versions() -> str:
-    """What a report of a fault should name."""
+    """The versions that a bug report should contain."""
     names = ("torch", "transformers")
     found = [f"Python {platform.python_version()}", *(f"{name} {_version(name)}" for name in names)]
     return ", ".join([f"mind {_version('mind-kernels')}", *found])
@@ -47,7 +47,7 @@ def _version(package: str) -> str:
 
 
 def _application() -> bool:
-    """Tells of the packages of the extra `train`; returns whether they are there."""
+    """Reports on the packages of the extra `train`; returns whether they are installed."""
     missing = sorted({package for name, package in PACKAGES.items() if not _found(name)})
     _title("the command mind")
     if missing:
@@ -68,13 +68,14 @@ def _extras() -> None:
 
 
 def _losses() -> bool:
-    """Tells of the backends of the losses; returns whether there is any."""
+    """Reports on the backends of the losses; returns whether there is any."""
     _title("backends of the losses (python -m mind_kernels says more)")
     try:
         import torch
 
         from mind_kernels import backends
-    except (ImportError, OSError) as error:  # a torch that cannot be loaded, as for another CUDA, is an OSError
+    # a torch that cannot be loaded, such as one for another CUDA version, raises OSError
+    except (ImportError, OSError) as error:
         _line("none", f"PyTorch cannot be loaded: {one_line(str(error), 200)}")
         _remedy("pip install torch")
         return False

@@ -33,36 +33,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Accuracy on JSONL files, greedy or by samples, and teacher-forced NLL on held-out rationales."""
+    """Measure accuracy on JSONL files, greedily or by samples, and teacher-forced NLL on held-out rationales."""
 
     student: StudentConfig = dataclasses.field(default_factory=StudentConfig)
     students: tuple[str, ...] = ()
-    """Several students in place of --student.model, one after the other: folders or names; LABEL=FOLDER names one in
-    the results. The other options --student.* hold for all of them."""
+    """Several students instead of --student.model, one after the other: folders or names; LABEL=FOLDER sets the name in
+    the results. All of them share the other --student.* options."""
     evaluation: AskingConfig = dataclasses.field(default_factory=AskingConfig)
     files: tuple[str, ...] = ()
     """JSONL files of {"id", "question", "answer", "choices"?}."""
     sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=SamplingConfig)
     engine: Literal["transformers", "vllm"] = "transformers"
-    """What generates the answers: transformers, or vLLM's offline engine in this process. Prompts, ends of an answer
-    and grading are the same."""
+    """The engine that generates the answers: transformers, or vLLM's offline engine in this process. Both get the same
+    prompts, ends of an answer and grading."""
     engine_options: str = "{}"
     """A JSON object of vLLM's engine arguments, such as {"max_model_len": 4096}."""
     heldout: str | None = None
-    """A JSONL file with rationales for the NLL."""
+    """A JSONL file with rationales, for the NLL."""
     perspectives: tuple[str, ...] | None = None
-    """Perspectives of `heldout`; by default all in that file."""
+    """Perspectives of `heldout`. None: all in that file."""
     lorid: InteractionConfig = dataclasses.field(default_factory=InteractionConfig)
     knowledge_base: str | None = None
-    """Records with "knowledge", such as RUN/knowledge.jsonl of method nesycd: the rules of the most similar of their
-    questions precede each question of `files`."""
+    """Records with "knowledge", such as RUN/knowledge.jsonl of method nesycd: the rules of the most similar question in
+    it are put before each question of `files`."""
     before: str = ""
-    """A text in front of each question of `files`: "predict: " for a student that method sbs trained."""
+    """A text before each question of `files`: "predict: " for a student that method sbs trained."""
     pack_length: int = 1024
     """Tokens per row of the trunk for the NLL, at most."""
     output: str | None = None
-    """Write the results to this JSON file, and the responses to a folder beside it, whose name ends in .responses, with
-    a folder per student if there are several. Neither may exist."""
+    """Write the results to this JSON file, and the responses to a folder beside it whose name ends in .responses, with
+    one folder per student if there are several. Neither may exist."""
     overwrite: bool = False
     """Replace an earlier output; it is removed after all checks and before the first answer."""
 
@@ -147,7 +147,7 @@ def evaluate_command(options: Evaluate) -> None:
 
 
 def check_student(config: StudentConfig) -> None:
-    """Before PyTorch is loaded: a name that is neither a folder nor a model on the Hub is told at once."""
+    """Reports a name that is neither a folder nor a model on the Hub at once, before PyTorch is loaded."""
     from mind.run_folder import RunFolder
 
     if config.model != EMBEDDED_STUDENT:
@@ -167,8 +167,8 @@ def _evaluated(
     responses: Path | None,
     former: Iterable[Path],
 ) -> dict[str, Any]:
-    """The results of one student, or of three that answer together; `former` results are removed between the checks
-    and the answers."""
+    """The results of one student, or of three that answer together; earlier results in `former` are removed after the
+    checks and before the answers."""
     from mind.evaluation.engines import TransformersEngine, VLLMEngine
     from mind.evaluation.evaluate import engine_accuracy, evaluation_prompts, prompts_of
     from mind.evaluation.former import evaluation_digests
@@ -181,7 +181,7 @@ def _evaluated(
         processes.by_main(lambda: _remove(former))
         return {"heldout": None, "files": engine_accuracy(engine, files, asked, responses, before, options.sampling)}
     model, tokenizer = _loaded(options.student)
-    # Faults are said before all else.
+    # Report faults before anything else.
     prompts = {label: evaluation_prompts(model, tokenizer, some, asked, before) for label, some in files.items()}
     others = [name for name in (options.lorid.knowledge, options.lorid.deep) if name is not None]
     loaded = [_loaded(dataclasses.replace(options.student, model=name)) for name in others]
@@ -190,7 +190,7 @@ def _evaluated(
         nll, tokenized, names = _heldout_nll(options, model, tokenizer, heldout)
     known_again = options.output is not None and not loaded and options.sampling.samples is None
     digests = {}
-    if known_again or processes.count() > 1:  # else all weights would be read for nothing
+    if known_again or processes.count() > 1:  # otherwise all weights would be read for nothing
         digests = evaluation_digests(model, files, prompts, asked, tokenized, names)
         processes.check_same("what is evaluated", digests)
     processes.by_main(lambda: _remove(former))
@@ -205,7 +205,7 @@ def _evaluated(
 
 
 def _loaded(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A student where this process computes."""
+    """A student, loaded on the device of this process."""
     from mind.student.model import load_student
 
     model, tokenizer = load_student(config)
@@ -214,7 +214,7 @@ def _loaded(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedTokenizer
 
 
 def _remove(paths: Iterable[Path]) -> None:
-    """Files and folders, those that are there."""
+    """Removes those of the files and folders that exist."""
     for path in paths:
         if path.is_dir():
             shutil.rmtree(path)
@@ -223,7 +223,7 @@ def _remove(paths: Iterable[Path]) -> None:
 
 
 def _told(options: Evaluate) -> dict[str, Any]:
-    """How the students were asked, and by what, for the file of the results."""
+    """How the students were asked, and by what engine, for the file of results."""
     sampling = dataclasses.asdict(options.sampling) if options.sampling.samples is not None else None
     asked = {**dataclasses.asdict(options.evaluation), "before": options.before, "sampling": sampling}
     asked |= {"engine": options.engine, "dtype": options.student.dtype}
@@ -232,7 +232,7 @@ def _told(options: Evaluate) -> dict[str, Any]:
 
 
 def _outputs(options: Evaluate, students: Iterable[str]) -> tuple[Path | None, Path | None]:
-    """The file of the results and the folder of the responses, which can be written to."""
+    """The file of the results and the folder of the responses, after a check that they can be written."""
     if options.output is None:
         return None, None
     output = new_file(options.output, overwrite=options.overwrite)
@@ -298,7 +298,7 @@ def _accuracy_rows(name: str, result: Mapping[str, Any]) -> list[dict[str, str]]
 
 
 def _together(result: Mapping[str, Any]) -> str:
-    """How the students of method lorid came to their answers; nothing for a student alone."""
+    """How the students of method lorid found their answers, in words; empty for a single student."""
     if "agreed" not in result:
         return ""
     return f", {result['agreed']} agreed on in {result['rounds']:.1f} rounds, {result['generated']:,} tokens sampled"

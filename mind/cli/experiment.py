@@ -20,31 +20,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Train and evaluate students by methods x seeds as a plan says, at equal budgets.
+    """Train and evaluate students for each method and seed of a plan, at equal budgets.
 
-    A plan names the student, the questions, the methods with their options, the seeds, the budget, the grids that are
-    tuned over and the evaluation sets. Started again with the same folder, it does what is missing: after a kill, and
-    after runs that failed. `mind compare` says what may be concluded.
+    A plan names the student, the questions, the methods with their options, the seeds, the budget, the grids for tuning
+    and the evaluation sets. Started again with the same folder, the command does what is missing, also after a kill or
+    after failed runs. `mind compare` says what may be concluded.
     """
 
     plan: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="PLAN")] = None
     """A JSON file, or the name of a plan that comes with the package, such as word-problems."""
     output: str = "experiments/experiment"
-    """The experiment's folder: new, or one of the same plan."""
+    """The experiment's folder: a new one, or one with the same plan."""
     set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")] = ()
     """Value of ${NAME} in the plan's file names; give the option once per name."""
     jobs: int = 1
-    """Runs at the same time, each a process with its share of the processors. Two processes with one thread each use
-    two processors better than one process with two."""
+    """Number of runs at the same time, each a process with its share of the processors. Two processes with one thread
+    each use two processors better than one process with two threads."""
     stop_after: Annotated[float | None, tyro.conf.arg(metavar="MINUTES")] = None
-    """Stop after so many minutes, each run after its current step; started again, the experiment goes on."""
+    """Stop after this many minutes, each run after its current step; started again, the experiment continues."""
     ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
-    """Spread the runs over the Ray cluster at this address ("auto" finds it, "local" starts one here), whose machines
-    share the folder; needs the package ray. The cluster runs as many at the same time as fit, each with --jobs' share
-    of the processors of this machine."""
+    """Distribute the runs over the Ray cluster at this address ("auto" finds it, "local" starts one here). Its machines
+    must share the folder; needs the package ray. It runs as many at the same time as fit, each with as many processors
+    as --jobs gives a run on this machine."""
     job: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Do one job of the experiment in --output in this process, such as runs/mind/seed-0, for a scheduler of your
-    own."""
+    """Do a single job of the experiment in --output in this process, such as runs/mind/seed-0, for use with your own
+    scheduler."""
 
     def __post_init__(self) -> None:
         require((self.plan is None) != (self.job is None), "give a plan, or --job with the name of a job")
@@ -78,7 +78,8 @@ def experiment_command(options: Experiment) -> int:
 
 
 def threads_of(jobs: int) -> int:
-    """Of each of so many processes: its share of the processors, unless the environment says how many."""
+    """The number of threads of each of `jobs` processes: its share of the processors, unless the environment sets
+    it."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isdigit() and int(given) else max(1, len(os.sched_getaffinity(0)) // jobs)
 
@@ -109,7 +110,7 @@ def _variables(given: tuple[str, ...]) -> dict[str, str]:
 
 
 def _told(progress: Progress, left: int) -> int:
-    """Prints what there is by now, what failed, and what comes next; returns the exit status."""
+    """Prints the results so far, the failures, and the next command; returns the exit status."""
     from mind.experiment.summary import summary_rows
 
     print_table(progress.plan.title, summary_rows(progress.plan, progress.folder))

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Latent(LatentConfig):
-    """Say what the hidden states of single-perspective students hold: the perspective, its wording, or the student.
+    """Test whether hidden states of single-perspective students hold the perspective, only its wording, or the student.
 
-    Experts are runs of `mind train --method single --data.only NAME`, one for each perspective and --train.seed, two
-    seeds or more; null experts have --data.shuffle-perspectives N beside that. Started again with the same --output,
-    only what is missing is computed; latent.npz keeps the vectors.
+    Experts are runs of `mind train --method single --data.only NAME`, one per perspective and --train.seed, with at
+    least two seeds; null experts also have --data.shuffle-perspectives N. Started again with the same --output, the
+    command computes only what is missing; latent.npz keeps the vectors.
     """
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
@@ -50,7 +50,7 @@ def latent(options: Latent) -> None:
 
 
 def _accuracy(probe: Probe | None) -> str:
-    """As in "38.9 % (22.3 to 55.6)"."""
+    """An accuracy with its interval, such as "38.9 % (22.3 to 55.6)"."""
     from mind.report.tables import NOTHING
 
     if probe is None:

@@ -1,4 +1,5 @@
-"""A command in several processes, started by torchrun or accelerate: one speaks, and a failure is told once."""
+"""Runs a command in several processes, started by torchrun or accelerate: one prints, and a failure is reported
+once."""
 
 from __future__ import annotations
 
@@ -17,27 +18,27 @@ from mind.cli.terminal import complain
 LOST = "another process of this launch has ended, or does not answer"
 TOLD_TO_END = "the launcher ends this process: somebody stopped the launch, or another process ended without a message"
 WAITS_S = 10.0
-"""Seconds that a process waits for the others before it says so."""
+"""Seconds after which a process says that it waits for the others."""
 
 
 class LaunchEnded(SystemExit):
-    """The launcher ends this process, since another one has failed or it is itself told to end."""
+    """The launcher ends this process, because another one has failed or the launcher itself was told to end."""
 
 
 def join(words: Sequence[str]) -> None:
-    """Meets the other processes before anything is read or written; all have the same command line.
+    """Connects to the other processes before anything is read or written; all must have the same command line.
 
-    From here on the main process alone prints, but for the message of a failure, which is that of the first process
-    to fail, whichever it is. One process, which has nobody to meet, forgets what a launch left in its environment.
+    From here on only the main process prints, except the message of a failure, which comes from the first process that
+    fails. A single process removes what an earlier launch left in its environment.
     """
     if processes.count() == 1:
         if not os.environ.get("WORLD_SIZE"):
-            os.environ.pop("LOCAL_RANK", None)  # by which accelerate would look for a launch
+            os.environ.pop("LOCAL_RANK", None)  # accelerate would take it for a launch
         return
     if not processes.main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for as long as the process lives
         warnings.simplefilter("ignore")
-        # Read when these are imported, which is later.
+        # Set before these are imported, since they read it then.
         os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     with _said_after(WAITS_S):
         processes.begin()
@@ -47,7 +48,8 @@ def join(words: Sequence[str]) -> None:
 
 @contextmanager
 def _said_after(seconds: float) -> Iterator[None]:
-    """Says what this process waits for if it takes longer: variables of a launch may be there without one."""
+    """Says what this process waits for if it takes longer than `seconds`: the variables of a launch may be set without
+    one."""
     place = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
     text = f"waits for the other processes of WORLD_SIZE {processes.count()}, at {place}; {processes.REMEDY}"
     timer = threading.Timer(seconds, complain, ("mind", text))
@@ -62,8 +64,8 @@ def _said_after(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def leaving_together() -> Iterator[None]:
-    """The main process alone says which option is wrong, and then a parser ends the program: the others wait for that,
-    since a launcher ends all processes once one has ended."""
+    """Inside the block, if the main process reports a wrong option and the parser ends it, the others wait for that: a
+    launcher ends all processes once one has ended."""
     try:
         yield
     except SystemExit:
@@ -74,7 +76,7 @@ def leaving_together() -> Iterator[None]:
 
 
 def _by_option(words: Sequence[str]) -> dict[str, str]:
-    """What follows each option, "" if that is nothing, and the command under its own name."""
+    """The words after each option ("" if there are none), and the command under its own name."""
     found, option = {"the command": ""}, "the command"
     for word in words:
         if word.startswith("--"):
@@ -86,9 +88,9 @@ def _by_option(words: Sequence[str]) -> dict[str, str]:
 
 
 def ending() -> bool:
-    """Whether this process, which ends because of an error, is the one that tells it. The launcher, which ends all of
-    them when one has failed, no longer interrupts it."""
-    if os.environ.get("WORLD_SIZE"):  # also one that is no number
+    """Whether this process, which ends because of an error, should report it. From then on the launcher, which ends all
+    processes when one has failed, no longer interrupts it."""
+    if os.environ.get("WORLD_SIZE"):  # even if it is not a number
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return processes.first_to_fail()
 

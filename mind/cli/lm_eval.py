@@ -20,7 +20,7 @@ class LmEvalTasks:
     """Write tasks for lm-evaluation-harness: the paper's sets by the house protocol, with MIND's grader."""
 
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """Folder to write; it must be new. The tasks read their questions from it alone."""
+    """Folder to write; it must be new. The tasks read their questions only from it."""
     gsm8k: str | None = None
     """File of questions of GSM8K, as for `mind evaluate`."""
     math500: str | None = None
@@ -34,13 +34,13 @@ class LmEvalTasks:
     gpqa_diamond: str | None = None
     """File of questions of GPQA Diamond."""
     questions: int | None = None
-    """Questions of each set, from its start; None for all."""
+    """Number of questions per set, from its start; None: all."""
     max_new_tokens: int | None = None
-    """Longest response, in tokens. By default 1024, and 2048 for MATH-500 and GPQA, as in the house protocol."""
+    """Longest response, in tokens. None: 1024, and 2048 for MATH-500 and GPQA, as in the house protocol."""
     last_line: str | None = None
-    """An instruction that ends each prompt, as --evaluation.last-line of `mind evaluate`."""
+    """An instruction at the end of each prompt, like --evaluation.last-line of `mind evaluate`."""
     stock: bool = False
-    """Write lm-eval's own tasks on these files, too: with its prompts, examples and grading."""
+    """Also write lm-eval's own tasks on these files, with its prompts, examples and grading."""
     overwrite: bool = False
     """Replace what is in DIR."""
 

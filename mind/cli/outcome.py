@@ -1,4 +1,4 @@
-"""What `mind train` says at its end: what became of the student, where it is, and what to try next."""
+"""Prints the end of `mind train`: how the student changed, where it is, and what to try next."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from mind.report.tables import Row, evaluation_table
 from mind.run_folder import RunFolder
 
 SHOWN_CHARACTERS = 300
-"""A longer text is cut there."""
+"""Longest text that is shown, in characters."""
 
 
 def print_outcome(folder: RunFolder) -> None:
-    """Prints the table of before and after, one question with both answers, and where to go from there."""
+    """Prints the table of before and after, one question with both answers, and what to do next."""
     answers = Answers(folder)
     table = evaluation_table(folder.read_evaluation(), answers.right)
     print_table("before and after", [cells for row in table for cells in row.cells()])
@@ -44,7 +44,8 @@ def _summed_up(row: Row) -> str:
 
 
 def _say_next(folder: RunFolder) -> None:
-    """The same run by plain fine-tuning, to compare with; after that, the student on questions of one's own."""
+    """Suggests the same run by plain fine-tuning, for comparison; after that, the student on the user's own
+    questions."""
     if folder.read_config().get("method") == "sft":
         words = ["evaluate", "--student.model", str(folder.student), "--files", "FILE.jsonl"]
         say_next(*words, purpose="to try it on your own questions")

@@ -1,4 +1,4 @@
-"""How the commands speak: everything that is printed goes through here, so that no text gives orders to a terminal."""
+"""The output of the commands: everything is printed through here, so that no text can control the terminal."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 def set_up_terminal() -> None:
-    """For this process: what a closed stream would have shown goes nowhere, text that the terminal's encoding lacks is
-    shown by its code, NO_COLOR means no styles (tyro knows a variable of its own), and the bars of libraries are for
-    terminals."""
+    """Prepares this process: output to a closed stream is discarded, characters that the terminal's encoding lacks are
+    shown by their codes, NO_COLOR turns styles off (tyro has a variable of its own), and progress bars of libraries
+    appear only on terminals."""
     for name, flags in (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY)):
-        if getattr(sys, name) is None:  # at once: a file that is opened would take its place
+        if getattr(sys, name) is None:  # first of all: a file that is opened would get its descriptor
             descriptor = os.open(os.devnull, flags)
             setattr(sys, name, os.fdopen(descriptor, "r" if name == "stdin" else "w"))
     for stream in (sys.stdout, sys.stderr):
@@ -45,7 +45,7 @@ def set_up_quiet(asked: bool) -> None:
 
 
 def _without_bars() -> None:
-    """Those of libraries, which read this when they are loaded."""
+    """Turns off the bars of libraries, which read this when they are loaded."""
     for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
         os.environ.setdefault(name, "1")
 
@@ -61,25 +61,26 @@ def say(text: str) -> None:
 
 
 def _print(text: str) -> None:
-    if not processes.speaks():  # of several processes one speaks
+    if not processes.speaks():  # one of several processes speaks
         return
     with naming("standard output"):
         print(text, end="", flush=True)
 
 
 def note(text: str) -> None:
-    """Says on standard error what takes a while now."""
+    """Announces on standard error something that will take a while."""
     if processes.main() and not quiet():
         complain("mind", f"{text} ...")
 
 
 def complain(program: str, text: str) -> None:
-    """Prints `text` on standard error as that of `program`. Further lines are indented: none looks like another's."""
+    """Prints `text` on standard error as a message of `program`. Further lines are indented, so that none looks like a
+    message of its own."""
     print(f"{program}: {readable(text)}".replace("\n", "\n  "), file=sys.stderr, flush=True)
 
 
 def given_option(words: Sequence[str], name: str) -> str | None:
-    """The value of the option `name` where it is read before the others; None if it is not there."""
+    """The value of the option `name`, for options that are read before the others; None if it is not given."""
     value = None
     for place, word in enumerate(words):
         if word == name:
@@ -90,12 +91,12 @@ def given_option(words: Sequence[str], name: str) -> str | None:
 
 
 def command_line(*words: str) -> str:
-    """What to type for this program with these words."""
+    """The command line to type for this program with these words."""
     return shlex.join([*_program(), *words])
 
 
 def say_next(*words: str, purpose: str = "") -> None:
-    """Prints the command that comes next, at the end of its line, from where it can be copied."""
+    """Prints the next command at the end of a line, where it is easy to copy."""
     if not quiet():
         say(f"next{purpose and f', {purpose}'}: {command_line(*words)}")
 
@@ -103,7 +104,7 @@ def say_next(*words: str, purpose: str = "") -> None:
 def _program() -> list[str]:
     if (count := processes.count()) > 1:
         one_machine = os.environ.get("LOCAL_WORLD_SIZE") == str(count)
-        # What torchrun is given on each of several machines it does not tell.
+        # torchrun does not tell what it was given on each of several machines.
         return ["torchrun", *(["--nproc-per-node", str(count)] if one_machine else ["..."]), "-m", "mind"]
     called, found = Path(sys.argv[0]), shutil.which("mind")
     if called.name == "__main__.py" and called.parent.name == "mind":

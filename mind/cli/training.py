@@ -31,20 +31,20 @@ LESS_MEMORY = (
 
 @dataclass(frozen=True)
 class Train:
-    """Train a student by a method, or go on with a run that was stopped.
+    """Train a student by a method, or continue a run that was stopped.
 
     A method's own options are the flags --options.*; --method NAME --help lists them.
     """
 
     job: Annotated[MindConfig, tyro.conf.arg(name="")]
     file: Annotated[str | None, tyro.conf.arg(name="config", metavar="FILE")] = None
-    """A JSON file that the options default to, such as config.json of another run or a part of one."""
+    """A JSON file with defaults of the options, such as config.json of another run or a part of one."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Go on with the run in --output from its last checkpoint. It keeps its configuration."""
+    """Continue the run in --output from its last checkpoint. It keeps its configuration."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Replace the run in --output, after all checks."""
     stop_after: Annotated[float | None, tyro.conf.arg(metavar="MINUTES")] = None
-    """Stop after so many minutes, when the current step is done, with a checkpoint; --resume goes on."""
+    """Stop after this many minutes, when the current step is done, with a checkpoint; --resume continues."""
 
     def __post_init__(self) -> None:
         require(self.stop_after is None or self.stop_after > 0, f"stop_after is {self.stop_after}: expected minutes")
@@ -55,16 +55,16 @@ class Report:
     """Write report.html of a run folder again."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder that `mind train --output` named; the report goes into it."""
+    """Folder that `mind train --output` named; the report is written into it."""
 
 
 def train_defaults(words: Sequence[str]) -> Train:
-    """What the flags default to, by --config, --method, --output and --resume.
+    """The defaults of the flags, from --config, --method, --output and --resume.
 
-    Those of a resumed run are its own options: whatever is given and differs from them shows.
+    A resumed run has its own options as defaults, so that options which are given and differ can be found.
     """
     if not any(word.startswith(("--config", "--method", "--options.", "--resume")) for word in words):
-        return Train(MindConfig())  # which takes no PyTorch
+        return Train(MindConfig())  # this does not need PyTorch
     from mind.run_folder import RunFolder
 
     file, method, output = (given_option(words, name) for name in ("--config", "--method", "--output"))
@@ -87,7 +87,7 @@ def train_defaults(words: Sequence[str]) -> Train:
 
 
 def method_help(words: Sequence[str]) -> str:
-    """The options that the method named by --method has of its own; empty if none is named."""
+    """The help on the options of the method that --method names; empty if none is named."""
     method = given_option(words, "--method")
     if method is None:
         return ""
@@ -101,7 +101,7 @@ def method_help(words: Sequence[str]) -> str:
         return f"Method {method} has no options of its own."
     kinds = {"options": type(config.options), "stages": dict[str, StageConfig]}
     kind = dataclasses.make_dataclass("Own", [(name, kinds[name]) for name in own])
-    with suppress(SystemExit), redirect_stdout(io.StringIO()) as shown:  # tyro ends the program with it
+    with suppress(SystemExit), redirect_stdout(io.StringIO()) as shown:  # tyro ends the program after printing the help
         tyro.cli(kind, prog=f"mind train --method {method}", args=["--help"], default=kind(**own))
     shown_help = re.split("^.*-h, --help.*\n", shown.getvalue(), maxsplit=1, flags=re.MULTILINE)
     return f"Method {method} has options of its own.\n{shown_help[-1].rstrip()}"
@@ -150,9 +150,10 @@ def train_command(options: Train) -> None:
 
 
 def _checked_preset(config: MindConfig) -> MindConfig:
-    """With the name of its method in place of an alias.
+    """`config` with its method's name instead of an alias.
 
-    Refuses an option that a preset fixes, given at its default, which `with_options` takes for one that was not given.
+    Refuses an option that a preset fixes and that is given at its default, which `with_options` would take for one that
+    was not given.
     """
     if config.method == MindConfig().method:
         return config
@@ -167,7 +168,8 @@ def _checked_preset(config: MindConfig) -> MindConfig:
 
 
 def _check_names(config: MindConfig) -> None:
-    """Names that PyTorch and transformers know: only those that were given are worth loading them before the data."""
+    """Checks names that only PyTorch and transformers know, if they were given: otherwise it is not worth loading these
+    before the data."""
     given, default = (
         (some.student.attention, some.objective.backend, some.train.lr_scheduler) for some in (config, MindConfig())
     )
@@ -183,7 +185,7 @@ def report_command(options: Report) -> None:
     from mind.run_folder import RunFolder
 
     folder = RunFolder(options.run)
-    folder.read_config()  # what is no run is told before PyTorch is loaded
+    folder.read_config()  # reports a folder that is not a run before PyTorch is loaded
     note("loading PyTorch")
     from mind.run.report import write_run_report
 

@@ -1,4 +1,4 @@
-"""What is shown while an experiment runs: a live table on a terminal, and in a log a line when a job begins or ends."""
+"""Shows a running experiment: a live table on a terminal; in a log, a line when a job begins or ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mind.experiment.runner import Ending, Progress
 
 SHOWN_ENDINGS = 5
-"""The latest jobs that have ended, in the table."""
+"""The number of ended jobs in the table, the latest ones."""
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def watching() -> Iterator[Callable[[Progress], None]]:
 
 
 class _Lines:
-    """For a log."""
+    """Shows progress in a log."""
 
     def __init__(self) -> None:
         self._begun: dict[str, float] = {}
