@@ -80,7 +80,7 @@ class CompactOptions(MethodOptions):
         "Finally",
     )
     """Words at which a rise of the answer's logits counts fully, if the student's tokenizer makes one token of them,
-    with or without a space in front. The authors publish only part of their list; the rest is [ours]."""
+    with or without a space in front. The authors publish only a part of their list, so this one is [ours]."""
 
     BOUNDS = {
         "information_weight": "a number >= 0",
