@@ -14,8 +14,8 @@ DEMO := --train.seed $(SEED) --data.generated-levels one-step two-step --data.ge
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard build_tools/*.py csrc/*.* csrc/*/*.*)
-# A benchmark is a file or a folder with __main__.py; sparse_training and dataset need a data file of yours.
-BENCHES := $(filter-out __init__ command measure real_rows sparse_training dataset rehearsal roofline kernel_resources tables eight_gpus shard_processes,$(basename $(notdir $(wildcard bench/*.py)))) \
+# A benchmark is a file or a folder with __main__.py; sparse_training and dataset need a data file of yours, make_train runs.
+BENCHES := $(filter-out __init__ command measure real_rows sparse_training dataset rehearsal roofline kernel_resources tables eight_gpus shard_processes make_train,$(basename $(notdir $(wildcard bench/*.py)))) \
 	$(notdir $(patsubst %/__main__.py,%,$(wildcard bench/*/__main__.py)))
 
 CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/*/*.h tests/*/*.cpp)

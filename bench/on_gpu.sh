@@ -78,10 +78,11 @@ echo "built after $SECONDS s: $(tail -n 1 "$OUT/build.log")"
 # With a device present these tests run on it, the Triton kernels compiled instead of interpreted: hundreds of
 # specializations, so as many files run side by side as there are processors, with one thread each.
 logs=$OUT/tests
-rm -rf "$logs" && mkdir -p "$logs"
+rm -rf "$logs" "$OUT/tests_cuda.jsonl" && mkdir -p "$logs"
+export RAN=$OUT/tests_cuda.jsonl # see tests/ran.py
 test_file() {
     local name=$1
-    within "${TEST_SECONDS:-180}" "$logs/$name" "${run[@]}" -m pytest -q "${select[@]}" tests/*/"test_$name.py"
+    within "${TEST_SECONDS:-180}" "$logs/$name" "${run[@]}" -m pytest -q -p tests.ran "${select[@]}" tests/*/"test_$name.py"
     echo $? >"$logs/$name.status"
 }
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}

@@ -151,13 +151,13 @@ def test_what_losses_tell_of_the_truth():
 
 
 def test_the_documented_data_fit_the_plan(tmp_path):
-    """README.md has the command of the testbed, and every rationale that it writes can be written as an answer."""
+    """The pages have the command of the testbed, and every rationale that it writes can be written as an answer."""
     command = r"mind (data word-problems --output train.jsonl [^\n]*--count 497[^`]*?)\n(?!    )"
-    pages = (ROOT / "bench" / "testbed" / "README.md", ROOT / "README.md")
-    commands = [one for page in pages for one in re.findall(command, page.read_text())]
-    assert len(commands) == 2
-    words = commands[0].replace("\\\n", " ").split()
-    assert commands[1].replace("\\\n", " ").split() == words
+    pages = (ROOT / "bench" / "testbed" / "README.md", *(ROOT / "docs").rglob("*.md"))
+    commands = [one.replace("\\\n", " ").split() for page in pages for one in re.findall(command, page.read_text())]
+    assert commands
+    words = commands[0]
+    assert all(other == words for other in commands)
     assert run_mind(words[:3] + [str(tmp_path / "train.jsonl")] + words[4:]) == 0
     _, tokenizer = load_student(StudentConfig(model=str(STUDENT), max_length=512))
     plan, _ = read_plan("word-problems")

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import warnings
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,12 +25,19 @@ from mind.errors import MindError
 from mind.perspectives import PAPER_PERSPECTIVES, PERSPECTIVES
 from mind.records import Question
 from mind.run.data import load_data
+from tests.docs_pages import PAGES
+from tests.test_docs_pages import MINE as CHECKED_PAGES
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "docs/data.md", "CONTRIBUTING.md", "Makefile")
-OTHER_TOOLS = {"--help", "--no-deps", "--max-length", "--benchmark-enable", "--benchmark-only", "--inplace"}
-OTHER_TOOLS |= {"--providers", "--overwrite", "--dry", "--nproc-per-node"}
-"""Flags of pip, setup.py, pytest, torchrun and the benchmarks."""
+OTHER_PAGES = sorted({str(page.relative_to(ROOT)) for page in PAGES if page not in CHECKED_PAGES})
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "Makefile", *OTHER_PAGES)
+"""Those that tests/test_docs_pages.py does not parse command by command."""
+OTHER_TOOLS = {"--no-deps", "--no-build-isolation", "--config-settings", "--inplace", "--benchmark-enable"}
+OTHER_TOOLS |= {"--benchmark-only", "--nproc-per-node", "--nnodes", "--rdzv-id", "--rdzv-endpoint", "--rdzv-backend"}
+OTHER_TOOLS |= {"--job-name", "--nodes", "--ntasks-per-node", "--cpus-per-task", "--gpus-per-node", "--help", "--dry"}
+"""Flags of pip, setup.py, pytest, torchrun, Slurm and bench/on_gpu.sh."""
+OTHER_PROGRAMS = ("mind_kernels/commands", "bench", "build_tools", "tests")
+"""Where the other programs of the repository are, whose parsers name their flags."""
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
 MAKE = {"$(BIN)/mind": "mind", "$(DEMO_RUN)": "FOLDER", "$(DEMO)": "", "$(ARGS)": ""}
 
@@ -96,12 +104,29 @@ def command_of(words: list[str]) -> tuple[str, ...] | None:
     return next((name for name in NAMES if tuple(words[: len(name)]) == name), None)
 
 
+FLAGS: dict[tuple[str, ...], set[str]] = {}
+
+
+@pytest.fixture
+def flags(help_of):
+    """The options of every command, read once."""
+    if not FLAGS:
+        FLAGS.update({name: set(FLAG.findall(help_of(name))) for name in NAMES})
+    return FLAGS
+
+
+@cache
+def flags_of_programs() -> set[str]:
+    """The flags that the parsers of the repository's other programs add."""
+    files = [file for room in OTHER_PROGRAMS for file in (ROOT / room).rglob("*.py")]
+    return {flag for file in files for flag in re.findall(r'add_argument\(\s*"(--[a-z-]+)"', file.read_text())}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_command_and_flag_in_a_document_exists(help_of, document):
-    flags = {name: set(FLAG.findall(help_of(name))) for name in NAMES}
+def test_every_command_and_flag_in_a_document_exists(flags, document):
     text = (ROOT / document).read_text()
     lines = command_lines(text)
-    assert lines or document == "CONTRIBUTING.md"  # whose guides are pages of docs
+    assert lines or document in ("CONTRIBUTING.md", *OTHER_PAGES)  # whose guides are pages of docs
     for words in lines:
         name = command_of(words)
         # "mind generate | judge | filter" and "mind data ..." speak of several.
@@ -111,7 +136,7 @@ def test_every_command_and_flag_in_a_document_exists(help_of, document):
             # A method's own options, --options.NAME, are not among the flags of the default one.
             given = {word.partition("=")[0] for word in words if word.startswith("--") and "--options." not in word}
             assert given <= flags[name] | {"--help", *GENERAL}, f"{document}: mind {' '.join(words)}"
-    known = set().union(*flags.values()) | OTHER_TOOLS | set(GENERAL)
+    known = set().union(*flags.values()) | OTHER_TOOLS | flags_of_programs() | set(GENERAL)
     mentioned = {flag for flag in FLAG.findall(text) if "--options." not in flag} if document.endswith(".md") else set()
     assert mentioned <= known, document
 

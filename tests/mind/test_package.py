@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import tomllib
@@ -13,6 +12,7 @@ import pytest
 
 import mind
 from mind.requirements import PACKAGES, MissingPackageError, application_packages
+from tests.guide import block
 
 ROOT = Path(__file__).resolve().parents[2]
 # A finder before all others says that the packages of the extra are not there.
@@ -42,9 +42,8 @@ def test_the_package_is_light_and_its_names_are_there():
         mind.trian  # noqa: B018
 
 
-def test_the_example_of_the_readme(monkeypatch):
-    text = (ROOT / "README.md").read_text()
-    example = re.search(r"<!-- tests/mind/test_package.py runs this -->\n```python\n(.*?)```", text, re.DOTALL)[1]
+def test_the_example_of_the_pages(monkeypatch):
+    example = block(ROOT / "docs" / "tutorials" / "distil-from-a-teacher.md", "tests/mind/test_package.py")
     configs = []
     monkeypatch.setattr(mind, "train", lambda config: (configs.append(config), mind.RunFolder(config.output))[1])
     exec(example, {})

@@ -1,0 +1,247 @@
+"""The tables of README.md that are computed: where each backend is tested and measured, and what was measured.
+
+    python -m tests.front_page        # writes both into README.md
+
+tests/test_front_page.py fails if they are out of date. Figures come from bench/results, exactly as they are there, but
+rounded. To add a row, add it to `results_table`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import sparse_training
+from bench.measure import RESULTS, read_results
+from mind.intervals import paired_difference, wilson
+from mind_kernels.backend import BACKENDS
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+RAN = RESULTS / "tests_cuda.jsonl"
+"""What tests/ran.py noted on a GPU; not there if they never ran on one."""
+NAMING = ("provider", "way", "kernel")
+"""The fields of a result that may name the backend which was timed."""
+
+Place = tuple[str, str]
+"""A backend, and where: "cpu", "cuda" (a GPU), "interpreter" or "emulator" (code for GPUs, on a CPU)."""
+
+
+def tested_here() -> set[Place]:
+    """What the suites of tests/kernels run on a machine without a GPU. The reference is what they all compare with."""
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # as tests/conftest.py does
+    if (folder := str(ROOT / "tests" / "kernels")) not in sys.path:
+        sys.path.append(folder)
+    of = importlib.import_module("implementations").of
+    operations = {operation for backend in BACKENDS.values() for operation in backend.kernels}
+    found = {("reference", "cpu")}
+    for one in (one for operation in operations for one in of(operation) if not one.unavailable):
+        place = "interpreter" if one.interpreted else "emulator" if one.emulated else one.device
+        found.add((one.backend, place))
+    return found
+
+
+def tested_on_gpu(lines: Iterable[dict[str, Any]]) -> set[Place]:
+    """The backends of which tests passed on a GPU, and none failed."""
+    on_gpu = [line for line in lines if line["device"] != "cpu"]
+    failed = {line["backend"] for line in on_gpu if line["failed"]}
+    return {(line["backend"], "cuda") for line in on_gpu if line["passed"] and line["backend"] not in failed}
+
+
+def measured(rows: Iterable[dict[str, Any]]) -> set[Place]:
+    """The backends that results with a time name, such as "mind_kernels cpp exact" or "torch gradient"."""
+    found = set()
+    for row in rows:
+        for text in (row[name] for name in NAMING if name in row and "median_ms" in row):
+            name = text.removeprefix("mind_kernels ").split()[0]
+            if name in BACKENDS:
+                found.add((name, "cpu" if row["device"] == "cpu" else "cuda"))
+    return found
+
+
+def status_table(tested: Collection[Place], timed: Collection[Place]) -> str:
+    """A row per backend; a dash where it does not compute."""
+    stand_ins = {"interpreter": "tested in Triton's interpreter", "emulator": "tested in an emulator of CUDA"}
+
+    def cell(name: str, place: str) -> str:
+        if BACKENDS[name].tensors not in ("any", place):
+            return "–"
+        words = [word for word, found in (("tested", tested), ("measured", timed)) if (name, place) in found]
+        return ", ".join(words) or "neither"
+
+    rows = [("backend", "what it is", "CPU", "NVIDIA GPU", "GPU code run on a CPU")]
+    for name, backend in BACKENDS.items():
+        elsewhere = ", ".join(text for place, text in stand_ins.items() if (name, place) in tested) or "–"
+        rows.append((f"`{name}`", backend.summary, cell(name, "cpu"), cell(name, "cuda"), elsewhere))
+    return markdown(rows)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = rows
+    return "".join(f"| {' | '.join(row)} |\n" for row in (head, ["---"] * len(head), *body))
+
+
+def results(name: str) -> list[dict[str, Any]]:
+    return read_results(RESULTS / f"{name}.jsonl")
+
+
+def seconds(milliseconds: float) -> str:
+    return f"{milliseconds / 1000:.{2 if milliseconds < 10_000 else 1}f} s"
+
+
+def memory(mib: float) -> str:
+    return f"{mib:,.0f} MiB"
+
+
+def cost(row: dict[str, Any]) -> str:
+    """Its time and its memory."""
+    return f"{seconds(row['median_ms'])}, {memory(row['peak_extra_mib'])}"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def ends(low: float, high: float) -> str:
+    """Of an interval, in percent or points."""
+    return f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def scientific(value: float) -> str:
+    return f"{value:.1e}".replace("e-0", "e-")
+
+
+def results_table() -> str:
+    """What was measured, in the order of the page."""
+    head = ("what", "compared with", "its figure", "this package", "command")
+    return markdown([head, *_cross_entropy(), *_pairwise_jsd(), *_trainer(), *_step(), *_make_train()])
+
+
+def _cross_entropy() -> list[Sequence[str]]:
+    of = {row["provider"]: row for row in results("linear_cross_entropy")}
+    eager, ours = of["eager"], of["mind_kernels exact"]
+    chunked = [row for name, row in of.items() if name.startswith("F.linear_cross_entropy")]
+    fastest = min(chunked, key=lambda row: row["median_ms"])
+    what = f"`linear_cross_entropy`, {eager['N']:,} rows, vocabulary {eager['V']:,}, loss and gradients"
+    sparse = f"{what}, `gradient_threshold=2**-16`"
+    command = "`python -m bench.linear_cross_entropy`"
+    return [
+        (what, "plain PyTorch", cost(eager), cost(ours), command),
+        (what, "`torch.compile`", cost(of["torch.compile"]), cost(ours), command),
+        (what, "`torch.nn.functional.linear_cross_entropy`", cost(fastest), cost(ours), command),
+        (sparse, "plain PyTorch", cost(eager), cost(of["mind_kernels sparse 2^-16"]), command),
+    ]
+
+
+def _pairwise_jsd() -> list[Sequence[str]]:
+    """Two runs: in one the peers, in the other both backends."""
+    of = {row["provider"]: row for row in results("linear_pairwise_jsd")}
+    both = {row["provider"]: row for row in results("linear_pairwise_jsd_compiled")}
+    plain, compiled, ours = of["eager, loop over unbound rows"], of["torch.compile"], of["mind_kernels"]
+    pairs = ours["K"] * (ours["K"] - 1) // 2
+    what = f"`linear_pairwise_jsd`, {pairs} pairs at {ours['P']} tokens, loss and gradients"
+    command = "`python -m bench.linear_pairwise_jsd`"
+    torch, cpp = (cost(both[name]) for name in ("mind_kernels torch", "mind_kernels"))
+    own = '`python -m bench.linear_pairwise_jsd --providers "mind_kernels torch" "mind_kernels cpp"`'
+    return [
+        (f"{what}, backend `torch`", "plain PyTorch, pair by pair", cost(plain), cost(ours), command),
+        (f"{what}, backend `torch`", "`torch.compile`, all pairs at once", cost(compiled), cost(ours), command),
+        (
+            f"{what}, backend `cpp`",
+            "backend `torch`",
+            cost(both["mind_kernels torch"]),
+            cost(both["mind_kernels"]),
+            own,
+        ),
+    ]
+
+
+def _trainer() -> list[Sequence[str]]:
+    of = {row["loss"]: row for row in results("trainer_memory") if row["checkpointing"]}
+    what = f"a transformers Trainer's step, {of['stock']['tokens']:,} tokens, gradient checkpointing"
+    stock, fused = (memory(of[loss]["peak_mib"]) for loss in ("stock", "fused"))
+    return [(what, "its own loss", stock, fused, "`python -m bench.trainer_memory`")]
+
+
+def _step() -> list[Sequence[str]]:
+    of = {row["variant"]: row for row in results("train_step")}
+    naive, packed, ours = of["naive"], of["packed"], of["+ fused losses"]
+    what = f"a whole step of MIND, {naive['questions']} questions with {naive['K']} rationales each"
+    command = "`python -m bench.train_step --data FILE --max-length 240`"
+    return [
+        (what, "one padded batch, all logits", cost(naive), cost(ours), command),
+        (what, "packed, logits of labeled tokens only", cost(packed), cost(ours), command),
+    ]
+
+
+def _make_train() -> list[Sequence[str]]:
+    return [_seed(row) for row in results("make_train")]
+
+
+def _seed(row: dict[str, Any]) -> Sequence[str]:
+    """Accuracy before and after with Wilson's intervals, and the change with that of a paired difference."""
+    total, gained, lost = row["questions"], row["gained"], row["lost"]
+    shares = [row[f"correct_{when}"] / total for when in ("before", "after")]
+    before, after = (f"{percent(share)} ({ends(*wilson(share * total, total))})" for share in shares)
+    changes = [(False, True)] * gained + [(True, False)] * lost + [(True, True)] * (total - gained - lost)
+    gain = f"{100 * (shares[1] - shares[0]):+.1f} points ({ends(*paired_difference(changes))})"
+    command = f"make train SEED={row['seed']}" if row["seed"] else "make train"
+    what = f"accuracy on {total} new word problems, 95 % intervals, {row['minutes']:.1f} minutes"
+    return (what, "the student before", before, f"{after}, {gain}", f"`{command}`")
+
+
+def figures() -> dict[str, str]:
+    """What the prose of README.md says, by the file of results that it comes from."""
+    sparse = next(row for row in results("linear_cross_entropy") if row["provider"] == "mind_kernels sparse 2^-16")
+    names = ("d_hidden_error", "d_weight_error")
+    hidden, head = (scientific(sparse[name]) for name in names)
+    dense = " and ".join(scientific(sparse[f"dense_bf16_{name}"]) for name in names)
+    error = f"its error is {hidden} (hidden states) and {head} (head); bfloat16 arithmetic has {dense}"
+    whole = next(row["grad_error"] for row in results("train_step") if row["variant"] == "+ sparse gradient")
+    steps = [row for row in results("sparse_training") if row["run"] in sparse_training.RUNS]
+    window = sparse_training.summarize(steps)["largest_window_percent"]
+    return {
+        "linear_cross_entropy": error,
+        "train_step": f"the gradient of the whole model was off by {scientific(whole)}",
+        "sparse_training": f"by at most {window:.2f} %: one model, one seed, {len(steps) // 2} steps",
+    }
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "status": lambda: status_table(
+        tested_here() | tested_on_gpu(read_results(RAN) if RAN.exists() else []),
+        measured(row for file in sorted(RESULTS.glob("*.jsonl")) for row in read_results(file)),
+    ),
+    "results": results_table,
+}
+"""By the name in the comment before the table."""
+
+
+def begin(name: str) -> str:
+    return f"<!-- {name}: written by python -m tests.front_page -->\n"
+
+
+END = "<!-- end -->\n"
+
+
+def written(name: str, page: str) -> str:
+    """The table that a page has."""
+    return page.partition(begin(name))[2].partition(END)[0]
+
+
+def main() -> None:
+    page = README.read_text()
+    for name, table in TABLES.items():
+        before, mark, rest = page.partition(begin(name))
+        if not mark:
+            raise SystemExit(f"README.md: expected the line {begin(name).strip()}")
+        page = before + mark + table() + END + rest.partition(END)[2]
+    README.write_text(page)
+
+
+if __name__ == "__main__":
+    main()
