@@ -21,29 +21,30 @@ BENCHES := $(filter-out __init__ command measure real_rows sparse_training datas
 CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/*/*.h tests/*/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test coverage lint format bench install-matrix kills integrations docs hub asan tsan debug fuzz clean
+.PHONY: help train test coverage lint format bench dist install-matrix kills integrations docs hub asan tsan debug fuzz clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 train: $(VENV)/.run-ready $(VENV)/.student-ready  ## distil the small student, results under runs/demo (SEED=1: other questions; ARGS="--option value": other options)
-	$(BIN)/mind train --output $(DEMO_RUN) $(DEMO) $(ARGS)
+	$(BIN)/mind train $(if $(findstring --output,$(ARGS)),,--output $(DEMO_RUN)) $(DEMO) $(ARGS)
 
 # A process a core, each with one thread: most of the time goes to Triton's interpreter, which has no more. A process
 # takes whole files, in the order of tests/conftest.py.
-test: lint $(VENV)/.student-ready  ## style, import and type checks, then every test (ARGS goes to pytest)
+test: lint $(VENV)/.student-ready  ## style, import, type and spelling checks, then every test (ARGS goes to pytest)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Not in `make test`: tracing Triton's interpreter takes a third more time.
 coverage:  ## the same with coverage
 	$(MAKE) test ARGS="--cov=mind --cov=mind_kernels --cov-report=term $(ARGS)"
 
-lint: $(VENV)/.test-ready  ## style, import and type checks
+lint: $(VENV)/.test-ready  ## style, import, type and spelling checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
 	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/codespell
 
 format: $(VENV)/.test-ready  ## reformat all sources
 	$(BIN)/ruff format .
@@ -52,6 +53,11 @@ format: $(VENV)/.test-ready  ## reformat all sources
 bench: $(VENV)/.test-ready $(VENV)/.student-ready  ## every benchmark, half an hour; results under runs/bench (OUT=folder)
 	@set -e; for name in $(BENCHES); do \
 		echo "== bench.$$name"; $(BIN)/python -m bench.$$name --output $(OUT) --overwrite; done
+
+# The wheel is built from the archive, not from this folder, so that what the archive lacks is found here.
+dist: $(VENV)/.test-ready  ## the source archive and the wheel (CPython 3.11 and later, this platform) in dist (MIND_KERNELS_BUILD=none: a wheel without compiled code)
+	rm -rf dist
+	MIND_KERNELS_BUILD=$${MIND_KERNELS_BUILD:-require} $(BIN)/python -m build --no-isolation --outdir dist
 
 install-matrix: $(VENV)/.test-ready  ## install in every way, each in a fresh environment (ARGS=--quick: three ways)
 	$(BIN)/python tests/install_matrix.py $(ARGS)

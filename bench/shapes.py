@@ -143,6 +143,7 @@ def draw(results: Path) -> Path:
     from matplotlib.figure import Figure
 
     rows = [row for row in read_results(results) if "times_best" in row]
+    counts = sorted({row["N"] for row in rows})
     with matplotlib.rc_context({"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "bench"}):
         figure = Figure(figsize=(10, 3.8), layout="constrained")
         for axes, gradient in zip(figure.subplots(1, 3, sharey=True), ("exact", "sparse", "scoring"), strict=True):
@@ -151,6 +152,8 @@ def draw(results: Path) -> Path:
                 line = [(row["N"], row["ps_per_nvd"]) for row in sorted(of, key=lambda row: row["N"])]
                 axes.plot(*zip(*line, strict=True), marker="o", markersize=3, label=f"V {vocabulary:,}, D {size}")
             axes.set(title=gradient, xlabel="N", xscale="log", ylim=(0, None))
+            axes.set_xticks(counts, [f"{count:,}" for count in counts])
+            axes.set_xticks([], minor=True)  # whose labels would overlap
         figure.axes[0].set_ylabel("time / (N V D), ps")
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)

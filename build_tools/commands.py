@@ -42,6 +42,9 @@ class BuildExtensions(build_ext):
 
     def _build(self, extension: Extension) -> record.Outcome:
         files = [folder / self.get_ext_filename(extension.name) for folder in self._folders()]
+        for file in files:  # one for a single version of Python, as 0.1.0 had, which would be imported in its place
+            for other in file.parent.glob(f"{file.name.removesuffix(libraries.SUFFIX)}.cpython-*"):
+                other.unlink()
         try:
             if extension.name not in MODES[mode_name()].tried:
                 raise NotBuilt(f"MIND_KERNELS_BUILD is {mode_name()!r}")
@@ -73,7 +76,7 @@ class BuildExtensions(build_ext):
         return [Path(self.build_lib), *([Path(".")] if self.inplace else [])]
 
     def get_ext_filename(self, name: str) -> str:
-        return name.replace(".", "/") + libraries.SUFFIXES[name]
+        return name.replace(".", "/") + libraries.SUFFIX
 
     def get_outputs(self) -> list[str]:
         names = [self.get_ext_filename(extension.name) for extension in self.extensions] + [record.FILE]

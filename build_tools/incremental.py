@@ -1,8 +1,8 @@
 """Compiles the sources of a library and links it: in parallel, and only what changed since the last time.
 
 An object is current while the command that made it, the versions behind that command and the contents of every file
-that it read (the compiler lists them, system headers apart) are what they were. The folders of torch's and pybind11's
-headers do not count, their versions do: in an isolated build they lie elsewhere each time.
+that it read (the compiler lists them, system headers apart) are what they were. The folder of torch's
+headers does not count, its version does: in an isolated build it lies elsewhere each time.
 """
 
 from __future__ import annotations

@@ -14,9 +14,10 @@ from . import architectures, toolchain
 from .incremental import Library, Translation
 from .settings import CPP, CUDA, MODES, PACKER, NotBuilt, mode_name
 
-# One library serves every torch from 2.11 on and every Python from 3.11 on; pybind11's serves one version of Python.
-STABLE = ("-DTORCH_TARGET_VERSION=0x020b000000000000", "-DPy_LIMITED_API=0x030B0000")
-SUFFIXES = {CPP: ".abi3.so", CUDA: ".abi3.so", PACKER: sysconfig.get_config_var("EXT_SUFFIX")}
+# One library serves every Python from 3.11 on, and those of operators every torch from 2.11 on.
+LIMITED_API = "-DPy_LIMITED_API=0x030B0000"
+STABLE = ("-DTORCH_TARGET_VERSION=0x020b000000000000", LIMITED_API)
+SUFFIX = ".abi3.so"
 
 # A host compiler's: no -march=native, since a wheel goes elsewhere. Contraction is gcc's default and not clang's.
 COMMON = ("-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-Wall", "-Wextra", "-Wno-psabi")
@@ -88,13 +89,10 @@ def _cpp(sources: list[str], variant: str, namespace: str) -> Recipe:
 
 def _packer(sources: list[str]) -> Recipe:
     compiler = toolchain.find_compiler()
-    flags = ("-std=c++17", "-O3", *COMMON, *_cxxflags())
-    pybind11_version, pybind11_folder = toolchain.pybind11()
-    command, includes = (*compiler.command, *flags), _system(pybind11_folder, sysconfig.get_path("include"))
+    flags = ("-std=c++17", "-O3", *COMMON, LIMITED_API, *_cxxflags())
+    command, includes = (*compiler.command, *flags), _system(sysconfig.get_path("include"))
     translations = tuple(Translation(source, command, includes) for source in sources)
-    library = Library(
-        PACKER, translations, (*command, *_shared()), _ldflags(), (compiler.version, pybind11_version, sys.version)
-    )
+    library = Library(PACKER, translations, (*command, *_shared()), _ldflags(), (compiler.version, sys.version))
     return Recipe(library, {"flags": list(flags)})
 
 

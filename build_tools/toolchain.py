@@ -1,4 +1,4 @@
-"""Finds the C++ compiler, the CUDA compiler, torch's headers and pybind11's, or says why one is missing."""
+"""Finds the C++ compiler, the CUDA compiler and torch's headers, or says why one is missing."""
 
 from __future__ import annotations
 
@@ -137,12 +137,3 @@ def find_nvcc() -> Nvcc:
         raise NotBuilt(f"{command} does not answer as NVIDIA's nvcc does")
     codes = output(command, "--list-gpu-code").split()
     return Nvcc(command, version.group(1), Path(os.path.normpath(top.group(1).strip())), frozenset(codes))
-
-
-def pybind11() -> tuple[str, str]:
-    """Its version and the folder of its headers."""
-    try:
-        import pybind11  # a build requirement; missing only where build isolation is switched off
-    except ImportError as error:
-        raise NotBuilt("pybind11 is not installed, which a build without isolation needs") from error
-    return pybind11.__version__, pybind11.get_include()

@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from mind.methods import METHODS
     from mind.run.train import train
     from mind.run_folder import RunFolder
+    from mind_kernels import __version__ as __version__
 
 _MODULES = {
     "METHODS": "mind.methods",
     "MindConfig": "mind.config",
     "RunFolder": "mind.run_folder",
+    "__version__": "mind_kernels",
     "train": "mind.run.train",
 }
 

@@ -1,4 +1,4 @@
-"""How a student is asked: the options that every evaluation of one has, in a run and out of it."""
+"""The options of every evaluation of a student, within a run and by `mind evaluate`."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ SKIP = "skip"
 
 @dataclass(frozen=True)
 class AskingConfig:
-    """Generation, greedy unless samples are asked for, and teacher-forced NLL."""
+    """How a student answers (greedily, unless samples are asked for), and teacher-forced NLL."""
 
     questions: int | None = 50
     """Questions per file, from its start; None for all."""
     heldout_questions: int | None = None
-    """Held-out questions whose rationales the NLL is averaged over; None for all."""
+    """Held-out questions whose rationales the NLL averages over; None for all."""
     batch_size: int | Literal["auto"] = 64
-    """Questions per batch of generation: a step reads all weights, however few answers are left. "auto": as many as
-    the memory holds (mind/evaluation/batches.py). What comes out depends on it by rounding alone, which decides where
-    two tokens are about as probable: with a number the same answers come again, with "auto" they need not."""
+    """Questions per batch of generation; larger batches are faster. "auto": as many as the memory holds
+    (mind/evaluation/batches.py). The size changes rounding alone, which decides between two tokens that are about
+    equally probable: a number gives the same answers each time, "auto" may not."""
     max_new_tokens: int = 200
-    """Tokens of a response, at most."""
+    """Longest response, in tokens."""
     last_line: str | None = None
-    """A line behind each question in its prompt, such as "End with a line '#### answer'.": a model that was not trained
-    on that form knows of it by this line alone, and is graded by what it knows, not by how it writes."""
+    """An instruction that ends each prompt, such as "End with a line '#### answer'.". A model that was not trained on
+    this form learns of it here, so that the grade depends on what it knows and not on how it writes."""
 
     def __post_init__(self) -> None:
         check_fields("evaluation", self)
@@ -46,6 +46,6 @@ class EvaluationConfig(AskingConfig):
     """The evaluations before and after training."""
 
     before: str | None = None
-    """An evaluation of the untrained student that was made before, in place of a new one: the FILE of `mind evaluate
-    --output FILE`, or the folder of another run. It must be of the same student, questions and options; the held-out
-    NLL is computed anew if it is of other rationales. "skip": no evaluation before training."""
+    """An earlier evaluation of the untrained student, used in place of a new one: the FILE of `mind evaluate --output
+    FILE`, or the folder of another run. Student, questions and options must be the same; if its held-out rationales
+    differ, the NLL is computed again. "skip": no evaluation before training."""

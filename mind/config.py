@@ -30,18 +30,18 @@ class StudentConfig:
     """The model that learns."""
 
     model: str = EMBEDDED_STUDENT
-    """A Hugging Face model folder or name, or "smollm2-135m-instruct", the one that the `demo` extra brings."""
+    """A Hugging Face model folder or name, or "smollm2-135m-instruct", which the extra `demo` installs."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """The dtype of the weights in memory."""
     chat_template: str | None = None
-    """In place of the chat template that the tokenizer brings: a file with one in Jinja, or "plain" for a base model,
-    whose tokenizer brings none, which writes "Question: ..." and "Answer: ...". It is saved with the student."""
+    """A chat template that replaces the tokenizer's: a file in Jinja, or "plain" for a base model, whose tokenizer has
+    none. "plain" writes "Question: ..." and "Answer: ...". The template is saved with the student."""
     attention: str = "auto"
-    """transformers' `attn_implementation` in training: "sdpa", "sdpa_spans" (the same without what a mask hides, for
-    CPUs), "eager", "flex_attention" or "flash_attention_2" (which shares no prompts), or "auto" by device and length
-    (mind/batches/prompt_sharing.py)."""
+    """transformers' `attn_implementation` in training: "sdpa", "sdpa_spans" (sdpa that skips what a mask hides, for
+    CPUs), "eager", "flex_attention" or "flash_attention_2" (which cannot share prompts). "auto" chooses by device and
+    length (mind/batches/prompt_sharing.py)."""
     max_length: int = 1024
-    """Longest sequence in tokens (prompt, rationale and answer suffix); a longer one is an error."""
+    """Longest sequence in tokens: prompt, rationale and answer suffix. A longer one is an error."""
     lora: bool = False
     """Train LoRA adapters through peft instead of every weight."""
     lora_rank: int = 16
@@ -49,9 +49,9 @@ class StudentConfig:
     lora_alpha: int = 32
     """The adapters' output is scaled by lora_alpha / lora_rank."""
     lora_dropout: float = 0.0
-    """Share of the numbers that an adapter is given that are 0 in training, drawn anew each time."""
+    """Dropout of the input of each adapter: the probability that a number becomes 0 in training."""
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Names of the layers that get one; the head and the embeddings may be among them."""
+    """Names of the layers that get an adapter; the head and the embeddings may be among them."""
 
     def __post_init__(self) -> None:
         check_fields("student", self)
@@ -68,37 +68,38 @@ class DataConfig:
     train: str = WORD_PROBLEMS
     """A JSONL file with rationales, or "word-problems" for the built-in generator."""
     heldout: str | None = None
-    """A JSONL file with rationales for the teacher-forced NLL; by default `heldout_fraction` of `train`."""
+    """A JSONL file with rationales for the teacher-forced NLL; by default a part of `train`."""
     heldout_fraction: float = 0.1
-    """Share of the questions of `train` that are held out if `heldout` names no file."""
+    """That part: which share of the questions of `train` is held out, if `heldout` is None."""
     evaluation: tuple[str, ...] = ()
-    """JSONL files for the accuracy before and after; "word-problems" brings its own."""
+    """JSONL files of test questions, which the student answers before and after; "word-problems" makes its own."""
     perspectives: tuple[str, ...] = PAPER_PERSPECTIVES
     """The names of the K perspectives, in the order of MetaNet's heads."""
     only: str | None = None
     """Train on the rationales of this perspective alone, and on the questions that have one. The held-out NLL stays
     that of all."""
     shuffle_perspectives: int | None = None
-    """A seed by which the names of the perspectives are dealt out anew among the rationales of each training question.
-    With `only` that makes a null expert of `mind latent`: it trains on as many rationales, of no one perspective."""
+    """A seed for shuffling the names of the perspectives among the rationales of each training question. With `only`
+    the run becomes a null expert of `mind latent`: it trains on as many rationales, but of mixed perspectives."""
     max_questions: int | None = None
-    """Use only the first so many training questions."""
+    """Train on the first so many questions only."""
     leaks: Literal["keep", "drop", "error"] = "keep"
-    """What becomes of training questions that give away questions of `evaluation`: their text, or that of a rationale,
-    shares 13 words in a row with one (mind/data/overlap.py). They are trained on, with a warning; left out; or an
-    error."""
+    """What to do with training questions that leak: their text, or that of a rationale, shares 13 words in a row with a
+    question of `evaluation` (mind/data/overlap.py). "keep" trains on them, with a warning; "drop" leaves them out;
+    "error" stops."""
     generated_questions: int = 24
-    """How many questions the built-in generator writes for training."""
+    """Training questions that the built-in generator writes."""
     generated_heldout: int = 12
-    """How many it writes for the held-out NLL, of the same families."""
+    """Questions that it writes for the held-out NLL, of the same families."""
     generated_evaluation: int = 12
-    """How many it writes for the accuracy, of the same families."""
+    """Questions that it writes for the accuracy, of the same families."""
     generated_ood: int = 12
-    """How many it writes for the accuracy, of the families of these levels that are not trained on; 0: none."""
+    """Questions that it writes for the accuracy, of families that are not trained on; 0: none."""
     generated_levels: tuple[LevelName, ...] = DEFAULT_LEVELS
-    """How hard they are: one and two steps with small numbers and short rationales, or three to four steps."""
+    """How hard they are: "one-step" and "two-step" have small numbers and short rationales, "multi-step" has three or
+    four steps."""
     generated_families: tuple[str, ...] = ("train",)
-    """"train", all families of these levels but those held out, or the names of some."""
+    """Families to draw from, by name; "train": all of these levels, without those that are held out."""
 
     def __post_init__(self) -> None:
         check_fields("data", self)
@@ -121,7 +122,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """Selection, weights and the student's loss of MIND; sparse gradient and backend of every method."""
+    """Selection, weights and loss of MIND; sparse gradient and backend of every method."""
 
     beta: float = 0.8
     """I_dyn = {k : s_k >= beta * max_j s_j} [paper]; the value is [ours]."""
@@ -131,17 +132,17 @@ class ObjectiveConfig:
     consistency_weight: float = 0.1
     """lambda: L_total = L_SFT + lambda * L_cons [paper]; the value is [ours]."""
     gradient_threshold: float | None = None
-    """Sparse gradient of the cross-entropy, such as 2**-16 = 1.5e-5: entries up to this share of a row's gradient
-    leave it (`mind_kernels.threshold_for_error`). None: exact [ours]."""
+    """Threshold of the sparse gradient of the cross-entropy, such as 2**-16 = 1.5e-5: entries up to this share of a
+    row's gradient are left out (`mind_kernels.threshold_for_error`). None: the exact gradient [ours]."""
     backend: str = "auto"
-    """The mind_kernels backend of the loss."""
+    """The backend of mind_kernels that computes the loss; `mind doctor` lists those of this machine."""
     answer_span: AnswerSpan | None = None
-    """Where methods compare the distributions behind two rationales: at the tokens of the "suffix" (marker, answer, end
-    of the turn), of the "answer" alone, or at "all" that both have, from the start. None: the method's own, for mind
-    "suffix". Once the format is learnt marker and end differ by almost nothing, and dilute a mean [ours]."""
+    """Tokens at which methods compare the distributions behind two rationales: the "suffix" (marker, answer, end of the
+    turn), the "answer" alone, or "all" from the start that both have. None: what the method itself names, for mind
+    "suffix". Once the student knows the format, marker and end differ by almost nothing and dilute the mean [ours]."""
     normalize: Literal["sequence", "token"] = "sequence"
-    """The cross-entropy as a mean over the tokens of each sequence, then over sequences and questions; or as one over
-    all tokens of a step, by which long sequences count more: that of most sources [ours]."""
+    """"sequence": the cross-entropy is a mean over the tokens of each sequence, then over sequences and questions.
+    "token": a mean over all tokens of a step, as in most sources, so that long sequences count more [ours]."""
 
     def __post_init__(self) -> None:
         check_fields("objective", self)
@@ -159,56 +160,55 @@ class MetaNetConfig:
     """The teaching assistant of MIND, and how the student's feedback calibrates it (with inertia)."""
 
     scores: Literal["metanet", "shuffled", "uniform", "random", "instant", "table"] = "metanet"
-    """Where the scores come from: MetaNet; MetaNet's dealt out anew within each question; the same for all; drawn at
-    random; the student's losses of this very step; or a moving average of its losses per rationale
-    (mind/methods/mind/scorers.py). All but the first are what MetaNet is compared with."""
+    """Where the scores come from: "metanet"; "shuffled": MetaNet's, permuted within each question; "uniform": all
+    equal; "random"; "instant": the student's losses of the same step; "table": a moving average of these per rationale
+    (mind/methods/mind/scorers.py). All but the first are baselines for MetaNet."""
     anchor: Literal["none", "max"] = "max"
-    """"max" shifts the scores of each question so that the largest is 1 before the selection: beta then means "within
-    1 - beta of the best", whatever offset L_meta, which does not depend on it, has left [ours]. "none": the rule as
-    published, which preset mind-paper has."""
+    """"max" shifts the scores of each question so that the largest is 1 before the selection. Then beta means "within
+    1 - beta of the best", whatever the offset of the scores, which L_meta leaves free [ours]. "none": the rule as
+    published, as in preset mind-paper."""
     encoder: str = "student"
-    """"student": the frozen initial student's mean-pooled last hidden state [ours]; else a sentence-transformers
-    model name or folder."""
+    """What encodes the texts for MetaNet. "student": the mean of the last hidden states of the student as it was at the
+    start [ours]; else the name or folder of a sentence-transformers model."""
     width: int = 128
     """Width of the aligned vectors [ours]."""
     synergy_heads: int = 4
     """Heads of the self-attention over the K perspective vectors [paper's figure]."""
     synergy: bool = True
-    """Let the K perspective vectors see one another; without it each is scored on its own, by a network of the same
-    size."""
+    """Let the K perspective vectors attend to one another; without it a network of the same size scores each alone."""
     tau: float = 1.0
     """Temperature of L_meta = KL(softmax(s / tau) || softmax(-L_real / tau)) [ours]."""
     spread: float | None = 0.25
-    """Measures L_real in units in which its standard deviation within a question is this much, in the mean of the
-    latest questions: scores in (0, 1) can follow losses that differ by little or by much. With the anchor, beta 0.8
-    then selects what is within 0.8 standard deviations of the best: a third of eight rationales on the tables of
-    `python -m bench.selection` [ours]. None: in nats, as published, which preset mind-paper has."""
+    """Scale L_real so that its standard deviation within a question has this value, averaged over the latest questions:
+    then scores in (0, 1) can follow losses that differ by little or by much. With the anchor, beta 0.8 selects what is
+    within 0.8 standard deviations of the best: a third of eight rationales in the tables of `python -m bench.selection`
+    [ours]. None: L_real in nats, as published, as in preset mind-paper."""
     joint: bool = True
     """Train MetaNet further while the student trains; without it MetaNet stays as its warm-up left it."""
     learning_rate: float | None = None
-    """MetaNet's learning rate in joint training; by default a share of the one that it has alone."""
+    """MetaNet's learning rate in joint training; by default `learning_rate_ratio` of `warmup_learning_rate`."""
     learning_rate_ratio: float = 0.1
-    """That share: the inertia is to learn more slowly than in the warm-up [paper: a smaller rate]; the value is [ours].
-    A share of the student's rate, which suits a network a thousand times larger, would leave MetaNet where it is."""
+    """MetaNet's learning rate in joint training as a share of the one in its warm-up: joint training moves it more
+    slowly [paper: a smaller rate]; the value is [ours]. A share of the student's rate would be too small to move
+    MetaNet, since that rate suits a network a thousand times larger."""
     accumulation: int = 4
-    """Optimizer steps of the student whose L_meta gradients are averaged into one step of MetaNet: the inertia
-    [paper]; the value is [ours]."""
+    """Optimizer steps of the student per step of MetaNet, which follows the mean of their L_meta gradients: the paper's
+    inertia; the value is [ours]."""
     warmup_epochs: int = 20
-    """Epochs of MetaNet alone before the student moves [paper: a few]. The student's L_real is constant then, is
-    computed once and reused, so an epoch costs milliseconds [ours]."""
+    """Epochs of MetaNet alone before the student trains [paper: a few]. L_real does not change meanwhile and is
+    computed once, so an epoch takes milliseconds [ours]."""
     warmup_questions: int = 4
     """Questions per step of MetaNet while it trains alone [ours]."""
     warmup_learning_rate: float = 1e-3
     """MetaNet's learning rate while it trains alone [ours]."""
     feedback: str = "all"
-    """Which rationales outside I_dyn teach MetaNet: "all" of them, each step, by a forward pass without a
-    graph; "selected", none of them; "every-4", all of them on every fourth step. L_meta is over what is known
-    [ours]."""
+    """Which rationales outside I_dyn MetaNet learns from, beside those inside: "all" of them in each step, by a forward
+    pass without a graph; "selected": none of them; "every-4": all of them in every fourth step [ours]."""
     ema: float = 0.0
     """Decay of an exponential moving average of L_real, one per question and perspective, that L_meta uses in place of
     the latest value; 0 turns it off [ours]."""
     table_decay: float = 0.9
-    """The same for the table of losses of `scores` "table" [ours]."""
+    """Decay of the moving average of losses of `scores` "table" [ours]."""
 
     @property
     def feedback_interval(self) -> int:
@@ -234,59 +234,59 @@ class MetaNetConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The loop: what transformers.TrainingArguments needs, in the names that users of MIND think in."""
+    """The training loop: what becomes transformers.TrainingArguments."""
 
     tokens_per_step: int = 4096
-    """Token budget of an optimizer step: questions join it, in random order, while their tokens (the prompt once, every
-    rationale with its suffix) fit. The same questions whatever the packing, and over all processes together."""
+    """Tokens of an optimizer step, at most: questions join it in random order as long as their tokens fit (the prompt
+    once, each rationale with its suffix). The count is over all processes, and the packing does not change it."""
     questions_per_step: int | None = None
     """A fixed number of questions per step in place of the budget."""
     epochs: float = 1.0
-    """Passes over the training questions; the last may be a part of one."""
+    """Passes over the training questions; 0.5 is half of one."""
     max_steps: int = -1
     """Optimizer steps, in place of `epochs`; -1: as many as the epochs have."""
     flops: float | None = None
-    """In place of both a budget: train, epoch after epoch, until the run has cost so many floating-point operations by
-    its own counters (`mind.run.work`), those of its earlier stages and of what comes before the first step among them.
-    The learning rate follows the share that is spent; the first step that reaches the budget is the last."""
+    """A budget of floating-point operations, in place of `epochs` and `max_steps`: the run trains until its counters
+    (`mind.run.work`) reach it, earlier stages and the work before the first step included. The learning rate follows
+    the share that is spent; the first step that reaches the budget is the last."""
     trained_tokens: int | None = None
-    """A budget of tokens with a backward pass instead."""
+    """A budget of tokens that have a backward pass, in place of `flops`."""
     learning_rate: float | None = None
     """The student's, after the warm-up. None: the method's own, which is 3e-5 unless its source needs another."""
     warmup_ratio: float = 0.05
-    """Share of the steps over which the learning rate rises, evenly: of w steps the first has 1 / w of the full rate,
-    the w-th all of it."""
+    """Share of the steps in which the learning rate rises evenly: of w such steps the first has 1 / w of the full rate
+    and the last all of it."""
     lr_scheduler: str = "cosine"
-    """transformers' name of the learning rate's schedule after that: one that needs no further options."""
+    """Schedule of the learning rate after the warm-up, by its name in transformers; it may need no further options."""
     weight_decay: float = 0.0
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     max_grad_norm: float = 1.0
-    """The student's gradient is scaled down to this norm; 0: it is left as it is."""
+    """Largest norm of the student's gradient: a larger gradient is scaled down to it; 0: no limit."""
     pack_length: int = 1024
-    """Tokens of a row of the trunk and of one forward and backward pass, at most: a step accumulates over as many
-    passes as it takes. Longer ones cost memory and attention, shorter ones cost launches."""
+    """Tokens per row of the trunk, and per forward and backward pass, at most: a step accumulates over as many passes
+    as it needs. Longer rows take more memory and attention, shorter ones more launches."""
     share_prompts: Literal["auto", "always", "never"] = "auto"
-    """Compute the prompt of a question once for all its rationales: if the model and its attention can, or as an error
-    if they cannot, or not at all."""
+    """Whether to compute the prompt of a question once for all its rationales. "auto": if the model and its attention
+    allow it; "always": if they do not, that is an error; "never"."""
     gradient_checkpointing: bool = False
     """Compute the trunk's activations again in the backward pass instead of keeping them."""
     compile: bool = False
-    """torch.compile of the trunk."""
+    """Compile the trunk by torch.compile."""
     bf16: bool = False
-    """bf16 autocast of the trunk."""
+    """Compute the trunk in bfloat16, by autocast; the weights keep `student.dtype`."""
     shard: Literal["none", "fsdp2"] = "none"
-    """How the student lies on the processes of a launch: whole in each, or divided among them by PyTorch's FSDP2 with
-    its gradient and the optimizer's state, which takes less memory and more communication. The results are the same.
-    Before and after the steps, and while the student samples answers, each process has the whole weights all the same.
-    Either way each process draws its own dropout, so with dropout the results depend on the number of processes."""
+    """How the processes of a launch hold the student: "none": each holds all of it; "fsdp2": PyTorch's FSDP2 divides
+    weights, gradient and optimizer state among them, which takes less memory and more communication. The results are
+    the same. Before and after the steps, and while the student samples answers, each process holds all weights in
+    either case. Each process draws its own dropout, so with dropout the results depend on the number of processes."""
     save_steps: int = 20
     """Optimizer steps between checkpoints; the last two are kept."""
     log_steps: int = 1
     """Optimizer steps between lines of metrics.jsonl, which are means over them; the last step always writes one."""
     report_to: Literal["tensorboard", "wandb", "none"] = "tensorboard"
-    """Where the metrics go beside metrics.jsonl, by transformers' callback of that name."""
+    """Where the metrics go beside metrics.jsonl, by the callback of that name in transformers."""
     seed: int = 0
-    """Of the order of the questions, of new weights, and of the generated questions."""
+    """Seed of the order of the questions, of new weights, and of generated questions."""
 
     def __post_init__(self) -> None:
         check_fields("train", self)
@@ -326,10 +326,10 @@ class MethodOptions:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """A stage of training that comes before a method's own. What is None is as the method or `train` has it."""
+    """A stage of training before the method's own. For what is None, the method or `train` decides."""
 
     learning_rate: float | None = None
-    """None: that of the method's source, if it trains a student as this one, or the default of the stage's method."""
+    """None: the rate in the method's source, if that trains such a stage, else the default of the stage's method."""
     epochs: float | None = None
     """None: `train.epochs`."""
     max_steps: int | None = None
@@ -338,10 +338,10 @@ class StageConfig:
     questions_per_step: int | None = None
     """None: `train.questions_per_step`."""
     share: float | None = None
-    """Share of the run's budget, if it has one (`train.flops`), for each stage of this name. None: as much of what the
-    others leave as each other stage without a share, the method's own among them."""
+    """Share of the run's budget, if it has one (`train.flops`), for each stage of this name. None: stages without a
+    share, the method's own among them, divide evenly what the others leave."""
     skip: bool = False
-    """Leave the stage out, since `student.model` has been trained so before."""
+    """Leave the stage out: `student.model` has been through it."""
 
     def __post_init__(self) -> None:
         check_fields("stages", self)
@@ -354,11 +354,11 @@ class MindConfig:
     """Everything that determines a run."""
 
     output: str = "runs/mind"
-    """The run folder; it must be new, unless the run is resumed."""
+    """The run folder. It must be new, except with --resume or --overwrite."""
     method: str = "mind"
     """How the student is trained: "mind", "sft" (all rationales with the same weight), "sbs", "mcc-kd", "mode-cotd",
     "compact", "edit", "redi", "kd", "taid", "qcrd", "lorid" (with its parts "lorid-kg" and "lorid-dr"), "nesycd" or
-    another of mind.METHODS; or one of mind.methods.PRESETS, such as "mind-uniform": a method with some of its options
+    another of mind.METHODS; or one of mind.methods.PRESETS, such as "mind-uniform", which are methods with some options
     fixed."""
     options: MethodOptions = field(default_factory=MethodOptions)
     """The options of the method, an object of its class Options."""

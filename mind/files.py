@@ -218,7 +218,7 @@ def require_file(path: str | os.PathLike[str]) -> Path:
 
 
 def path_meant(path: Path) -> str:
-    """The existing path that is most like this one, as the end of a message; empty if none is."""
+    """The existing path that is most like this one, as the end of a message; empty if none is, or this one exists."""
     found = Path(path.anchor)
     for part in path.parts[bool(path.anchor) :]:
         if not (found / part).exists():
@@ -228,7 +228,7 @@ def path_meant(path: Path) -> str:
                 return ""
             part = near[0]
         found /= part
-    return f"; perhaps you meant {found}"
+    return "" if found == path else f"; perhaps you meant {found}"
 
 
 def _kind(path: Path) -> str:

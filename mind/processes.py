@@ -76,7 +76,7 @@ def device() -> torch.device:
     local = _number("LOCAL_RANK", 0)
     require(
         local < there,
-        f"process {index()} is number {local} of its machine, from 0, and {there} GPUs are there: a process takes one",
+        f"process {index()} is number {local} of its machine, from 0, and {there} GPUs are there: each needs one",
     )
     return torch.device("cuda", local)
 

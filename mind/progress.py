@@ -9,9 +9,13 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Collection, Iterator
+from typing import TypeVar
 
 from mind import processes
 from mind.display import one_line, readable
+
+T = TypeVar("T")
 
 LINE_EVERY_S = 30.0
 """Seconds between the lines of a log."""
@@ -46,7 +50,9 @@ def interval(seconds: float) -> str:
 class Progress:
     """Use it in a `with`, or call `close`. It writes to standard error."""
 
-    def __init__(self, what: str, total: int, unit: str, *, done: int = 0, stay: bool = False) -> None:
+    def __init__(
+        self, what: str, total: int, unit: str, *, done: int = 0, stay: bool = False, late: bool = False
+    ) -> None:
         """
         Args:
             what: the work, in a few words.
@@ -54,12 +60,14 @@ class Progress:
             unit: the name of one, in the singular.
             done: how many were done before.
             stay: the bar stays on the terminal when the work is done.
+            late: nothing is shown if the work is done within `FIRST_LINE_S` seconds.
         """
         self._what, self._total, self._unit = one_line(what), total, unit
         self._first = self._done = self._told = done
         self._words = ""
         self._started = self._last = time.monotonic()
         self._wait_s = min(FIRST_LINE_S, LINE_EVERY_S)
+        self._late = late
         self._bar = None
         if sys.stderr.isatty() and processes.main() and not quiet():
             from tqdm import tqdm  # not at the top: `mind --version` shall not wait for it
@@ -71,6 +79,7 @@ class Progress:
                 total=total,
                 initial=done,
                 leave=stay,
+                delay=FIRST_LINE_S if late else 0,
                 bar_format=_BAR,
                 dynamic_ncols=sized,
                 ncols=None if sized else _UNKNOWN_COLUMNS,
@@ -104,7 +113,7 @@ class Progress:
         """Ends the bar, or writes a last line."""
         if self._bar is not None:
             self._bar.close()
-        elif self._done > self._told:
+        elif self._done > self._told and not (self._late and self._told == self._first):
             self._tell()
 
     def __enter__(self) -> Progress:
@@ -123,7 +132,15 @@ class Progress:
         tell(", ".join(filter(None, [*parts, self._words])))
 
 
-def tell(text: str) -> None:
-    """A line on standard error, for whoever waits."""
-    if processes.main() and not quiet():
+def tracked(items: Collection[T], what: str, unit: str) -> Iterator[T]:
+    """The items; if the work on them takes longer than `FIRST_LINE_S` seconds, how far it is."""
+    with Progress(what, len(items), unit, late=True) as bar:
+        for item in items:
+            yield item
+            bar.update(1)
+
+
+def tell(text: str, *, of_results: bool = False) -> None:
+    """A line on standard error, for whoever waits; `--quiet` keeps one that says what the results are of."""
+    if processes.main() and (of_results or not quiet()):
         print(readable(text), file=sys.stderr, flush=True)

@@ -266,8 +266,8 @@ class RunFolder(os.PathLike[str]):
     def way_back(self) -> str:
         """From where a run that had to stop goes on, for its message."""
         if not (checkpoints := self.checkpoints()):
-            return "there is no checkpoint yet, so --resume starts anew"
-        return f"the last good checkpoint is {list(checkpoints.values())[-1]}, where --resume goes on"
+            return "there is no checkpoint yet, so --resume starts from the beginning"
+        return f"--resume goes on from the last good checkpoint, {list(checkpoints.values())[-1]}"
 
     def read_config(self) -> dict[str, Any]:
         """The configuration as plain JSON; `mind.methods.load_run_config` gives it its types. Raises MindError."""

@@ -9,7 +9,8 @@ from mind_kernels.linear_mind_loss import MindStats, linear_mind_loss
 from mind_kernels.linear_pairwise_jsd import JeffreysStats, MixtureStats, PairStats, linear_pairwise_jsd
 from mind_kernels.linear_top_k import TopK, linear_top_k
 
-__version__ = "0.1.0"
+# The one place of the version: pyproject.toml and build_tools/hub.py read it here, without an import.
+__version__ = "0.2.0"
 
 __all__ = [
     "Availability",

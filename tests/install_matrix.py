@@ -73,6 +73,16 @@ assert others <= {"mind_kernels", "torch"} | sys.stdlib_module_names, others
 print(seconds)
 """
 IMPORT_SECONDS = 0.1
+# A compiled module is loaded from a file, in a Python without the package's requirements.
+PACKER = """
+import array, importlib.util, sys
+spec = importlib.util.spec_from_file_location("_packer", sys.argv[1])
+packer = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(packer)
+bins = array.array("q", [0, 0, 0])
+packer.best_fit_decreasing(array.array("q", [3, 5, 5]), 8, bins)
+print(*bins)
+"""
 COLD_MINUTES = 4  # that a first build may take on two cores
 
 
@@ -228,11 +238,32 @@ def editable(env: Environment) -> None:
 
 
 def from_the_sdist(env: Environment) -> None:
-    command = ["setup.py", "-q", "sdist", "--dist-dir", str(env.folder / "dist")]
-    env.run(*command, path=env.place.bare, cwd=env.place.source)
-    (archive,) = (env.folder / "dist").glob("*.tar.gz")
+    """What `make dist` makes: the archive, and the wheel that is built from it, which every later Python takes."""
+    command = ["-m", "build", "--no-isolation", "--outdir", str(env.folder / "dist"), "."]
+    env.run(*command, path=env.place.host, cwd=env.place.source, MIND_KERNELS_BUILD="cpu")
+    (archive,), (wheel,) = ((env.folder / "dist").glob(ending) for ending in ("*.tar.gz", "*.whl"))
+    print(f"    {archive.name}: {archive.stat().st_size:,} bytes, {wheel.name}: {wheel.stat().st_size:,} bytes")
+    if "-cp311-abi3-" not in wheel.name:
+        raise Failure(f"the wheel is {wheel.name}")
+    env.pip_install(str(wheel), path=env.place.bare)
+    env.check(*ALL)
+    check_packer_in_later_pythons(env)
+    env.run("-m", "pip", "uninstall", "-q", "-y", "mind-kernels", path=env.place.bare)
     env.pip_install(str(archive), path=env.place.host)
     env.check(*ALL)
+
+
+def check_packer_in_later_pythons(env: Environment) -> None:
+    """The packer, which needs no torch, in every later Python of this machine, as the stable ABI promises."""
+    (library,) = (env.packages / "mind").glob("_packer.abi3.so")
+    for name in ("python3.12", "python3.13", "python3.14"):
+        if python := shutil.which(name):
+            done = subprocess.run([python, "-c", PACKER, library], capture_output=True, text=True)
+            if done.returncode == 127:  # a launcher of pyenv that has no such Python
+                continue
+            if done.returncode or done.stdout.split() != ["0", "1", "0"]:
+                raise Failure(f"the packer in {name}: {done.stdout}{done.stderr}")
+            print(f"    the packer works in {name}, too")
 
 
 def required_without_a_compiler(env: Environment) -> None:
@@ -321,7 +352,7 @@ CASES: dict[str, Callable[[Environment], None]] = {
     "c: neither": with_neither,
     "d: --no-build-isolation": without_isolation,
     "e: editable": editable,
-    "f: from the sdist": from_the_sdist,
+    "f: make dist: the wheel, the sdist": from_the_sdist,
     "g: MIND_KERNELS_BUILD=require without a compiler": required_without_a_compiler,
     "h: MIND_KERNELS_BUILD=none": switched_off,
     "i: MIND_KERNELS_LIBRARIES=none": disabled_at_run_time,

@@ -7,14 +7,18 @@
 // Open bins are kept by residual capacity: an ordered map from each residual that occurs to a min-heap of bin indices,
 // so an item costs O(log min(n, capacity)) to find its residual and O(log bins) to find the first bin opened. Memory is
 // O(n) whatever the capacity.
+//
+// Lengths and bins are taken as buffers, which Python's limited API has from 3.11 on: one library serves every later
+// version of Python and of NumPy.
 
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <new>
 #include <numeric>
 #include <queue>
 #include <stdexcept>
@@ -22,13 +26,10 @@
 #include <utility>
 #include <vector>
 
-namespace py = pybind11;
-
 namespace {
 
 using Index = std::int64_t;
 using FirstOpened = std::priority_queue<Index, std::vector<Index>, std::greater<Index>>;
-using Lengths = py::array_t<Index, py::array::c_style>;
 
 void check(const Index* lengths, Index n, Index capacity) {
     if (capacity < 1) {
@@ -78,27 +79,89 @@ void pack(const Index* lengths, Index n, Index capacity, Index* bins) {
     }
 }
 
-Lengths best_fit_decreasing(const Lengths& lengths, Index capacity) {
-    if (lengths.ndim() != 1) {
-        throw std::invalid_argument("lengths has " + std::to_string(lengths.ndim()) + " dimensions: expected 1");
+// A contiguous one-dimensional buffer of int64, released at the end of its scope.
+class Items {
+public:
+    Items() = default;
+    Items(const Items&) = delete;
+    Items& operator=(const Items&) = delete;
+    ~Items() {
+        if (held_) PyBuffer_Release(&view_);
     }
-    const Index n = lengths.shape(0);
-    const Index* source = lengths.data();
-    Lengths bins(n);
-    Index* target = bins.mutable_data();
-    {
-        const py::gil_scoped_release release;
-        check(source, n, capacity);
-        pack(source, n, capacity, target);
+
+    // False with a Python exception set if `object` is no such buffer.
+    bool take(PyObject* object, const char* name, int flags) {
+        if (PyObject_GetBuffer(object, &view_, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | flags) != 0) return false;
+        held_ = true;
+        const std::string format = view_.format == nullptr ? "" : view_.format;
+        if (view_.ndim == 1 && view_.itemsize == sizeof(Index) && (format == "l" || format == "q")) return true;
+        PyErr_Format(PyExc_TypeError, "%s has %d dimensions and items of format %s: expected 1 and int64", name,
+                     view_.ndim, format.c_str());
+        return false;
     }
-    return bins;
+
+    Index* data() const { return static_cast<Index*>(view_.buf); }
+    Index size() const { return view_.len / view_.itemsize; }
+
+private:
+    Py_buffer view_{};
+    bool held_ = false;
+};
+
+PyObject* best_fit_decreasing(PyObject*, PyObject* arguments) {
+    PyObject *lengths_object, *bins_object;
+    long long capacity;
+    if (!PyArg_ParseTuple(arguments, "OLO:best_fit_decreasing", &lengths_object, &capacity, &bins_object)) {
+        return nullptr;
+    }
+    Items lengths, bins;
+    if (!lengths.take(lengths_object, "lengths", 0) || !bins.take(bins_object, "bins", PyBUF_WRITABLE)) return nullptr;
+    if (lengths.size() != bins.size()) {
+        PyErr_Format(PyExc_ValueError, "bins has %lld items: expected %lld, as lengths",
+                     static_cast<long long>(bins.size()), static_cast<long long>(lengths.size()));
+        return nullptr;
+    }
+    std::string wrong;
+    bool out_of_memory = false;
+    Py_BEGIN_ALLOW_THREADS;  // nothing below touches Python before the end of the block
+    try {
+        check(lengths.data(), lengths.size(), capacity);
+        pack(lengths.data(), lengths.size(), capacity, bins.data());
+    } catch (const std::invalid_argument& error) {
+        wrong = error.what();
+    } catch (const std::bad_alloc&) {
+        out_of_memory = true;
+    }
+    Py_END_ALLOW_THREADS;
+    if (out_of_memory) return PyErr_NoMemory();
+    if (!wrong.empty()) {
+        PyErr_SetString(PyExc_ValueError, wrong.c_str());
+        return nullptr;
+    }
+    Py_RETURN_NONE;
 }
+
+PyMethodDef methods[] = {
+    {"best_fit_decreasing", &best_fit_decreasing, METH_VARARGS,
+     "best_fit_decreasing(lengths, capacity, bins, /)\n--\n\n"
+     "Writes the bin index of every item to bins: lengths and bins (n,) int64, each length 1 to capacity.\n\n"
+     "Raises ValueError for a capacity below 1, a length outside 1 to capacity or bins of another size, before "
+     "anything is written."},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyModuleDef module = {
+    PyModuleDef_HEAD_INIT,
+    "_packer",
+    "Best-fit decreasing bin packing.",
+    0,
+    methods,
+    nullptr,
+    nullptr,
+    nullptr,
+    nullptr,
+};
 
 }  // namespace
 
-PYBIND11_MODULE(_packer, module, py::mod_gil_not_used()) {
-    module.doc() = "Best-fit decreasing bin packing.";
-    module.def("best_fit_decreasing", &best_fit_decreasing, py::arg("lengths").noconvert(), py::arg("capacity"),
-               "Bin index of every item: lengths (n,) int64, each 1 to capacity -> (n,) int64.\n\n"
-               "Raises ValueError for a capacity below 1 and for a length outside 1 to capacity.");
-}
+PyMODINIT_FUNC PyInit__packer() { return PyModuleDef_Init(&module); }

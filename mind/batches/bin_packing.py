@@ -67,7 +67,9 @@ def best_fit(
         return _best_fit_python(items, capacity)
     if _packer is None:
         raise MindError(f"the compiled packer is not available ({_unavailable_reason}): reinstall with a C++ compiler")
-    return _packer.best_fit_decreasing(items, capacity)
+    bins = np.empty_like(items)
+    _packer.best_fit_decreasing(items, capacity, bins)
+    return bins
 
 
 def bins_of(lengths: Sequence[int], capacity: int) -> list[list[int]]:

@@ -77,10 +77,10 @@ BRIEFS = {
         "answer.",
         {
             "FOLDER": "what `mind data generate` wrote",
-            "--model NAME": "model that judges where the rules find no answer",
+            "--model NAME": "model that judges if the rules find no answer",
             "--base-url URL": "its endpoint (default https://api.openai.com/v1)",
             "--api-key-env VARIABLE": "environment variable that holds its key",
-            "--price IN OUT": "of a million prompt tokens and of a million reply tokens",
+            "--price IN OUT": "price per million prompt and per million reply tokens",
             "--budget.cost X": "stop before the judge costs more than this",
         },
         ("mind data judge data/mine", "mind data judge data/mine --model NAME --base-url http://localhost:8000/v1"),
@@ -246,7 +246,7 @@ BRIEFS = {
         "FILE",
     ),
     "report": Brief(
-        "Write report.html of a run again.",
+        "Write the report of a run, report.html, again.",
         {"RUN": "folder that `mind train --output` named"},
         ("mind report runs/first",),
         "RUN",

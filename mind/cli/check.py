@@ -24,8 +24,8 @@ class Check(SourceConfig):
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """A .jsonl, .json, .csv or .parquet file, a folder that the `datasets` library reads, or a name on the Hub."""
     evaluation: tuple[str, ...] = ()
-    """Files to evaluate by: how many of their questions are here too, or are given away by 13 words in a row that a
-    question or a rationale here shares with them, is counted."""
+    """Files of test questions. The table counts how many of them are here too, and how many leak: a question or a
+    rationale here shares 13 words in a row with them."""
 
 
 def check(options: Check) -> int:
@@ -35,7 +35,7 @@ def check(options: Check) -> int:
         say(f"questions that repeat an earlier one: {listed(list(report.repeated), 5)}")
     for name in filter(lambda name: name not in PAPER_PERSPECTIVES, report.rationales):
         if near := meant(name, PAPER_PERSPECTIVES, cutoff=0.8):
-            say(f"perspective {name}{near}")
+            say(f"perspective {name} is not one of the paper's{near}")
     if report.rationales and report.without_two:
         say(f"questions with fewer than the two rationales that training needs: {listed(list(report.without_two), 5)}")
     for file, ids in report.shared.items():

@@ -148,7 +148,7 @@ def start(name: str, words: Sequence[str]) -> int:
     """Runs a command with these words behind its name."""
     command, asked = COMMANDS[name], set(words)
     if {"-h", "--help", "--help-all"} & asked and not ("--help-all" in asked and command.options):
-        more = "" if command.more_help is None else resolved(command.more_help)(words)
+        more = resolved(command.more_help)(words) if command.more_help and len(words) > 1 else ""
         say("\n\n".join(filter(None, [brief(name), more])))
         return 0
     if command.options is None:

@@ -24,15 +24,15 @@ class Compare:
     """
 
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
-    """Of the experiment."""
+    """Folder of the experiment."""
     reference: str | None = None
-    """The label of the method that a claim is made of; the plan's by default, or mind."""
+    """Label of the method that the claims are about; by default the plan's, or mind."""
     baselines: tuple[str, ...] | None = None
-    """The labels that it is to beat; those of the plan by default."""
+    """Labels of the methods that it has to beat; by default the plan's."""
     draws: int = 10_000
-    """Of the bootstrap."""
+    """Resamples of the bootstrap."""
     seed: int = 0
-    """Of its random numbers."""
+    """Seed of the bootstrap."""
 
     def __post_init__(self) -> None:
         require(self.draws >= 100, f"draws is {self.draws}: expected at least 100")

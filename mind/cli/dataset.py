@@ -42,7 +42,7 @@ class Judge(JudgeConfig):
     """Judge each rationale of a data set: by rules and, if a model is named, by it if they find no answer."""
 
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
-    """What `mind data generate` wrote; judged.jsonl is written into it."""
+    """Folder that `mind data generate` wrote; judged.jsonl goes into it."""
 
 
 @dataclass(frozen=True)
@@ -50,33 +50,34 @@ class Filter(FilterOptions):
     """Choose the rationales to train on from a judged data set."""
 
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
-    """What `mind data generate` and `mind data judge` wrote."""
+    """Folder that `mind data generate` and `mind data judge` wrote."""
     also: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[FOLDER ...]")] = ()
-    """Further folders of the same questions: of another teacher, or made from the answers of this one by --dual,
+    """Further folders of the same questions: from another teacher, or made from the answers of this one by --dual,
     --rewrite or --prefix."""
     filter: tyro.conf.OmitArgPrefixes[FilterConfig] = field(default_factory=FilterConfig)
 
 
 @dataclass(frozen=True)
 class Import:
-    """Turn unnamed teacher rationales into training records: the right ones are named path-1 ..., others dropped."""
+    """Turn rationales without perspectives into training records: the right ones get the names path-1, path-2, ..."""
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """A JSONL file of {"id", "question", "answer", "rationales": [text, ...]}."""
     output: str
-    """The records to write, .jsonl or .parquet; it must not exist. Beside it the counts, with the ending
+    """File of records to write, .jsonl or .parquet; it must not exist. The counts go beside it, with the ending
     .counts.json."""
     keep: int = 8
-    """Rationales kept per question, at most."""
+    """Rationales to keep per question, at most."""
     minimum: int = 2
-    """Questions with fewer right rationales are dropped."""
+    """Drop questions with fewer right rationales."""
     keep_wrong: int = 0
-    """Rationales with a wrong answer to keep beside them, at most, for methods that learn from both."""
+    """Rationales with a wrong answer to keep per question, at most, for methods that learn from right and wrong
+    ones."""
     knowledge: str | None = None
-    """A folder that `mind data generate --knowledge` filled, asked about these questions: its general rules stand
-    beside them, for methods that learn from these."""
+    """A folder that `mind data generate --knowledge` filled for these questions: its general rules are kept with them,
+    for methods that learn from rules."""
     overwrite: bool = False
-    """Replace what is there already."""
+    """Replace an earlier output."""
 
 
 @dataclass(frozen=True)
@@ -86,32 +87,36 @@ class WordProblems:
     output: str
     """The file to write, .jsonl or .parquet; it must not exist."""
     count: int = 100
+    """Questions to write."""
     seed: int = 0
+    """Seed of all random choices."""
     levels: tuple[LevelName, ...] = DEFAULT_LEVELS
-    """How hard they are: one and two steps with small numbers and short rationales, or three to four steps."""
+    """How hard they are: "one-step" and "two-step" have small numbers and short rationales, "multi-step" has three or
+    four steps."""
     families: tuple[str, ...] = ("train",)
-    """"train", all families of these levels but those held out; "ood", those that training never sees; or names."""
+    """Families to draw from, by name; "train": all of these levels, without those that are held out; "ood": those that
+    are held out."""
     apart_from: tuple[str, ...] = ()
-    """JSONL files of word problems whose numbers do not come again, such as the training questions of held-out ones.
-    Those that are made have each problem once."""
+    """JSONL files of word problems, such as training questions, whose numbers shall not come again. Each problem is
+    then written once."""
     perspectives: tuple[str, ...] | None = None
-    """By default all that the word problems have a writer for: the paper's eight."""
+    """Names of the perspectives; by default the paper's eight."""
     reach: float = 1.0
-    """The numbers go so many times as far as those of the families do."""
+    """Factor by which the numbers may be larger than the families say."""
     beyond: float | None = None
-    """Each question has a number that none has which was made with this reach."""
+    """Write only questions with a number that is too large for this reach."""
     part: Part | None = None
-    """Only problems of one of three parts, which never have family and numbers in common; those of "validation" and of
-    "test" once each. By default all problems."""
+    """Draw from one of three parts of the problems, no two of which share family and numbers. Problems of "validation"
+    and "test" come once each. By default from all problems."""
     validation: int = 0
-    """Write so many questions of the part "validation" beside those to train on, too: train.validation.jsonl."""
+    """Write so many questions of the part "validation", too, into a file beside the output: train.validation.jsonl."""
     test: int = 0
-    """Write three tests of so many questions, too: train.id.jsonl, train.ood.jsonl with the other families of the
-    levels, and train.larger.jsonl with larger numbers."""
+    """Write three tests of so many questions each, too: train.id.jsonl, train.ood.jsonl with the families that are held
+    out, and train.larger.jsonl with larger numbers."""
     lapses: Lapses = field(default_factory=Lapses)
-    """What is wrong with which rationales; "generated" in the records tells it of each."""
+    """What is wrong with which rationales; "generated" in the records says it of each."""
     overwrite: bool = False
-    """Replace a file that is there already."""
+    """Replace an earlier output."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,7 @@ class Grade:
     output: str
     """The JSONL file to write: each row with "correct" and "extracted". It must not exist."""
     overwrite: bool = False
-    """Replace a file that is there already."""
+    """Replace an earlier output."""
 
 
 def generate_defaults(words: Sequence[str]) -> Generate:

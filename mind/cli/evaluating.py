@@ -37,33 +37,34 @@ class Evaluate:
 
     student: StudentConfig = dataclasses.field(default_factory=StudentConfig)
     students: tuple[str, ...] = ()
-    """Several in place of --student.model, one after the other: folders or names, or LABEL=FOLDER to say what each is
-    called in the results. The others of --student.* are of all of them."""
+    """Several students in place of --student.model, one after the other: folders or names; LABEL=FOLDER names one in
+    the results. The other options --student.* hold for all of them."""
     evaluation: AskingConfig = dataclasses.field(default_factory=AskingConfig)
     files: tuple[str, ...] = ()
     """JSONL files of {"id", "question", "answer", "choices"?}."""
     sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = dataclasses.field(default_factory=SamplingConfig)
     engine: Literal["transformers", "vllm"] = "transformers"
-    """What generates: transformers, or vLLM's offline engine in this process, with the same prompts, ends of an answer
-    and grading."""
+    """What generates the answers: transformers, or vLLM's offline engine in this process. Prompts, ends of an answer
+    and grading are the same."""
     engine_options: str = "{}"
     """A JSON object of vLLM's engine arguments, such as {"max_model_len": 4096}."""
     heldout: str | None = None
     """A JSONL file with rationales for the NLL."""
     perspectives: tuple[str, ...] | None = None
-    """The perspectives of `heldout`; by default those that it names."""
+    """Perspectives of `heldout`; by default all in that file."""
     lorid: InteractionConfig = dataclasses.field(default_factory=InteractionConfig)
     knowledge_base: str | None = None
     """Records with "knowledge", such as RUN/knowledge.jsonl of method nesycd: the rules of the most similar of their
     questions precede each question of `files`."""
     before: str = ""
-    """What precedes each question of `files` in its prompt: "predict: " for a student that method sbs trained."""
+    """A text in front of each question of `files`: "predict: " for a student that method sbs trained."""
     pack_length: int = 1024
+    """Tokens per row of the trunk for the NLL, at most."""
     output: str | None = None
-    """Write the results as JSON here too, and the responses into a folder beside it, OUTPUT with the ending .responses,
-    which has one for each of several students. Neither may exist."""
+    """Write the results to this JSON file, and the responses to a folder beside it, whose name ends in .responses, with
+    a folder per student if there are several. Neither may exist."""
     overwrite: bool = False
-    """They may, and are removed once all is checked, before anything is answered."""
+    """Replace an earlier output; it is removed after all checks and before the first answer."""
 
     def __post_init__(self) -> None:
         require(self.pack_length >= 1, f"pack_length is {self.pack_length}: expected at least 1")

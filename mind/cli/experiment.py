@@ -32,19 +32,19 @@ class Experiment:
     output: str = "experiments/experiment"
     """The experiment's folder: new, or one of the same plan."""
     set: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME=VALUE")] = ()
-    """What ${NAME} in the plan's file names stands for; once for each name."""
+    """Value of ${NAME} in the plan's file names; give the option once per name."""
     jobs: int = 1
-    """How many runs at a time, each a process with its share of the processors. Two processes of one thread use two
-    processors better than one process of two."""
+    """Runs at the same time, each a process with its share of the processors. Two processes with one thread each use
+    two processors better than one process with two."""
     stop_after: Annotated[float | None, tyro.conf.arg(metavar="MINUTES")] = None
-    """End then, each run after the step that it is at; started again, the experiment goes on."""
+    """Stop after so many minutes, each run after its current step; started again, the experiment goes on."""
     ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
     """Spread the runs over the Ray cluster at this address ("auto" finds it, "local" starts one here), whose machines
-    share the folder; needs the package ray. As many at a time as it has room for, each with --jobs' share of the
-    processors of this machine."""
+    share the folder; needs the package ray. The cluster runs as many at the same time as fit, each with --jobs' share
+    of the processors of this machine."""
     job: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Do one job of the experiment in --output in this process, such as runs/mind/seed-0: what the others are started
-    as, and what another scheduler may start."""
+    """Do one job of the experiment in --output in this process, such as runs/mind/seed-0, for a scheduler of your
+    own."""
 
     def __post_init__(self) -> None:
         require((self.plan is None) != (self.job is None), "give a plan, or --job with the name of a job")

@@ -42,7 +42,7 @@ def latent(options: Latent) -> None:
             cells[f"by question: {title}"] = _accuracy(group and group.by_question)
         cells["NMI"] = NOTHING if view.experts is None else f"{view.experts.clusters.nmi.value:.2f}"
         rows.append(cells)
-    print_table("is the perspective told?", rows)
+    print_table("can the perspective be recognized?", rows)
     for sentence in analysis.missing:
         say(sentence)
     say(f"result: {analysis.claim.sentence}")

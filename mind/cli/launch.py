@@ -15,9 +15,7 @@ from mind import processes
 from mind.cli.terminal import complain
 
 LOST = "another process of this launch has ended, or does not answer"
-TOLD_TO_END = (
-    "the launcher ends this process: it was told to end the launch, or another process has ended without a word"
-)
+TOLD_TO_END = "the launcher ends this process: somebody stopped the launch, or another process ended without a message"
 WAITS_S = 10.0
 """Seconds that a process waits for the others before it says so."""
 

@@ -20,22 +20,27 @@ class LmEvalTasks:
     """Write tasks for lm-evaluation-harness: the paper's sets by the house protocol, with MIND's grader."""
 
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """Where to; it must be new. The tasks read their questions from there alone."""
+    """Folder to write; it must be new. The tasks read their questions from it alone."""
     gsm8k: str | None = None
-    """A file of questions, as for `mind evaluate`."""
+    """File of questions of GSM8K, as for `mind evaluate`."""
     math500: str | None = None
+    """File of questions of MATH-500."""
     svamp: str | None = None
+    """File of questions of SVAMP."""
     commonsense_qa: str | None = None
+    """File of questions of CommonsenseQA."""
     strategy_qa: str | None = None
+    """File of questions of StrategyQA."""
     gpqa_diamond: str | None = None
+    """File of questions of GPQA Diamond."""
     questions: int | None = None
-    """Of each set, from its start; None for all."""
+    """Questions of each set, from its start; None for all."""
     max_new_tokens: int | None = None
-    """Tokens of a response, at most. By default those of the house protocol: 1024, and 2048 for MATH500 and GPQA."""
+    """Longest response, in tokens. By default 1024, and 2048 for MATH-500 and GPQA, as in the house protocol."""
     last_line: str | None = None
-    """A line behind each question, as --evaluation.last-line of `mind evaluate`."""
+    """An instruction that ends each prompt, as --evaluation.last-line of `mind evaluate`."""
     stock: bool = False
-    """Also the tasks that lm-eval brings, on these files: its own prompts, examples and grading."""
+    """Write lm-eval's own tasks on these files, too: with its prompts, examples and grading."""
     overwrite: bool = False
     """Replace what is in DIR."""
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -17,7 +18,7 @@ from mind.cli.boundary import lacks_memory
 from mind.cli.evaluating import check_student
 from mind.cli.launch import LaunchEnded
 from mind.cli.terminal import command_line, given_option, note, say, say_next
-from mind.config import MindConfig, flat
+from mind.config import MindConfig, StageConfig, flat
 from mind.display import number_of
 from mind.errors import PausedError, require
 from mind.typed_json import overlaid, read_json
@@ -41,9 +42,9 @@ class Train:
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on with the run in --output from its last checkpoint. It keeps its configuration."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Put this run in the place of the one in --output, once everything is checked."""
+    """Replace the run in --output, after all checks."""
     stop_after: Annotated[float | None, tyro.conf.arg(metavar="MINUTES")] = None
-    """End after the step that is taken then, with a checkpoint; --resume goes on."""
+    """Stop after so many minutes, when the current step is done, with a checkpoint; --resume goes on."""
 
     def __post_init__(self) -> None:
         require(self.stop_after is None or self.stop_after > 0, f"stop_after is {self.stop_after}: expected minutes")
@@ -54,7 +55,7 @@ class Report:
     """Write report.html of a run folder again."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The folder that `mind train --output` named; the report is written into it."""
+    """Folder that `mind train --output` named; the report goes into it."""
 
 
 def train_defaults(words: Sequence[str]) -> Train:
@@ -93,14 +94,17 @@ def method_help(words: Sequence[str]) -> str:
     note("loading PyTorch")
     from mind.methods import with_method, with_options
 
-    options = with_options(with_method(MindConfig(), method)).options
-    if not dataclasses.fields(options):
+    config = with_options(with_method(MindConfig(), method))
+    own: dict[str, Any] = {"options": config.options} if dataclasses.fields(config.options) else {}
+    own |= {"stages": config.stages} if config.stages else {}
+    if not own:
         return f"Method {method} has no options of its own."
-    own = dataclasses.make_dataclass("Own", [("options", type(options))])
+    kinds = {"options": type(config.options), "stages": dict[str, StageConfig]}
+    kind = dataclasses.make_dataclass("Own", [(name, kinds[name]) for name in own])
     with suppress(SystemExit), redirect_stdout(io.StringIO()) as shown:  # tyro ends the program with it
-        tyro.cli(own, prog=f"mind train --method {method}", args=["--help"], default=own(options))
-    _, _, described = shown.getvalue().partition("options options")  # that box, without the one of --help
-    return f"options of method {method}:\n  " + described.strip(" -\n")
+        tyro.cli(kind, prog=f"mind train --method {method}", args=["--help"], default=kind(**own))
+    shown_help = re.split("^.*-h, --help.*\n", shown.getvalue(), maxsplit=1, flags=re.MULTILINE)
+    return f"Method {method} has options of its own.\n{shown_help[-1].rstrip()}"
 
 
 def train_command(options: Train) -> None:

@@ -17,46 +17,46 @@ class FilterConfig:
     keep: int = 8
     """Rationales per question, at most, and at most one per perspective [ours]."""
     minimum: int = 2
-    """Questions with fewer are dropped: MIND needs two to choose from [ours]."""
+    """Drop questions with fewer rationales: MIND needs two to choose from [ours]."""
     keep_wrong: int = 0
-    """Rationales with a wrong answer to keep beside the right ones, at most, for methods that learn from both
+    """Rationales with a wrong answer to keep per question, at most, for methods that learn from right and wrong ones
     [ours]."""
     shortest: bool = False
-    """Of the right rationales of a perspective only the shortest counts: what --rewrite and --prefix of `mind data
-    generate` are for [ours]."""
+    """Use only the shortest right rationale of each perspective, as for data sets of `mind data generate --rewrite` and
+    `--prefix` [ours]."""
     max_characters: int = 4000
-    """Longest rationale, without its answer line [ours]."""
+    """Longest rationale, in characters, without its answer line [ours]."""
     duplicate_threshold: float = 0.7
-    """Jaccard index of word n-grams from which on the later of two rationales of a question is a duplicate; 1 drops
-    only those with the same n-grams [ours]."""
+    """If the word n-grams of two rationales of a question have at least this Jaccard index, the later one is a
+    duplicate; 1 drops only rationales with equal n-grams [ours]."""
     ngram: int = 3
-    """Words of an n-gram [ours]."""
+    """Words per n-gram [ours]."""
     drop_leaks: bool = True
     """Drop rationales that admit to having been told the answer, or that open with it [ours]."""
     scripts: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Script -> least and largest share of a rationale's letters; rationales outside are dropped. For prompts that ask
-    for a language, or a mixture: `--scripts HANGUL 0.3 0.9`. Names are as in Unicode: LATIN, CYRILLIC, CJK [ours]."""
+    """Script -> smallest and largest share of a rationale's letters; rationales outside are dropped. For prompts that
+    ask for a language or a mixture: `--scripts HANGUL 0.3 0.9`. Unicode's names: LATIN, CYRILLIC, CJK [ours]."""
     source: tuple[str, ...] = ()
-    """Teachers whose rationales are kept, and whose answers pass rates count, by the names that their servers gave, of
-    a folder its last part; by default all [ours]."""
+    """Teachers whose rationales are kept and whose answers the pass rates count, by the names that their servers gave;
+    for a folder, its last part. By default all [ours]."""
     require_adherence: bool = False
-    """Drop rationales without the marks of their perspective, if it has a check; by default they are only counted
-    [ours]."""
+    """Drop rationales without the marks of their perspective, if it has a check; by default the report counts
+    them [ours]."""
     easy_pass_rate: float = 1.0
-    """A question is easy from this pass rate on: right responses among all of the teacher's, or the student's rate
-    if it is given [ours]."""
+    """A question is easy if its pass rate is at least this: the share of right responses of the teacher, or of the
+    student with --student-grades [ours]."""
     easy_fraction: float = 1.0
-    """Fraction of the easy questions that is kept. It is drawn by the question's id, so that it is the same in any
-    order and that a smaller fraction is a part of a larger one [ours]."""
+    """Share of the easy questions that is kept. The draw depends on the question's id, so it is the same in any order,
+    and a smaller share is a part of a larger one [ours]."""
     seed: int = 0
-    """Of that draw [ours]."""
+    """Seed of that draw [ours]."""
     pass_rate: tuple[float, float] = (0.0, 1.0)
-    """Questions with a pass rate below the first or above the second number are dropped, as DeepDistill does: too hard
-    for the teacher or too easy. `--pass-rate 0.2 0.8` keeps what is in between."""
+    """Drop questions with a pass rate below the first or above the second number, which are too hard for the teacher or
+    too easy, as DeepDistill does. `--pass-rate 0.2 0.8` keeps what is between."""
     variation: tuple[float, float] | None = None
-    """Questions whose coefficient of variation is outside these two numbers are dropped: the standard deviation of the
-    pass rates of a question's perspectives, over their mean; 0 if all are alike. DeepDistill takes it over answers,
-    where it follows from the pass rate p as sqrt(1 / p - 1); so does ours if a perspective is asked once."""
+    """Drop questions whose coefficient of variation is outside these two numbers: the standard deviation of the pass
+    rates of a question's perspectives, divided by their mean; 0 if all are equal. DeepDistill computes it over answers,
+    where it is sqrt(1 / p - 1) for the pass rate p; ours is the same if each perspective is asked once."""
 
     def __post_init__(self) -> None:
         check_fields("", self)
@@ -99,21 +99,21 @@ class FilterOptions:
     """The records to train on, .jsonl or .parquet; it must not exist. Beside it and named after it: .report.html,
     .card.json, .card.md (a dataset card for the Hub) and .dropped.jsonl."""
     also: tuple[str, ...] = ()
-    """Further folders of the same questions: of another teacher, or made from the answers of this one by --dual,
+    """Further folders of the same questions: from another teacher, or made from the answers of this one by --dual,
     --rewrite or --prefix."""
     filter: FilterConfig = field(default_factory=FilterConfig)
     student_grades: str | None = None
-    """A file that `mind grade` wrote of a student's answers to the questions: its pass rates replace the teacher's for
-    `easy_pass_rate` and `pass_rate`. `variation` stays the teacher's."""
+    """What `mind grade` wrote about a student's answers to the questions. The student's pass rates then replace the
+    teacher's in `easy_pass_rate` and `pass_rate`; `variation` is always the teacher's."""
     evaluation: tuple[str, ...] = ()
-    """Files to evaluate by: the card says how many of the questions give away one of theirs, by 13 words in a row that
-    they or their rationales share with it. `mind train --data.leaks drop` leaves them out."""
+    """Files of test questions. The card counts training questions that leak one: they or their rationales share 13
+    words in a row with it. `mind train --data.leaks drop` leaves these out."""
     license: str | None = None
-    """Of this data set, for its card."""
+    """License of this data set, for its card."""
     source_licenses: str | None = None
-    """Of the questions."""
+    """Licenses of the questions, for the card."""
     overwrite: bool = False
-    """Replace what is there already."""
+    """Replace an earlier output."""
 
     def __post_init__(self) -> None:
         check_fields("", self)

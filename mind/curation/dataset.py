@@ -17,6 +17,7 @@ from mind.data.overlap import leaks as leaks_between
 from mind.data.questions import load_questions, save_questions
 from mind.errors import MindError, require
 from mind.files import check_apart, write_json_rows
+from mind.progress import tracked
 from mind.records import Key
 from mind.typed_json import row_of
 
@@ -41,7 +42,12 @@ def filter_dataset(options: FilterOptions) -> FilterResult:
     rates = None if options.student_grades is None else load_pass_rates(options.student_grades)
     questions = with_knowledge(pool.questions, [response for data in pool.folders for response in data.others])
     result = filter_responses(
-        questions, pool.responses, pool.verdicts, options.filter, pass_rates=rates, made=pool.made
+        questions,
+        tracked(pool.responses, "candidates", "answer"),
+        pool.verdicts,
+        options.filter,
+        pass_rates=rates,
+        made=pool.made,
     )
     leaks = {file: leaks_between(result.questions, some) for file, some in evaluation.items()} if evaluation else None
     base = output.with_suffix("")

@@ -18,6 +18,7 @@ from mind.data.fields import field_of
 from mind.data.problems import Problems
 from mind.data.rows import file_rows
 from mind.errors import MindError, require
+from mind.progress import tracked
 from mind.records import Key, Question, Rationale, Response, Verdict
 from mind.similarity import distinct, most_diverse, ngram_sets, similarities
 from mind.teacher.recipes import MadeFrom
@@ -52,7 +53,7 @@ def filter_responses(
         )
     candidates = _candidates(questions, responses, verdicts, config, made)
     kept, outcomes, fates, rates, answered = [], [], {}, {}, False
-    for question in questions:
+    for question in tracked(questions, "selection", "question"):
         rationales = sorted(candidates[question.id].values(), key=_by_perspective)
         answers = [one for one in rationales if one.key not in made and one.source in (config.source or (one.source,))]
         answered = answered or bool(answers)

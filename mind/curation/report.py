@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 from mind.display import percent
 from mind.files import replacing
 from mind.records import Question, Response, Verdict
+from mind.report.data_tables import DataTable
 from mind.report.page import page_template
 from mind.report.pictures import AMBER, BLUE, STYLE, svg_of
 
@@ -147,26 +148,34 @@ def _percent(part: int, whole: int) -> str:
     return percent(part / whole) if whole else "–"
 
 
-def _lengths(kept: Sequence[int], dropped: Sequence[int]) -> Markup | None:
+@dataclass(frozen=True)
+class Histogram:
+    """A picture and its numbers."""
+
+    svg: Markup
+    table: DataTable
+
+
+def _lengths(kept: Sequence[int], dropped: Sequence[int]) -> Histogram | None:
     """A histogram of both; the last bin holds the longest hundredth, which would squeeze the others."""
     if not len(kept) + len(dropped):
         return None
     longest = max(np.percentile([*kept, *dropped], 99), 1)
     return _histogram(
         "lengths",
-        {BLUE: np.minimum(kept, longest), AMBER: np.minimum(dropped, longest)},
+        {"kept": (BLUE, np.minimum(kept, longest)), "dropped": (AMBER, np.minimum(dropped, longest))},
         np.linspace(0, longest, LENGTH_BINS + 1),
         "characters",
         "rationales",
     )
 
 
-def _pass_rates(rates: Sequence[float]) -> Markup | None:
+def _pass_rates(rates: Sequence[float]) -> Histogram | None:
     if not len(rates):
         return None
     return _histogram(
         "rates",
-        {BLUE: rates},
+        {"questions": (BLUE, rates)},
         np.linspace(0, 1, RATE_BINS + 1),
         "right answers",
         "questions",
@@ -175,12 +184,15 @@ def _pass_rates(rates: Sequence[float]) -> Markup | None:
 
 
 def _histogram(
-    key: str, series: Mapping[str, ArrayLike], bins: np.ndarray, xlabel: str, ylabel: str, formatter=None
-) -> Markup:
+    key: str, series: Mapping[str, tuple[str, ArrayLike]], bins: np.ndarray, xlabel: str, ylabel: str, formatter=None
+) -> Histogram:
+    """Of each series, by its name (color, values)."""
     figure = Figure(figsize=(5.8, 2.9), layout="constrained")
     axes = figure.subplots()
-    for color, values in series.items():
+    columns = []
+    for color, values in series.values():
         counts, _ = np.histogram(values, bins)
+        columns.append(counts)
         place = {"x": bins[:-1], "height": counts, "width": np.diff(bins), "align": "edge"}
         axes.bar(**place, color=color, alpha=0.35)
         axes.bar(**place, color="none", edgecolor=color, linewidth=0.8)
@@ -188,4 +200,10 @@ def _histogram(
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     if formatter is not None:
         axes.xaxis.set_major_formatter(formatter)
-    return svg_of(figure, key)
+    ends = [f"{edge:.0%}".replace("%", " %") if formatter is not None else f"{edge:,.0f}" for edge in bins]
+    rows = [
+        [f"{low} to {high}", *(f"{count:,}" for count in counts)]
+        for low, high, *counts in zip(ends, ends[1:], *columns, strict=False)
+        if any(counts)
+    ]
+    return Histogram(svg_of(figure, key), DataTable([xlabel, *series], rows))

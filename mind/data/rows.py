@@ -20,6 +20,7 @@ from mind.data.parquet import parquet_rows
 from mind.data.problems import Problems
 from mind.errors import MindError
 from mind.files import parse_json, parse_object, read_text, require_file
+from mind.progress import Progress
 from mind.typed_json import record_of
 
 T = TypeVar("T")
@@ -79,14 +80,19 @@ def _listed_rows(path: str | os.PathLike[str], file: io.BufferedIOBase, problems
 
 
 def _lines(path: str | os.PathLike[str], file: io.BufferedIOBase, problems: Problems) -> Rows:
-    first = True
-    for number, line in enumerate(file, start=1):
-        where = f"{path}:{number}"
-        if first and line.strip() == b"{":
-            raise MindError(f"{where}: an object continues on the next line: write each object on a line of its own")
-        first = first and not line.strip()
-        if line.strip() and (row := problems.attempt(where, _object, where, line)) is not None:
-            yield where, row
+    first, read, size = True, 0, os.fstat(file.fileno()).st_size
+    with Progress(f"rows of {path}", size // 1024, "kilobyte", late=True) as bar:  # and of what is done with each
+        for number, line in enumerate(file, start=1):
+            where = f"{path}:{number}"
+            if first and line.strip() == b"{":
+                raise MindError(
+                    f"{where}: an object continues on the next line: write each object on a line of its own"
+                )
+            first = first and not line.strip()
+            if line.strip() and (row := problems.attempt(where, _object, where, line)) is not None:
+                yield where, row
+            read += len(line)
+            bar.reach(read // 1024)
 
 
 def _object(where: str, line: bytes) -> dict[str, Any]:

@@ -30,18 +30,18 @@ class SourceConfig:
     split: str = "train"
     """The split of a folder or of a data set on the Hub."""
     id_column: str | None = None
-    """By default "id" if there is such a column; without one, an id is the last part of the path and the row."""
+    """Column of the id; by default "id". Without such a column an id is the name of the file and the row."""
     question_column: str = "question"
-    """The column of the question's text."""
+    """Column of the question."""
     answer_column: str = "answer"
-    """The column of the gold answer."""
+    """Column of the gold answer."""
     choices_column: str | None = None
-    """By default "choices" if there is such a column; a row without it is a question without choices. {"label": [...],
-    "text": [...]}, label -> text, pairs of label and text, or texts alone, which are labeled A, B, ..."""
+    """Column of the choices; by default "choices". A row without it is a question without choices. Choices may be
+    {"label": [...], "text": [...]}, {label: text}, pairs of label and text, or texts, which get the labels A, B, ..."""
     answer_marker: str | None = None
-    """The answer is what follows this in the answer column; by default "####" where an answer has it, as GSM8K's."""
+    """The answer is what follows this mark in the answer column; by default "####", if it is there, as in GSM8K."""
     limit: int | None = None
-    """Take only the first so many questions."""
+    """Read the first so many questions only."""
 
     def __post_init__(self) -> None:
         check_fields("questions", self)

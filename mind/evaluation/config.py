@@ -16,11 +16,11 @@ class SamplingConfig:
     samples: int | None = None
     """Samples per question: their mean accuracy, majority vote and pass@k. None: one greedy answer."""
     temperature: float = 0.7
-    """Of the samples."""
+    """Temperature of the samples."""
     top_p: float = 0.95
-    """Of the most probable tokens so many are sampled from as have this probability together."""
+    """Nucleus sampling: draw from the most probable tokens that have this probability together."""
     seed: int = 0
-    """Of the samples. A sample depends on it, its question and its number alone, not on the others."""
+    """Seed of the samples. Each depends on the seed, its question and its number alone, not on other samples."""
 
     def __post_init__(self) -> None:
         check_fields("", self)
@@ -30,7 +30,7 @@ class SamplingConfig:
         others, defaults = ((one.temperature, one.top_p, one.seed) for one in (self, SamplingConfig))
         require(
             self.samples is not None or others == defaults,
-            "temperature, top_p and seed are of samples: --samples N asks for N of them",
+            "temperature, top_p and seed belong to samples: --samples N asks for N of them",
         )
 
 
@@ -39,17 +39,17 @@ class InteractionConfig:
     """The two further students of method lorid, and how all three answer together; the first is `student`."""
 
     knowledge: str | None = None
-    """The folder of the knowledge generator, RUN/stages/1-lorid-kg/student."""
+    """Folder of the knowledge generator: RUN/stages/1-lorid-kg/student."""
     deep: str | None = None
-    """The folder of the deep reasoner, RUN/stages/2-lorid-dr/student."""
+    """Folder of the deep reasoner: RUN/stages/2-lorid-dr/student."""
     rounds: int = 20
-    """Samples of each student per question, at most: a question is done once two answers agree."""
+    """Samples per student and question, at most: a question is done as soon as two answers agree."""
     temperature: float = 1.5
-    """Of the samples."""
+    """Temperature of the samples."""
     top_p: float = 0.9
-    """Of the most probable tokens so many are sampled from as have this probability together."""
+    """Nucleus sampling: draw from the most probable tokens that have this probability together."""
     seed: int = 0
-    """Of the samples."""
+    """Seed of the samples."""
 
     def __post_init__(self) -> None:
         check_fields("lorid", self)

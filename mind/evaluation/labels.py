@@ -35,7 +35,8 @@ def asked_questions(label: str, questions: Sequence[Question], most: int | None)
     if len(asked) < len(questions):
         tell(
             f"evaluation {label}: its first {len(asked):,} of {len(questions):,} questions are asked "
-            "(--evaluation.questions)"
+            "(--evaluation.questions)",
+            of_results=True,
         )
     return asked
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from mind.errors import MindError, require
 from mind.experiment.plan import BASE, BASE_MARKER, Plan
-from mind.files import read_object
+from mind.files import path_meant, read_object
 from mind.run_folder import RunFolder
 from mind.typed_json import build, write_json
 
@@ -136,7 +136,8 @@ class ExperimentFolder:
 
     def read_experiment(self) -> tuple[Plan, dict[str, Any]]:
         """The plan, as it was written, and the whole file. Raises MindError for a folder without an experiment."""
-        require(self.experiment.is_file(), f"{self.path}: there is no experiment ({self.experiment.name} is missing)")
+        missing = f"{self.path}: there is no experiment ({self.experiment.name} is missing){path_meant(self.path)}"
+        require(self.experiment.is_file(), missing)
         content = read_object(self.experiment)
         fields = {name: content[name] for name in Plan.__dataclass_fields__ if name in content}
         return build(Plan, fields, str(self.experiment)), content

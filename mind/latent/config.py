@@ -14,35 +14,35 @@ class LatentConfig:
     """What is analyzed, and how thoroughly."""
 
     runs: tuple[str, ...]
-    """Finished run folders of method single: experts, one for each perspective and seed, and null experts
-    (data.shuffle_perspectives), likewise. Which is which, their configurations say."""
+    """Finished run folders of method single: experts and null experts (data.shuffle_perspectives), one per perspective
+    and seed. Their configurations say which is which."""
     questions: str
     """A file of questions that no run was trained on, each with a rationale in every perspective; 100 or more."""
     output: str = "runs/latent"
     """The folder to write."""
     coverage: tuple[str, ...] = ()
-    """Finished run folders of any method with the same student: how many perspectives do their samples, and those of
-    the untrained student, come from?"""
+    """Finished run folders of any method with the same student. The page says from how many perspectives their samples
+    come, and those of the untrained student."""
     encoder: str | None = None
     """A sentence-transformers model, by name or folder, for the view V6; without one that view is left out."""
     max_new_tokens: int = 200
-    """Tokens of an answer, at most."""
+    """Longest answer, in tokens."""
     batch_size: int = 64
     """Questions per batch of generation."""
     pack_length: int = 4096
-    """Tokens of a row of the trunk, at most."""
+    """Tokens per row of the trunk, at most."""
     samples: int = 16
-    """Per question and run of `coverage`, at temperature 1."""
+    """Samples per question and run of `coverage`, at temperature 1."""
     components: int = 16
-    """Principal components that clusters and probes are given."""
+    """Principal components that clusters and probes use."""
     mixture_seeds: int = 5
-    """Seeds of the mixture model, whose results are averaged."""
+    """Seeds of the mixture model; the results are means over them."""
     draws: int = 200
-    """Of the questions, behind the intervals of what describes clusters and of probes by question."""
+    """Resamples of the questions for the intervals of clusters and of probes by question."""
     permutations: int = 100
-    """Draws of permuted perspectives, which tell what chance gives."""
+    """Permutations of the perspectives, which show what chance gives."""
     seed: int = 0
-    """Of samples, draws and pictures."""
+    """Seed of samples, resamples and pictures."""
 
     def __post_init__(self) -> None:
         check_fields("", self)

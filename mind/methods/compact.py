@@ -52,7 +52,7 @@ _SPREAD = 1e-4
 
 @dataclass(frozen=True)
 class CompactOptions(MethodOptions):
-    """Of COMPACT; the defaults are the authors'."""
+    """Options of COMPACT; the defaults are the authors'."""
 
     information_weight: float = 1.0
     """b1."""
@@ -61,7 +61,7 @@ class CompactOptions(MethodOptions):
     loss_weight: float = 0.5
     """b3: rationales that the student finds hard weigh less."""
     temperature: float = 1.0
-    """T, of alpha."""
+    """T, the temperature of alpha."""
     consistency_weight: float = 0.1
     """lambda."""
     connectives: tuple[str, ...] = (
@@ -78,8 +78,8 @@ class CompactOptions(MethodOptions):
         "Then",
         "Finally",
     )
-    """Words at which a rise of the answer counts fully; those that are one token of the student's, with or without a
-    space in front. Which words the authors take is only known in part [ours]."""
+    """Words at which a rise of the answer counts fully, if they are one token of the student, with or without a space
+    in front. The authors publish a part of their list only [ours]."""
 
     BOUNDS = {
         "information_weight": "a number >= 0",

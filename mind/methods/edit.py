@@ -31,14 +31,15 @@ from mind_kernels import Head
 
 @dataclass(frozen=True)
 class EditOptions(MethodOptions):
-    """Of EDIT; alpha and beta are the authors'."""
+    """Options of EDIT; alpha and beta are the authors'."""
 
     alpha: float = 1.0
     """a: weight of the changed tokens of the right rationale."""
     beta: float = 0.025
-    """b: weight of those of the wrong one, whose likelihood is lowered; with 0.05 the authors lose all of the gain."""
+    """b: weight of the changed tokens of the wrong rationale, whose likelihood training lowers; at 0.05 the authors
+    lose all of the gain."""
     pairs: int = 4
-    """Pairs of a question, at most; twins first, and those with the smallest changes [ours]."""
+    """Pairs per question, at most: twins first, then those with the smallest changes [ours]."""
     max_changed: float = 0.5
     """Largest share of the tokens of either rationale that may be changed [ours]."""
 

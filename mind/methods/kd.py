@@ -59,10 +59,10 @@ class TeacherOptions(MethodOptions):
     teacher_dtype: Literal["float32", "bfloat16"] = "float32"
     """The dtype of the teacher's weights in memory."""
     temperature: float = 1.0
-    """T, of both sides' distributions."""
+    """T, the temperature of both distributions."""
     top: int | None = None
-    """Learn from so many of the teacher's most probable tokens in each row, and from the rest as one; None: from its
-    whole distribution."""
+    """Learn from so many of the teacher's most probable tokens per row, and from the rest as if it were one token;
+    None: from its whole distribution."""
 
     BOUNDS = {
         "top": "None or at least 1",
@@ -72,22 +72,22 @@ class TeacherOptions(MethodOptions):
 
 @dataclass(frozen=True)
 class KdOptions(TeacherOptions):
-    """Of distillation from a teacher model."""
+    """Options of distillation from a teacher model."""
 
     kind: Literal["forward_kl", "reverse_kl", "jsd", "skew_forward_kl", "skew_reverse_kl"] = "forward_kl"
     """The divergence."""
     beta: float = 0.5
-    """Of "jsd": the teacher's share in the mixture."""
+    """The teacher's share in the mixture of "jsd"."""
     skew: float = 0.1
-    """Of the skewed kinds: the other side's share."""
+    """The other side's share in the skewed kinds."""
     ce_weight: float = 0.5
-    """w: weight of the cross-entropy on the rationales; the divergence has the rest [ours; 0 in the sources]."""
+    """w: weight of the cross-entropy on the rationales; that of the divergence is 1 - w [ours; 0 in the sources]."""
     on_policy: float = 0.0
-    """The probability of a step on the student's own answers in place of the rationales; 0.5 in TRL's GKD."""
+    """Probability that a step trains on the student's own answers in place of the rationales; 0.5 in TRL's GKD."""
     sample_temperature: float = 1.0
-    """At which they are sampled; 0.9 there. It is no temperature of the divergence."""
+    """Temperature of these samples (0.9 in TRL); the divergence has its own."""
     max_new_tokens: int = 512
-    """Tokens of one, at most; 128 there."""
+    """Longest sampled answer, in tokens; 128 in TRL."""
 
     BOUNDS = {
         **TeacherOptions.BOUNDS,

@@ -36,14 +36,14 @@ _WORDS = 3
 
 @dataclass(frozen=True)
 class MccKdOptions(MethodOptions):
-    """Of MCC-KD; alpha and temperature are those of the authors' script."""
+    """Options of MCC-KD; alpha and temperature are those of the authors' script."""
 
     alpha: float = 0.01
     """Weight of the divergence."""
     temperature: float = 1.3
-    """T, of the distributions that are compared."""
+    """T, the temperature of the distributions that are compared."""
     pool: int = 5
-    """The rationales of a question from which pairs are drawn, at most: the least similar."""
+    """Rationales per question from which pairs are drawn, at most: the least similar ones."""
 
     BOUNDS = {
         "alpha": "a number >= 0",

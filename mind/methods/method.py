@@ -243,7 +243,8 @@ class Method(ABC):
         if len(chosen) < len(questions):
             tell(
                 f"{len(chosen)} of {len(questions)} questions are trained on: method {config.method} needs "
-                f"{cls.lesson} that it can use"
+                f"{cls.lesson} that it can use",
+                of_results=True,
             )
         return chosen
 

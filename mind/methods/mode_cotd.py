@@ -72,19 +72,19 @@ Trial = tuple[list[float], float]
 
 @dataclass(frozen=True)
 class ModeCotdOptions(MethodOptions):
-    """Of MoDE-CoTD; the defaults are the authors'."""
+    """Options of MoDE-CoTD; the defaults are the authors'."""
 
     mix: Mix = "lorahub"
     """"lorahub": weighted sums of the adapters' matrices, A and B; "exact": the weighted sum of their products, B A
     (mind/student/mixture.py)."""
     l1: float = 0.05
-    """Of the mean of the weights' absolute values, in the objective."""
+    """Weight, in the objective, of the mean absolute value of the mixture's weights."""
     budget: int = 40
-    """Mixtures that are tried; finding the next one takes about a millisecond per trial before it."""
+    """Mixtures to try; choosing the next one takes about a millisecond per earlier trial."""
     bound: float = 3.0
-    """Weights lie in [-bound, bound]."""
+    """The mixture's weights lie in [-bound, bound]."""
     few_shot: int = 5
-    """Training questions on whose rationales a mixture is tried, drawn by `train.seed`."""
+    """Training questions whose rationales score a mixture, drawn by `train.seed`."""
     experts: str | None = None
     """The folder of another run of this method whose experts are mixed, on the questions of this one, with
     `stages.experts.skip`; None: those that this run trains."""

@@ -48,16 +48,16 @@ _GREEDY = 1e-6
 
 @dataclass(frozen=True)
 class NesycdOptions(MethodOptions):
-    """Of NesyCD."""
+    """Options of NesyCD."""
 
     answer: float = 0.5
-    """a: the weight of the answer alone [ours]."""
+    """a: weight of the answer alone [ours]."""
     rationale: float = 0.5
-    """b: the weight of the rationale, with rules and without [ours]."""
+    """b: weight of the rationale, with rules and without [ours]."""
     label_prefix: str = "predict: "
-    """What precedes the question where the answer alone is asked for [ours]."""
+    """Text in front of the question if the answer alone is asked for [ours]."""
     max_new_tokens: int = 512
-    """Tokens of an answer by which the student's errors are found, at most [ours]."""
+    """Longest answer by which the student's errors are found, in tokens [ours]."""
 
     BOUNDS = {
         "answer": "a number >= 0",

@@ -54,30 +54,30 @@ _LINES = 8
 
 @dataclass(frozen=True)
 class QcrdOptions(MethodOptions):
-    """Of QCRD; label, beta, delta, negative and refresh_epochs are the review's."""
+    """Options of QCRD; label, beta, delta, negative and refresh_epochs are the review's."""
 
     label: float = 0.5
-    """a: the weight of the answer alone; the rationales have the rest."""
+    """a: weight of the answer alone; that of the rationales is 1 - a."""
     beta: float = 0.2
     """Weight of the wrong rationale."""
     delta: float = 3.0
-    """The cross-entropy up to which a wrong rationale is pushed, in nats per token."""
+    """Training lowers the likelihood of a wrong rationale up to this cross-entropy, in nats per token."""
     negative: Literal["max", "min"] = "max"
-    """Which of a question's wrong rationales is pushed: the one with the largest cross-entropy, or the smallest."""
+    """Which wrong rationale of a question that is: the one with the largest cross-entropy, or with the smallest."""
     refresh_epochs: int = 5
     """Epochs from one round of the student's own answers to the next; 0: none, only the wrong rationales of the
     data."""
     sample_temperature: float = 1.0
-    """At which they are sampled [ours]: at the review's 1.5 those of a small chat model are noise, 7 to 8 nats per
-    token, far beyond delta."""
+    """Temperature of these answers [ours]. At the review's 1.5 the answers of a small chat model are noise: 7 to 8 nats
+    per token, far beyond delta."""
     max_new_tokens: int = 256
-    """Tokens of one, at most [ours]."""
+    """Longest of these answers, in tokens [ours]."""
     label_prefix: str = "predict: "
-    """What precedes the question where the answer alone is asked for."""
+    """Text in front of the question if the answer alone is asked for."""
     discriminator_epochs: int = 20
     """Epochs of the discriminator before the first step [ours]."""
     discriminator_learning_rate: float = 1e-3
-    """Its learning rate [ours]."""
+    """Learning rate of the discriminator [ours]."""
 
     BOUNDS = {
         "label": "a number in [0, 1)",

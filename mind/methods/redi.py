@@ -42,15 +42,15 @@ _DECAY = 0.8
 
 @dataclass(frozen=True)
 class RediOptions(MethodOptions):
-    """Of REDI; alpha and gamma are the authors'."""
+    """Options of REDI; alpha and gamma are the authors'."""
 
     alpha: float = 0.8
     """Weight of the wrong rationale's cross-entropy, which is subtracted; 0 is fine-tuning on the right ones."""
     gamma: float = 0.0
-    """How fast that weight falls as the wrong rationale becomes less likely; 0: it stays."""
+    """How fast that weight falls as the wrong rationale becomes less likely; 0: it stays constant."""
     max_drop: float | None = 1.0
-    """The run stops if the right rationales' log-probability per token has fallen by this many nats since the first
-    step, in an average over the latest steps; None: it never does [ours]."""
+    """The run stops if the log-probability per token of the right rationales, averaged over the latest steps, is this
+    many nats below that of the first step; None: it never stops for that [ours]."""
 
     BOUNDS = {
         "alpha": "a number in [0, 1]",

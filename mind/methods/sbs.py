@@ -28,16 +28,16 @@ from mind.report.charts import AMBER, BLUE, Chart, Series
 
 @dataclass(frozen=True)
 class SbsOptions(MethodOptions):
-    """Of distilling step-by-step; the defaults are the authors'."""
+    """Options of distilling step-by-step; the defaults are the authors'."""
 
     alpha: float = 0.5
-    """a: the weight of the answer."""
+    """a: weight of the answer."""
     explain_with_answer: bool = False
     """The answer line follows the rationale too [ours]."""
     label_prefix: str = "predict: "
-    """What precedes the question where the answer alone is asked for."""
+    """Text in front of the question if the answer alone is asked for."""
     rationale_prefix: str = "explain: "
-    """What precedes it where the rationale is."""
+    """Text in front of the question if the rationale is asked for."""
 
     BOUNDS = {
         "alpha": "a number in [0, 1]",

@@ -33,17 +33,17 @@ from mind_kernels import Head
 
 @dataclass(frozen=True)
 class TaidOptions(TeacherOptions):
-    """Of TAID; the defaults are the authors'."""
+    """Options of TAID; the defaults are the authors'."""
 
     t_start: float = 0.4
     """The teacher's share in the first target."""
     alpha: float | Literal["auto"] = 5e-4
-    """The share of 1 - t by which t rises per step at the most; "auto" follows the number of steps [ours]."""
+    """Largest rise of t per step, as a share of 1 - t; "auto" follows from the number of steps [ours]."""
     momentum: float = 0.99
-    """Of the average of the loss's relative change."""
+    """Momentum of the average of the loss's relative change."""
     momentum_of: Literal["kl", "ce"] = "kl"
-    """The loss whose change that is: the divergence, as the paper has it, or the cross-entropy under p_t, as the
-    authors' code does, whose change is smaller beside it by the entropy of p_t."""
+    """The loss whose change is averaged: the divergence, as in the paper, or the cross-entropy under p_t, as in the
+    authors' code; the latter is larger by the entropy of p_t, so its relative change is smaller."""
 
     BOUNDS = {
         **TeacherOptions.BOUNDS,

@@ -84,7 +84,7 @@ ACCURACY = Chart(
 )
 L_REAL = Chart(
     "l_real",
-    "L_real of each perspective",
+    "Loss of each perspective (L_real)",
     "nats per token",
     "The lowest line is the perspective that the student finds easiest; all should fall.",
     form="perspectives",
@@ -115,9 +115,9 @@ MACHINE = Section(
         Chart(
             "tokens_per_s",
             "Throughput",
-            "supervised tokens/s",
-            "Labeled tokens of rationales and answers, trained on or observed. It should be flat; dips are saving, "
-            "evaluation or another process.",
+            "labeled tokens/s",
+            "Labeled tokens of rationales and answers, trained on or observed. It should be flat; it dips while "
+            "checkpoints are saved or another process is busy.",
             from_zero=True,
         ),
         Chart(
@@ -134,7 +134,8 @@ MACHINE = Section(
             "Work of a step",
             "",
             "What each saving leaves, over the run, of a naive step's work, which pads all rationales to the longest "
-            "and computes each with a backward pass. A token without one counts a third.",
+            "and computes each with a backward pass. A token without one counts a third. The table beside it has the "
+            "numbers.",
             form="work",
         ),
     ),

@@ -175,9 +175,12 @@ def _accuracies(analysis: Mapping[str, Any]) -> LatentPicture | None:
     legend = [*_GROUPS.values(), Ink("chance", MUTED, (4, 2))]
     caption = (
         "Tested on students of a seed, and on questions, that the probe has not seen; 95 % intervals over "
-        "perspectives. V4 counts if the experts are above the null experts, V1 if it is above V3 and V5."
+        "perspectives. V4 counts if the experts are above the null experts, V1 if it is above V3 and V5. The table "
+        "above has the numbers."
     )
-    return LatentPicture("latent-probes", "Is the perspective told?", svg_of(figure, "latent-probes"), legend, caption)
+    return LatentPicture(
+        "latent-probes", "Can the perspective be read off?", svg_of(figure, "latent-probes"), legend, caption
+    )
 
 
 def _maps(analysis: Mapping[str, Any]) -> list[LatentPicture]:
@@ -192,7 +195,7 @@ def _maps(analysis: Mapping[str, Any]) -> list[LatentPicture]:
                 axes.plot(*zip(*points, strict=True), ".", color=ink.color, markersize=3.5)
             axes.set(xticks=[], yticks=[], title=f"t-SNE, seed {one['seed']}")
         title = f"{view}, {_GROUPS[group].name}: {value_at(analysis, 'views', view, 'what')}"
-        caption = "Neither distances nor the number of clusters can be read off these maps."
+        caption = "Neither distances nor the number of clusters can be read off these maps. latent.json has the points."
         key = f"latent-map-{place}"
         pictures.append(LatentPicture(key, title, svg_of(figure, key), inks, caption))
     return pictures

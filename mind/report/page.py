@@ -61,7 +61,8 @@ def write_report(folder: RunFolder, method: str, sections: Sequence[Section], re
         work=work_table(work, metrics.counted()) if work else [],
         latent=latent_section(folder.latent),
         page_colors=PAGE_COLORS, notes=[*metrics.notes.values(), *remarks, *_leaks(config, evaluation)],
-        status=status_rows(status), config=flat(config), origin=origin_rows(folder.read_starts(), folder.read_inputs()),
+        status=status_rows(status, without_work=work is not None), config=flat(config),
+        origin=origin_rows(folder.read_starts(), folder.read_inputs()),
     )  # fmt: skip
     with replacing(folder.report) as file:
         file.write(page)

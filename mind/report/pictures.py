@@ -18,6 +18,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from mind.display import percent
 from mind.report.charts import AMBER, BLUE, INK, MUTED, RULE, Chart, Series
+from mind.report.data_tables import DataTable, series_table
 from mind.report.reading import Metrics, binned, running_mean
 
 DRAWN_POINTS = 400  # a longer series is drawn as means of equal bins, which keeps the page small
@@ -55,6 +56,12 @@ class Picture:
     """None: the run holds no number for it."""
     legend: list[Ink]
     """Empty for a single series."""
+    table: DataTable | None = None
+    """What the picture shows; None if there is no picture, or if the page has a table of its own beside it."""
+
+
+Lines = Sequence[tuple[Ink, np.ndarray]]
+"""How each line looks, and its values."""
 
 
 def perspective_inks(names: list[str]) -> list[Ink]:
@@ -70,7 +77,10 @@ def perspective_inks(names: list[str]) -> list[Ink]:
 
 
 def svg_of(figure: Figure, prefix: str) -> Markup:
-    """Inline SVG without outside names: ids are prefixed, as many pictures share a page; colors follow the page."""
+    """Inline SVG without outside names: ids are prefixed, as many pictures share a page; colors follow the page.
+
+    The page names the picture by a title with the id PREFIX-title and describes it by a caption with PREFIX-caption.
+    """
     buffer = StringIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the browser picks the font in the end
@@ -78,9 +88,11 @@ def svg_of(figure: Figure, prefix: str) -> Markup:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', svg, count=1)
     svg = svg.replace("xlink:href=", "href=")
     svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
+    named = f'aria-labelledby="{prefix}-title" aria-describedby="{prefix}-caption"'
+    width = f'style="--width: {72 * figure.get_figwidth():.0f}px"'  # below which its text is too small to read
+    svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" {named} {width}>', svg, count=1)
     for written, shown in PAGE_COLORS.items():
         svg = svg.replace(written, shown)
     return Markup(svg)
@@ -131,9 +143,9 @@ class Pictures:
             self._draw(axes[1], values, ink)
             axes[1].set_ylabel(chart.lower.unit if chart.lower else "")
         legend = [ink for ink, values in (*before, *lines, *below) if not np.isnan(values).all()]
-        return self._finish(chart, figure, legend)
+        return self._finish(chart, figure, legend, [*lines, *below], before)
 
-    def _lines(self, chart: Chart) -> list[tuple[Ink, np.ndarray]]:
+    def _lines(self, chart: Chart) -> Lines:
         """The lines of a chart and their values, one per step."""
         if chart.form == "perspectives":
             return list(zip(self.inks, self.metrics.by_perspective(chart.key, self.names), strict=True))
@@ -142,7 +154,7 @@ class Pictures:
             for series in chart.series or (Series(chart.key),)
         ]
 
-    def _warmup(self, chart: Chart) -> list[tuple[Ink, np.ndarray]]:
+    def _warmup(self, chart: Chart) -> Lines:
         """The same numbers before the student moved, one per epoch; empty if there are none."""
         lines = [self.metrics.series(series.name, "warmup") for series in chart.series or (Series(chart.key),)]
         return [(Ink(chart.warmup, AMBER), values) for values in lines if not np.isnan(values).all()]
@@ -151,11 +163,15 @@ class Pictures:
         figure = Figure(figsize=(5.8, height), layout="constrained")
         return figure, list(figure.subplots(rows, columns, squeeze=False, **layout).flat)
 
-    def _finish(self, chart: Chart, figure: Figure, legend: Sequence[Ink]) -> Picture:
+    def _finish(self, chart: Chart, figure: Figure, legend: Sequence[Ink], lines: Lines, before: Lines = ()) -> Picture:
         figure.axes[-1].set_xlabel("step")
-        figure.axes[-1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        drawn = any(axes.lines or axes.images for axes in figure.axes)
-        return Picture(chart, svg_of(figure, chart.key) if drawn else None, list(legend) if len(legend) > 1 else [])
+        figure.axes[-1].xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+        if not any(axes.lines or axes.images for axes in figure.axes):
+            return Picture(chart, None, [])
+        named = [(ink.name or chart.unit, values) for ink, values in lines if not np.isnan(values).all()]
+        epochs = self.metrics.series("epoch", "warmup") if before else None
+        table = series_table(self.metrics.steps, named, epochs, [(ink.name, values) for ink, values in before])
+        return Picture(chart, svg_of(figure, chart.key), list(legend) if len(legend) > 1 else [], table)
 
     def _draw(self, axes: Axes, values: np.ndarray, ink: Ink, smooth: bool = True) -> None:
         if np.isnan(values).all():
@@ -168,11 +184,11 @@ class Pictures:
         line = {"color": ink.color, "linestyle": (0, ink.dashes) if ink.dashes else "-"}
         axes.plot(steps, binned(values, DRAWN_POINTS), linewidth=1.6, **line, **marker)
 
-    def _draw_warmup(self, axes: Axes, lines: Sequence[tuple[Ink, np.ndarray]]) -> None:
+    def _draw_warmup(self, axes: Axes, lines: Lines) -> None:
         for ink, values in lines:
             axes.plot(self.metrics.series("epoch", "warmup"), values, color=ink.color, marker="o", markersize=3)
         axes.set_xlabel("warm-up epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(3, integer=True, min_n_ticks=1))
 
     def _shares(self, chart: Chart) -> Picture:
         """A map with a row per perspective, the darker the nearer to 1."""
@@ -186,7 +202,7 @@ class Pictures:
             extent = (self.metrics.steps[0] - 0.5, self.metrics.steps[-1] + 0.5, len(grid) - 0.5, -0.5)
             axes.imshow(grid, cmap=ramp, vmin=0, vmax=1, aspect="auto", interpolation="none", extent=extent)
             axes.set_yticks(range(len(grid)), [n if len(n) <= 24 else n[:23] + "…" for n in self.names])
-        return self._finish(chart, figure, [])
+        return self._finish(chart, figure, [], list(zip(self.inks, shares, strict=True)))
 
     def _work(self, chart: Chart) -> Picture:
         """A waterfall of the run's totals: each bar is what is left after one more saving."""

@@ -158,5 +158,10 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
 def binned(values: np.ndarray, limit: int) -> np.ndarray:
     """At most `limit` means of equal consecutive bins, nan left out."""
     size = math.ceil(len(values) / limit)
-    ends = [*range(size, len(values), size), len(values)]
-    return np.array([running_mean(values[max(0, end - size) : end], size)[-1] for end in ends])
+    return np.array([running_mean(values[max(0, end - size) : end], size)[-1] for end in bin_ends(len(values), limit)])
+
+
+def bin_ends(count: int, limit: int) -> list[int]:
+    """Where each of at most `limit` equal consecutive bins ends; the last may be shorter."""
+    size = math.ceil(count / limit)
+    return [*range(size, count, size), count]

@@ -155,13 +155,13 @@ def work_table(work: Work, counted: Mapping[str, int]) -> list[dict[str, str]]:
         "naive run": (work.padded, 0),
         "without padding": (work.packed, 0),
         "with shared prompts": (work.shared, 0),
-        "trained: forward and backward": (work.trained, 0),
-        "observed: forward alone": (0, work.observed),
+        "trained: forward and backward pass": (work.trained, 0),
+        "observed: forward pass alone": (0, work.observed),
         "this run: trained and observed": (work.trained, work.observed),
     }
     others = {
         "observed before the first step": counted.get("observed", 0) - work.observed,
-        "searched: forward alone": counted.get("search", 0),
+        "searched: forward pass alone": counted.get("search", 0),
         "generated: the student's own answers": counted.get("generated", 0),
         "encoded: texts as vectors": counted.get("encoded", 0),
     }
@@ -175,10 +175,15 @@ def work_table(work: Work, counted: Mapping[str, int]) -> list[dict[str, str]]:
     return table
 
 
-def status_rows(status: Mapping[str, Any]) -> list[dict[str, str]]:
-    """status.json's content as rows of text: what, value. A number without a name of its own keeps its key's words."""
+def status_rows(status: Mapping[str, Any], without_work: bool = False) -> list[dict[str, str]]:
+    """status.json's content as rows of text: what, value. A number without a name of its own keeps its key's words.
+
+    `without_work`: the tokens by kind are left out, since the page has a table of them.
+    """
     rows = []
     for key, value in flat(status).items():
+        if key.startswith("work.") and without_work:
+            continue
         kind = key.removesuffix("_parameters")
         what, shown = _STATUS.get(key) or (
             (f"parameters, {kind}", count) if kind != key else (key.replace("_", " "), str)
@@ -197,6 +202,14 @@ def duration(seconds: float) -> str:
         if seconds < 6000
         else f"{seconds / 3600:.1f} h"
     )
+
+
+def operations(number: float) -> str:
+    """As in "3.35 GFLOP"."""
+    for unit, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if number >= size:
+            return f"{number / size:,.3g} {unit}FLOP"
+    return f"{number:,.0f} FLOP"
 
 
 def _mebibytes(number: float) -> str:
@@ -218,10 +231,10 @@ _STATUS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "work.generated": ("tokens of the student's own answers", count),
     "work.encoded": ("tokens of texts as vectors", count),
     "work.teacher_scored": ("tokens of the teacher model", count),
-    "flops": ("floating-point operations of these", "{:.3g}".format),
-    "work_of_naive": ("work, as a share of a naive run's", percent),
+    "flops": ("floating-point operations", operations),
+    "work_of_naive": ("work, compared with a naive run", percent),
     "student_parameters": ("parameters of the student", count),
-    "trained_parameters": ("of these trained", count),
+    "trained_parameters": ("parameters that are trained", count),
     "metanet_parameters": ("parameters of MetaNet", count),
     "peak_rss_mib": ("peak memory of the process", _mebibytes),
     "peak_gpu_mib": ("peak memory on the GPU", _mebibytes),

@@ -35,7 +35,7 @@ def check_options(config: MindConfig) -> None:
     require(
         config.data.only is None or method.fewest_rationales == 1,
         f"data.only is {config.data.only}: method {config.method} compares rationales, and needs "
-        f"{method.fewest_rationales} of a question",
+        f"{method.fewest_rationales} per question",
     )
     require(
         config.train.budget is None or method.takes_all_steps or not method.depends_on_length,

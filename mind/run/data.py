@@ -71,7 +71,10 @@ def without_leaks(train: list[Question], found: Mapping[str, Leaks], data: DataC
     require(data.leaks == "drop", f"data.leaks is error, and training questions give away evaluation questions: {told}")
     left = [question for question in train if question.id not in leaking]
     require(bool(left), f"data.leaks is drop, and none of the {len(train)} training questions is left: {told}")
-    tell(f"{len(leaking)} of {number_of(len(train), 'training question')} are left out (data.leaks): {told}")
+    tell(
+        f"{len(leaking)} of {number_of(len(train), 'training question')} are left out (data.leaks): {told}",
+        of_results=True,
+    )
     return left
 
 
@@ -102,10 +105,13 @@ def trained_on(questions: Sequence[Question], data: DataConfig) -> list[Question
     ]
     require(
         bool(chosen),
-        f"data.only is {data.only}: none of the {len(questions)} training questions has a rationale of it",
+        f"data.only is {data.only}: none of the {len(questions)} training questions has such a rationale",
     )
     if len(chosen) < len(questions):
-        tell(f"{len(chosen)} of {len(questions)} questions are trained on: the others have no rationale of {data.only}")
+        tell(
+            f"{len(chosen)} of {len(questions)} questions are used: the others have no rationale of {data.only}",
+            of_results=True,
+        )
     return chosen
 
 

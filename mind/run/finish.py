@@ -28,7 +28,7 @@ def finish(trainer: MethodTrainer, train_s: float) -> None:
         folder.write_status(_status(trainer, train_s, parameters, peaks))
         write_run_report(folder)
         for remark in run_remarks(folder):
-            tell(f"note: {remark}")
+            tell(f"note: {remark}", of_results=True)
 
     processes.by_main(write)
 

@@ -166,8 +166,8 @@ def check_inputs(inputs: Mapping[str, Any], folder: RunFolder, *, new: Sequence[
     known = folder.read_inputs()
     if not known:
         warnings.warn(
-            f"{folder.path}: an older version began this run and kept no digests of its data: whether they are the "
-            "same cannot be told",
+            f"{folder.path}: an older version began this run and kept no digests of its data: nobody can check that "
+            "they are the same",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -188,7 +188,7 @@ def _checked(stages: Sequence[StageRun], data: RunData) -> tuple[_Run | None, Ma
     reserve, total = _reserve(run), stages[-1].config.train.budget
     if total is not None and reserve >= total:
         raise BudgetError(
-            f"the last stage, by method {run.stage.config.method}, takes all its {len(run.method.context.steps):,} "
+            f"the last stage, by method {run.stage.config.method}, needs all its {len(run.method.context.steps):,} "
             f"steps, which cost {reserve:,.4g} of the budget of {total:,.4g}: nothing is left for the stages before it"
         )
     return None, known, reserve

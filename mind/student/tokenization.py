@@ -15,7 +15,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 from mind.answer_line import suffix
+from mind.display import meant
 from mind.errors import MindError, require
+from mind.progress import tracked
 from mind.records import Question, TokenizedQuestion
 from mind.student.templates import read_template
 
@@ -251,14 +253,14 @@ def tokenize(
     chat = Chat(tokenizer, rows)
     changes = []
     tokenized = []
-    for question in questions:
+    for question in tracked(questions, "tokens", "question"):
         prompt, ending = chat.prompt(question), chat.suffix(question)
         rationales = {}
         for rationale in question.rationales:
             if rationale.perspective not in slots:
                 raise MindError(
                     f"question {question.id}: unknown perspective {rationale.perspective!r}; "
-                    f"the configuration names {', '.join(perspectives)}"
+                    f"the configuration names {', '.join(perspectives)}{meant(rationale.perspective, perspectives)}"
                 )
             ids = chat.rationale(question, rationale.perspective, rationale.text)
             length = len(prompt) + len(ids) + len(ending)

@@ -31,35 +31,34 @@ class ModelConfig:
     """A model that teaches or judges, and how its answers are sampled."""
 
     model: str
-    """The name by which the endpoint knows it; for the offline engines a Hugging Face name or folder."""
+    """The name that the endpoint knows; for the offline engines a folder or a name on the Hub."""
     engine: Literal["openai", "vllm", "ray"] = "openai"
     """"openai": any endpoint with OpenAI's chat completions (vLLM, SGLang, llama.cpp, a hosted API). "vllm": vLLM's
-    offline engine in this process. "ray": the same on the machines of a Ray cluster."""
+    offline engine in this process. "ray": vLLM on the machines of a Ray cluster."""
     base_url: str = "https://api.openai.com/v1"
     """The endpoint of engine "openai"."""
     api_key_env: str | None = None
-    """The environment variable that holds the endpoint's key; it is read there alone, and never logged or written. By
-    default OPENAI_API_KEY for OpenAI's own endpoint, and no key for any other."""
+    """The environment variable that holds the endpoint's key, which is never logged or written. By default
+    OPENAI_API_KEY for OpenAI's own endpoint, and no key for any other."""
     temperature: float | None = 0.7
-    """None leaves it, like top_p and seed, to the server; offline engines take vLLM's default, 1."""
+    """Temperature of the answers. None: the server decides (likewise for top_p and seed); vLLM's own default is 1."""
     top_p: float | None = None
-    """Of the most probable tokens so many are sampled from as have this probability together. None: as the server
-    has it."""
+    """Nucleus sampling: draw from the most probable tokens that have this probability together."""
     max_tokens: int = 1024
-    """Tokens of an answer, at most; one that is cut off there counts as truncated."""
+    """Longest answer, in tokens; an answer that is cut off there counts as truncated."""
     seed: int | None = None
-    """Each request gets a seed of its own that follows from this one."""
+    """Seed of the job, from which each request gets a seed of its own."""
     token_limit_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """What the endpoint calls max_tokens: OpenAI's newer models want the other name."""
+    """What the endpoint calls max_tokens: OpenAI's newer models need max_completion_tokens."""
     extra_body: str = "{}"
-    """A JSON object that is added to each request of engine "openai", such as {"chat_template_kwargs": {...}}. What the
-    other options say is not named again here."""
+    """A JSON object whose fields are added to each request of engine "openai", such as {"chat_template_kwargs": {...}}.
+    It may not repeat what other options set."""
     engine_options: str = "{}"
     """A JSON object of vLLM's engine arguments for the offline engines, such as {"max_model_len": 4096}."""
     batch_size: int = 256
     """Requests per batch of an offline engine. A kill costs one batch with vLLM, up to eight per engine with Ray."""
     replicas: int = 1
-    """Engines of "ray" that work at a time, at most."""
+    """Engines of "ray" that work at the same time, at most."""
 
     def __post_init__(self) -> None:
         require(
@@ -116,18 +115,18 @@ class TrafficConfig:
     """How engine "openai" treats the server."""
 
     concurrency: int = 32
-    """Requests on their way at a time."""
+    """Requests that wait for an answer at the same time."""
     timeout_seconds: float = 300
-    """For a whole answer."""
+    """Seconds for a whole answer."""
     attempts: int = 6
-    """How often a request is sent before it is given up on."""
+    """Attempts per request, before it counts as failed."""
     first_wait_seconds: float = 1
-    """Before the second attempt; it doubles with each, and a random half of it is left out. A Retry-After is waited
-    for instead, and by all requests."""
+    """Seconds before the second attempt. They double with each attempt, and a random part of up to a half is left out.
+    If the server sends Retry-After, all requests wait for that instead."""
     longest_wait_seconds: float = 600
-    """A server that wants a longer wait ends the job, which goes on where it stopped when it is started again."""
+    """The job ends if the server asks for a longer wait. Started again, it goes on where it stopped."""
     stop_after_failures: int = 20
-    """So many requests given up on in a row, without an answer between them, end the job."""
+    """The job ends after so many failed requests in a row."""
 
     def __post_init__(self) -> None:
         check_fields("traffic", self)
@@ -143,14 +142,14 @@ class TrafficConfig:
 
 @dataclass(frozen=True)
 class BudgetConfig:
-    """What a data set may cost in all, earlier starts included. A request is sent only if the worst case fits."""
+    """What a data set may cost in all, earlier starts included. A request is sent only if its worst case fits."""
 
     cost: float | None = None
-    """In the currency of the price table."""
+    """Largest cost, in the currency of the prices."""
     tokens: int | None = None
-    """Prompts and answers."""
+    """Most tokens of prompts and answers."""
     requests: int | None = None
-    """Answered ones."""
+    """Most requests with an answer."""
 
     def __post_init__(self) -> None:
         check_fields("budget", self)
@@ -164,41 +163,43 @@ class GenerateConfig:
     """Everything that determines a data set before it is judged."""
 
     output: str
-    """The folder of the data set. A job that was stopped goes on when it is started again with the same one."""
+    """The folder of the data set. Started again with the same folder, a job that was stopped goes on."""
     questions: SourceConfig
     teacher: ModelConfig
     perspectives: tuple[str, ...] | None = None
-    """By default those of the file `prompts` or, without one, the paper's eight."""
+    """Names of the perspectives to ask for; by default those in the file `prompts` or, without one, the paper's
+    eight."""
     prompts: str | None = None
-    """A JSON file of {perspective: prompt}: your own perspectives, or your wording of the paper's. With --dual, of
-    "rectify" and "corrupt"; with --rewrite, of "rewrite"."""
+    """A JSON file of {perspective: prompt}: your own perspectives, or your wording of the paper's. With --dual the
+    names are "rectify" and "corrupt"; with --rewrite, "rewrite"."""
     samples: int = 1
     """Answers per question and perspective; per answer of --dual and --rewrite, and per beginning of --prefix."""
     knowledge: bool = False
-    """Ask once per question for the general rules that its kind is solved by, too: they are not judged, and
-    `mind data filter` keeps them with the question. Methods lorid and nesycd learn from them."""
+    """Ask once per question for the general rules that solve its kind, too. They are not judged, and `mind data filter`
+    keeps them with the question. Methods lorid and nesycd learn from them."""
     show_answer: bool = False
-    """Tell the teacher the gold answer: more right rationales, and no pass rate to tell easy questions by."""
+    """Show the gold answer to the teacher: more rationales are right, but no pass rate says which questions are
+    easy."""
     dual: str | None = None
-    """A folder that was generated and judged: ask for a right version of each wrong answer in it, and for a wrong one
-    of each right answer, with few changes, as EDIT does: `--dual data/mine --output data/dual`. What is not given is as
-    in that folder, and the temperature 0.2."""
+    """A folder of generated and judged answers: ask for a right version of each wrong answer in it, and for a wrong
+    version of each right one, with few changes, as EDIT does: `--dual data/mine --output data/dual`. Options default to
+    those of that folder, the temperature to 0.2."""
     rewrite: str | None = None
-    """A folder that was generated and judged: ask for a shorter version of each right answer in it, as LiteCoT does:
-    `--rewrite data/mine --output data/short`. What is not given is as in that folder."""
+    """A folder of generated and judged answers: ask for a shorter version of each right answer in it, as LiteCoT does:
+    `--rewrite data/mine --output data/short`. Options default to those of that folder."""
     prefix: str | None = None
-    """A folder that was generated and judged: have the beginning of each right answer in it continued, as the answer
-    that the teacher has begun: `--prefix data/mine --cuts 3 --output data/again`. What is not given is as in that
-    folder. Engine "openai" needs a server that continues the last message, such as vLLM or SGLang."""
+    """A folder of generated and judged answers: let the teacher continue the beginning of each right answer in it:
+    `--prefix data/mine --cuts 3 --output data/again`. Options default to those of that folder. Engine "openai" needs a
+    server that continues the last message, such as vLLM or SGLang."""
     cuts: int = 1
-    """Beginnings per answer of --prefix: 1 is its first paragraph (or line, or sentence), more are spread evenly over
-    it, as Retro-Search looks for a shorter way from each."""
+    """Beginnings per answer of --prefix. 1: the first paragraph (or line, or sentence); more are spread evenly over the
+    answer, as in Retro-Search, which looks for a shorter way from each."""
     traffic: TrafficConfig = field(default_factory=TrafficConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     prices: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Model -> price of a million prompt tokens and price of a million answer tokens."""
+    """Model -> price per million prompt tokens and price per million answer tokens."""
     currency: str = "USD"
-    """Of the prices, for what is shown."""
+    """Currency of the prices."""
 
     def __post_init__(self) -> None:
         check_fields("", self)
@@ -215,12 +216,12 @@ class GenerateConfig:
         for model, price in self.prices.items():
             require(
                 min(price) >= 0,
-                f"prices: {model} has {price}: expected two numbers >= 0, of a million prompt and answer tokens",
+                f"prices: {model} has {price}: expected two numbers >= 0, per million prompt and answer tokens",
             )
         require(
             self.budget.cost is None or self.teacher.model in self.prices,
             f"budget.cost needs the price of {self.teacher.model}: --prices {self.teacher.model} INPUT OUTPUT, "
-            "of a million tokens each",
+            "per million tokens",
         )
         named = [f"--{name}" for name in RECIPES if getattr(self, name) is not None]
         require(len(named) <= 1, f"{' and '.join(named)}: expected one of them")
@@ -254,17 +255,17 @@ class JudgeConfig:
     """The environment variable that holds its key. By default OPENAI_API_KEY for OpenAI's own endpoint, and no key for
     any other."""
     max_tokens: int = 512
-    """Tokens of its reply, at most."""
+    """Longest reply, in tokens."""
     traffic: TrafficConfig = field(default_factory=TrafficConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     price: tuple[float, float] | None = None
-    """Of a million prompt tokens and of a million reply tokens."""
+    """Price per million prompt tokens and per million reply tokens."""
 
     def __post_init__(self) -> None:
         check_fields("", self)
         require(
             self.budget.cost is None or self.price is not None,
-            "budget.cost needs --price INPUT OUTPUT, of a million tokens each",
+            "budget.cost needs --price INPUT OUTPUT, per million tokens",
         )
         require(self.price is None or min(self.price) >= 0, f"price is {self.price}: expected two numbers >= 0")
         _ = self.judge  # a model that cannot be asked is told before the folder is read

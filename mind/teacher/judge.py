@@ -17,6 +17,7 @@ from mind.display import whole_characters
 from mind.errors import MindError, require
 from mind.files import write_json_rows
 from mind.grading.answers import Judgement, judge_text
+from mind.progress import tracked
 from mind.provenance import text_digest
 from mind.records import Grade, Key, Question, Response, Verdict
 from mind.student.tokenization import question_text
@@ -114,7 +115,7 @@ def verdicts_by_rules(questions: Mapping[str, Question], responses: Sequence[Res
     Raises MindError for a response to an unknown question.
     """
     verdicts = []
-    for response in responses:
+    for response in tracked(responses, "verdicts by rules", "answer"):
         question = questions.get(response.key.question)
         if question is None:
             raise MindError(f"responses.jsonl: question {response.key.question} is not in questions.jsonl")

@@ -13,6 +13,7 @@ from typing import get_args
 
 from mind.display import meant
 from mind.errors import MindError, require
+from mind.progress import tracked
 from mind.records import Question
 from mind.word_problems.lapses import Lapses, tell
 from mind.word_problems.levels import FAMILY_NUMBERS, LEVELS, Level, LevelName
@@ -98,7 +99,7 @@ def generate(
     taken = {numbers_of(family_of(question), question.question) for question in apart_from}
     draws = _Draws(taken, reach, beyond, part, distinct)
     questions = []
-    for index, turn in enumerate(order):
+    for index, turn in enumerate(tracked(order, "word problems", "question")):
         # A generator for each question: a change in one family leaves the texts of the others alone.
         rng = random.Random(f"{source}-{index}")
         following = [pool[(index + place) % len(pool)] for place in range(len(pool))] if distinct else []

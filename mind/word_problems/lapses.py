@@ -26,17 +26,17 @@ class Lapses:
     """Which rationales have a lapse, and how many wrong ones come with a question."""
 
     by: Literal["nothing", "perspective", "steps", "family"] = "nothing"
-    """What decides which perspectives are sound: nothing (all are), or the same ones everywhere, others for each number
-    of steps, or others for each family."""
+    """Which perspectives are sound: all of them ("nothing"); the same ones in all problems ("perspective"); other ones
+    per number of steps; or other ones per family."""
     sound: int = 2
     """How many perspectives are sound."""
     kind: Literal["skip", "slip"] = "skip"
-    """What is wrong with rationales of the others: computations are missing, or a result is wrong."""
+    """What is wrong with rationales of the others: computations are missing ("skip"), or a result is wrong ("slip")."""
     rate: float = 1.0
-    """The share of the rationales of the others that lapse."""
+    """Share of the rationales of the other perspectives that lapse."""
     wrong: int = 0
-    """Wrong rationales of a question, beside those to learn from: each is a rationale in which a result has slipped,
-    and names that rationale as its twin. Those that have slipped themselves get none."""
+    """Wrong rationales per question, beside those to learn from: each is a copy of a rationale in which one result is
+    wrong, and names that rationale as its twin. Rationales that slip themselves get none."""
 
     def __post_init__(self) -> None:
         require(self.sound >= 1, f"lapses.sound is {self.sound}: expected at least 1")

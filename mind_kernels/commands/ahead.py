@@ -128,6 +128,7 @@ def main(arguments: list[str]) -> int:
         prog="python -m mind_kernels ahead",
         description="Compiles the Triton kernels for GPUs that are not here. Fails if one spills registers to memory, "
         "or reaches into a large tensor by a 32-bit offset.",
+        epilog="Example: python -m mind_kernels ahead --capability 90",
     )
     parser.add_argument("--capability", type=int, nargs="+", default=[80, 90, 100], help="GPU architectures, sm_<n>")
     parser.add_argument(

@@ -318,9 +318,10 @@ def main(arguments: list[str]) -> int:
         description="Runs every backend of this machine on small and odd shapes and compares losses, statistics and "
         "gradients with the definition in float64. Numbers are errors as a share of what is allowed; if one is above "
         "1, or a backend fails, a line says in what, and the exit status is 1.",
+        epilog="Example: python -m mind_kernels check --backend cpp torch",
     )
     add_device(parser)
-    parser.add_argument("--backend", nargs="+", metavar="NAME", choices=[*BACKENDS], help="these alone")
+    parser.add_argument("--backend", nargs="+", metavar="NAME", choices=[*BACKENDS], help="check these backends alone")
     options = parser.parse_args(arguments)
     device = options.device
     require_device(parser, device)

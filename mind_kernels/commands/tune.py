@@ -277,10 +277,12 @@ def _parser() -> argparse.ArgumentParser:
         description='Times the backends on the shapes of a model and writes a table for this device, from which "auto" '
         f"then chooses ({tuning.FOLDER} says where; {PREFERRED} overrides it). The exit status is 1 if a backend "
         "differs from the definition.",
+        epilog="Examples: python -m mind_kernels tune HuggingFaceTB/SmolLM2-135M; python -m mind_kernels tune "
+        "--hidden-size 576 --vocabulary 49152",
     )
     parser.add_argument("model", nargs="?", help="a folder or a name on the Hub; needs transformers")
-    parser.add_argument("--hidden-size", type=int, metavar="D", help="in place of a model")
-    parser.add_argument("--vocabulary", type=int, metavar="V", help="in place of a model")
+    parser.add_argument("--hidden-size", type=int, metavar="D", help="hidden size, in place of a model")
+    parser.add_argument("--vocabulary", type=int, metavar="V", help="size of the vocabulary, in place of a model")
     rows = f"default: one chunk of logits, of the sparse gradient on a CPU {SPARSE_ROWS} or more"
     parser.add_argument("--rows", type=int, metavar="N", help=f"labeled tokens per call ({rows})")
     add_device(parser)

@@ -162,14 +162,28 @@ def test_unknown_implementation():
         ([1], 0, r"capacity is 0"),
         ([3, 9], 8, r"lengths\[1\] is 9"),
         ([0], 8, r"lengths\[0\] is 0"),
-        ([[1]], 8, r"lengths has 2 dimensions"),
+        ([1, 2, 3], 8, r"bins has 2 items: expected 3"),
     ],
 )
 def test_the_extension_checks_its_own_arguments(lengths, capacity, message):
+    bins = np.full(2 if len(lengths) == 3 else len(lengths), -1)
     with pytest.raises(ValueError, match=message):
-        bin_packing._packer.best_fit_decreasing(np.array(lengths, dtype=np.int64), capacity)
-    with pytest.raises(TypeError):
-        bin_packing._packer.best_fit_decreasing(np.array([1.0]), 8)
+        bin_packing._packer.best_fit_decreasing(np.array(lengths, dtype=np.int64), capacity, bins)
+    assert (bins == -1).all()
+
+
+@pytest.mark.skipif(WITHOUT_EXTENSIONS, reason="MIND_KERNELS_BUILD=none: the Python twin alone is tested")
+def test_the_extension_takes_contiguous_lists_of_int64_alone():
+    pack, items = bin_packing._packer.best_fit_decreasing, np.ones(4, np.int64)
+    read_only = items.copy()
+    read_only.flags.writeable = False
+    for wrong in (items.astype(float), items.astype(np.int32), items.reshape(2, 2), [1, 1, 1, 1]):
+        for arguments in ((wrong, 8, items.copy()), (items, 8, wrong)):
+            with pytest.raises(TypeError):
+                pack(*arguments)
+    for arguments in ((items, 8, read_only), (np.ones(8, np.int64)[::2], 8, items.copy())):
+        with pytest.raises((BufferError, ValueError)):
+            pack(*arguments)
 
 
 def test_without_the_extension_auto_warns_once_and_compiled_says_why():

@@ -138,7 +138,7 @@ def test_a_budget_that_leaves_nothing(place):
     options = ModeCotdOptions(budget=7, few_shot=2)
     poor = config_of(place, "poor", "mode-cotd", {"flops": 1e6}, student=student, options=options)
     message = (
-        r"by method mode-cotd, takes all its 7 steps, which cost [\d.,e+]+ of the budget of 1e\+06: nothing is left"
+        r"by method mode-cotd, needs all its 7 steps, which cost [\d.,e+]+ of the budget of 1e\+06: nothing is left"
     )
     with pytest.raises(BudgetError, match=message):
         mind.train(poor)

@@ -320,7 +320,8 @@ def test_check_knows_training_records(tmp_path, capsys):
     for name, meant in (("Socratic", "socratic"), ("planing", "planning"), ("terse", None), ("planning", None)):
         save_questions([Question("a", "?", "1", None, (Rationale(name, "Why?"), named[1]))], tmp_path / "m.jsonl")
         _, out, _ = check(capsys, tmp_path / "m.jsonl")
-        assert (f"perspective {name}: perhaps you meant {meant} next:" in out) == (meant is not None)
+        told = f"perspective {name} is not one of the paper's; perhaps you meant {meant} next:"
+        assert (told in out) == (meant is not None)
         assert out.count("perhaps") == (meant is not None)
     row = {"id": "a", "question": "?", "answer": "1", "rationales": ["Why?", "So."]}
     status, out, _ = check(capsys, write(tmp_path / "unnamed.jsonl", json.dumps(row)))

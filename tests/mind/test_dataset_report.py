@@ -16,6 +16,7 @@ from mind.curation import report
 from mind.curation.report import SHOWN_PER_REASON, SHOWN_QUESTIONS, ReportInput, write_dataset_report
 from mind.display import readable
 from mind.records import Key, Question, Rationale, Response, Verdict
+from mind.report.data_tables import DataTable
 from mind.report.page import SHOWN_CHARACTERS
 
 HOSTILE = [
@@ -90,7 +91,9 @@ def written(data: ReportInput, folder: Path) -> str:
 @pytest.fixture
 def undrawn(monkeypatch):
     """Pages without the histograms, which show numbers alone and take most of the time."""
-    monkeypatch.setattr(report, "_histogram", lambda *data, **options: Markup("<svg></svg>"))
+    monkeypatch.setattr(
+        report, "_histogram", lambda *data, **options: report.Histogram(Markup("<svg></svg>"), DataTable([]))
+    )
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
@@ -158,8 +161,9 @@ def test_only_reasons_and_fates_that_occur_have_a_row(tmp_path, undrawn):
 
 def test_the_bins_of_a_histogram_have_edges():
     """Ten bins, of which two next to one another hold the same number: they are seen to be two."""
-    svg = report._histogram("k", {report.BLUE: [0.05, 0.15]}, np.linspace(0, 1, 11), "x", "y")
-    assert svg.count(f"stroke: {report.BLUE}") == 10
+    drawn = report._histogram("k", {"n": (report.BLUE, [5, 15, 16])}, np.linspace(0, 100, 11), "x", "y")
+    assert drawn.svg.count(f"stroke: {report.BLUE}") == 10
+    assert drawn.table.columns == ["x", "n"] and drawn.table.rows == [["0 to 10", "1"], ["10 to 20", "2"]]
 
 
 def test_what_is_not_there_is_said(tmp_path):
@@ -196,7 +200,7 @@ def test_so_many_examples_are_shown(tmp_path, undrawn):
     data = dataclasses.replace(data, kept=data.kept * 100, dropped={"x": list(data.dropped["x"]) * 100})
     page = written(data, tmp_path)
     assert page.count("<summary>x</summary>") == SHOWN_QUESTIONS
-    assert page.count("sample 0</h4>") == SHOWN_PER_REASON
+    assert page.count("sample 0</p>") == SHOWN_PER_REASON
 
 
 def test_a_reason_called_kept_is_counted_apart(tmp_path, undrawn):

@@ -51,8 +51,8 @@ def test_questions_keep_the_rationales_of_the_perspective_alone(capsys):
     assert [question.id for question in kept] == [f"sum-{i}" for i in (0, 1, 3, 4)]
     for kind in ("rationales", "wrong_rationales"):
         assert {tuple(one.perspective for one in getattr(question, kind)) for question in kept} == {(NAMES[1],)}
-    assert "4 of 6 questions are trained on: the others have no rationale of second" in capsys.readouterr().err
-    with pytest.raises(MindError, match="data.only is second: none of the 1 training questions has a rationale of it"):
+    assert "4 of 6 questions are used: the others have no rationale of second" in capsys.readouterr().err
+    with pytest.raises(MindError, match="data.only is second: none of the 1 training questions has such a rationale"):
         trained_on(questions[2:3], CONFIG.data)
 
 
@@ -107,7 +107,7 @@ def test_what_is_missing_is_told_before_anything_is_written(tmp_path, two_steps,
         [*single, "--data.only", "fourth"], capsys, "data.only is fourth: expected one of data.perspectives, first"
     )
     for method in ("mind", "mcc-kd"):
-        told = f"data.only is {NAMES[0]}: method {method} compares rationales, and needs 2 of a question"
+        told = f"data.only is {NAMES[0]}: method {method} compares rationales, and needs 2 per question"
         expect_error(replaced(two_steps, "--method", method, "--data.only", NAMES[0]), capsys, told)
     assert content(tmp_path) == before
     with pytest.raises(MindError, match="method single needs data.only"):

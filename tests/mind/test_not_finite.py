@@ -159,7 +159,7 @@ def test_training_stops_where_a_number_is_not_finite(tmp_path, name):
     )
     trainer.add_callback(AtStep(stops_at, lambda: poison(trainer)))
     questions = ", ".join(question.id for question in trainer.train_dataset[stops_at - 1])
-    way_back = f"the last good checkpoint is {trainer.folder.checkpoint(2)}, where --resume goes on"
+    way_back = f"--resume goes on from the last good checkpoint, {trainer.folder.checkpoint(2)}"
     expected = f"^step {stops_at}, questions {questions}: {message}.*; {way_back}$"
     with pytest.raises(NotFiniteError, match=expected) as stop:
         trainer.train()
@@ -282,7 +282,7 @@ def test_a_run_that_stopped_is_resumed(tmp_path, arguments, capsys, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(Sft, "prepare", prepare)
         expect_error(
-            arguments, capsys, "step 5, question sum-7: the loss is nan", "checkpoint-3, where --resume goes on"
+            arguments, capsys, "step 5, question sum-7: the loss is nan", "--resume goes on from", "checkpoint-3"
         )
     assert main(["train", "--output", str(tmp_path / "run"), "--resume"]) == 0
     students = [load_file(tmp_path / run / "student" / "model.safetensors") for run in ("straight", "run")]

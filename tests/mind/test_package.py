@@ -62,7 +62,8 @@ def test_a_missing_package_is_named_in_one_line(name):
 def test_the_command_ends_with_that_line():
     result = python(WITHOUT + "import mind.cli\nsys.exit(mind.cli.main(['train']))")
     assert result.returncode == 2 and result.stdout == ""
-    assert result.stderr == "mind: error: mind needs the package tyro: pip install 'mind-kernels[train]'\n"
+    expected = "mind: error: mind needs the package tyro: pip install 'mind-kernels[train]'; "
+    assert result.stderr == expected + "`mind doctor` shows what else is missing here\n"
 
 
 def test_other_import_errors_keep_their_traceback():

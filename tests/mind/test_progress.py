@@ -9,7 +9,9 @@ import sys
 import pytest
 from terminal_process import ROOT, on_a_terminal
 
-from mind.progress import Progress
+from mind.data.problems import Problems
+from mind.data.rows import file_rows
+from mind.progress import Progress, tracked
 
 HELP = "import sys; from mind.cli import main; main({!r})"
 
@@ -30,7 +32,9 @@ def test_a_log_file_of_errors_has_no_colors_while_the_output_is_a_terminal(tmp_p
 
 STEPS = """
 import time
-from mind.progress import Progress
+from mind.data.problems import Problems
+from mind.data.rows import file_rows
+from mind.progress import Progress, tracked
 with Progress("training", 40, "step", stay=True) as bar:
     for step in range(40):
         bar.say("loss 1.234, 512 tokens/s, selected " + "+".join(["formal-symbolic", "intuitive", "socratic"]))
@@ -76,6 +80,39 @@ def test_the_first_line_of_a_log_file_comes_soon(capsys, monkeypatch):
             bar.reach(done)
     told = [int(line.split()[1]) for line in capsys.readouterr().err.splitlines()]
     assert told == [3, 18, 20]  # after 6 seconds, 30 seconds after that line, and at the end
+
+
+def test_what_is_done_soon_says_nothing(capsys, monkeypatch):
+    assert list(tracked([1, 2, 3], "texts", "text")) == [1, 2, 3] and capsys.readouterr().err == ""
+    clock = iter(range(0, 1000, 2))
+    monkeypatch.setattr("mind.progress.time.monotonic", lambda: next(clock))
+    assert len(list(tracked(range(20), "texts", "text"))) == 20
+    told = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"texts: 3 of 20 texts in 00:08, about 00:45 left", told[0])
+    assert told[-1].startswith("texts: 20 of 20 texts in")
+
+
+LATE = """
+from mind.progress import tracked
+for _ in tracked(range(40), "texts", "text"): {}
+"""
+
+
+def test_a_bar_of_what_is_done_soon_is_not_drawn():
+    assert on_a_terminal(LATE.format("pass"), 80) == ""
+    slow = "import mind.progress, time; mind.progress.FIRST_LINE_S = 0.1" + LATE.format("time.sleep(0.02)")
+    assert "texts:" in on_a_terminal(slow, 80)
+
+
+def test_a_large_file_shows_how_far_it_is_read(tmp_path, capsys, monkeypatch):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"id": "' + 2000 * "a" + '"}\n' + 19 * ('{"id": "' + 1014 * "b" + '"}\n'))
+    assert len(list(file_rows(file, Problems(file)))) == 20 and capsys.readouterr().err == ""
+    monkeypatch.setattr("mind.progress.FIRST_LINE_S", 0)
+    assert next(file_rows(file, Problems(file)))[1]["id"].startswith("aa")
+    list(file_rows(file, Problems(file)))
+    first = capsys.readouterr().err.splitlines()[0]
+    assert re.search(r"rows.jsonl: 1 of 20 kilobytes in 00:00, about 00:00 left$", first)
 
 
 def test_libraries_draw_no_bars_in_log_files():

@@ -186,11 +186,11 @@ def test_one_process_at_a_time(folder):
 
 
 def test_a_stopped_run_knows_its_way_back(folder):
-    assert folder.way_back() == "there is no checkpoint yet, so --resume starts anew"
+    assert folder.way_back() == "there is no checkpoint yet, so --resume starts from the beginning"
     for step in (9, 10):
         folder.checkpoint(step).mkdir(parents=True)
         folder.save_method({}, {}, folder.checkpoint(step))
-    assert folder.way_back() == f"the last good checkpoint is {folder.checkpoint(10)}, where --resume goes on"
+    assert folder.way_back() == f"--resume goes on from the last good checkpoint, {folder.checkpoint(10)}"
     assert folder.read_progress(folder.checkpoint(9)) == {}
     folder.write_progress(folder.checkpoint(9), {"meter": {"loss": 0.1}})
     assert folder.read_progress(folder.checkpoint(9)) == {"meter": {"loss": 0.1}}

@@ -279,7 +279,7 @@ def test_another_run_takes_the_place_of_all_stages(place, whole, tmp_path):
 def test_the_command_line_sets_and_leaves_out_stages(place, tmp_path, capsys):
     assert train_defaults(["--method", "edit"]).job.stages == {"sft": StageConfig()}
     with pytest.raises(SystemExit):
-        main(["train", "--method", "redi", "--help"])
+        main(["train", "--method", "redi", "--help-all"])
     shown = capsys.readouterr().out
     assert "--stages.sft.learning-rate" in shown and "(default: 1e-06)" in shown
     with pytest.raises(SystemExit):

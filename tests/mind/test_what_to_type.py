@@ -128,6 +128,37 @@ def test_an_unknown_command_is_told_with_what_was_meant(words, meant, capsys):
 
 
 @pytest.mark.parametrize(
+    "words, meant",
+    [
+        ("train --method mdin", "mind"),
+        ("train --method mind-unifrom", "mind-uniform"),
+        ("train --train.lr-scheduler cosin", "cosine"),
+        ("train --data.train quetsions.jsonl", "questions.jsonl"),
+        ("train --data.train questions.jsonl --data.perspectives Socratic planing", "Socratic"),
+        ("data check sub/questons.jsonl", "sub/questions.jsonl"),
+        ("generate --output x --questions.path questions.jsonl --teacher.model m --perspectives planing", "planning"),
+        ("data word-problems --output x.jsonl --perspectives analgy", "analogy"),
+        ("experiment word-problms --output x", "word-problems"),
+        ("experiment plna.json --output x", "plan.json"),
+        ("compare sbu", "sub"),
+        ("train --method xyzzy", None),
+        ("data check xyzzy", None),
+    ],
+)
+def test_an_unknown_name_is_told_with_what_was_meant(words, meant, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "plan.json").write_text("{}")
+    row = '{"id": "a", "question": "1 + 1?", "answer": "2", "rationales": [{"perspective": "socratic", "text": "?"}]}'
+    for folder in (tmp_path, tmp_path / "sub"):
+        (folder / "questions.jsonl").write_text(row)
+    assert main(words.split()) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("mind: error: ")
+    assert (f"; perhaps you meant {meant}" in message) if meant else ("perhaps" not in message)
+
+
+@pytest.mark.parametrize(
     "words, named",
     [
         ("train --output=", "--output"),

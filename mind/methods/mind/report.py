@@ -119,9 +119,9 @@ def _selection(config: MindConfig) -> tuple[Chart, ...]:
     return (
         Chart(
             "score",
-            "Score of each perspective",
+            "MetaNet's score of each perspective",
             "score",
-            "The order should be that of L_real upside down: what is easy for the student is scored high.",
+            "What the student finds easy (a low L_real) should be scored high.",
             form="perspectives",
         ),
         Chart(
@@ -134,7 +134,7 @@ def _selection(config: MindConfig) -> tuple[Chart, ...]:
         ),
         Chart(
             "selected",
-            "Size of I_dyn",
+            "Selected perspectives per question (I_dyn)",
             "perspectives",
             f"At 1 only the best perspective is left, at {len(config.data.perspectives)} nothing is filtered; a size "
             "that moves shows that the choice follows the student.",
@@ -162,7 +162,7 @@ def _selection(config: MindConfig) -> tuple[Chart, ...]:
 METANET = (
     Chart(
         "meta_loss",
-        "Meta loss",
+        "Loss of MetaNet (L_meta)",
         "KL, nats",
         "It should fall in the warm-up and stay low after it: then the scores follow what the student can learn.",
         (Series("meta_loss", "training", BLUE),),
