@@ -168,6 +168,25 @@ def coverage() -> str:
     return table(["scenario", "interval of `mind compare`", "plain bootstrap"], body)
 
 
+def make_train() -> str:
+    body = []
+    for row in rows_of("make_train"):
+        before, after = row["correct_before"] / row["questions"], row["correct_after"] / row["questions"]
+        change = row["nll_after"] / row["nll_before"] - 1
+        body.append(
+            [
+                "`make train`" if row["seed"] == 0 else f"`make train SEED={row['seed']}`",
+                str(row["steps"]),
+                f"{row['nll_before']:.3f} -> {row['nll_after']:.3f} ({100 * change:.1f} %)",
+                f"{100 * before:.1f} % -> {100 * after:.1f} % of {row['questions']}",
+                f"{row['gained']} and {row['lost']}",
+                f"{row['minutes']:.1f} min, {row['tokens_per_s']} labeled tokens/s",
+            ]
+        )
+    head = ["run", "steps", "held-out NLL", "accuracy", "answers that became right, and wrong", "time"]
+    return table(head, body)
+
+
 COMMANDS = {
     "busy_machine": "python -m bench.busy_machine",
     "coverage": "python -m bench.coverage",
@@ -180,6 +199,7 @@ COMMANDS = {
     "linear_divergence": "python -m bench.linear_divergence",
     "linear_pairwise_jsd": "python -m bench.linear_pairwise_jsd --data RECORDS",
     "linear_pairwise_jsd_compiled": "python -m bench.linear_pairwise_jsd --data RECORDS",
+    "make_train": "python -m bench.make_train runs/demo runs/demo-1 runs/demo-2",
     "methods": "python -m bench.methods",
     "methods-svamp": "python -m bench.methods --data RECORDS",
     "packing": "python -m bench.packing",
@@ -203,8 +223,9 @@ COMMANDS = {
 def files() -> str:
     body = []
     for name, command in COMMANDS.items():
-        rows = [row for row in rows_of(name) if "cpu" in row]
-        machine = rows[0]["cpu"].split("(R)")[0] + f", {rows[0]['threads']}" if rows else "compilers alone"
+        rows = [row for row in rows_of(name) if "time" in row]
+        cpu = rows[0].get("cpu", "not recorded").split("(R)")[0] if rows else ""
+        machine = f"{cpu}, {rows[0]['threads']}" if rows else "compilers alone"
         date = max(row["time"] for row in rows)[:10] if rows else ""
         body.append([f"[{name}](../bench/results/{name}.jsonl)", f"`{command}`", machine, date])
     return table(["file", "command", "processor, threads", "date"], body)
@@ -219,6 +240,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "row_kernels": row_kernels,
     "train_step": step,
     "train_parts": parts,
+    "make_train": make_train,
     "generation": generation,
     "packing": packing,
     "trainer_memory": trainer_memory,
