@@ -1,4 +1,4 @@
-"""Writes the tables of performance.md from bench/results: `python docs/tables.py` after new results.
+"""Writes the tables of performance.md from bench/results: `python -m docs.tables` after new results.
 
 A table stands between the comments `<!-- table NAME -->` and `<!-- end -->`. tests/test_docs.py fails if one is stale.
 """
@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from mind.intervals import paired_difference, wilson
 
 DOCS = Path(__file__).resolve().parent
 RESULTS = DOCS.parent / "bench" / "results"
@@ -169,22 +171,32 @@ def coverage() -> str:
 
 
 def make_train() -> str:
+    """Accuracies with Wilson's intervals, and the difference with that of paired answers."""
+
+    def share(correct: int, total: int) -> str:
+        low, high = wilson(correct, total)
+        return f"{100 * correct / total:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+
     body = []
     for row in rows_of("make_train"):
-        before, after = row["correct_before"] / row["questions"], row["correct_after"] / row["questions"]
-        change = row["nll_after"] / row["nll_before"] - 1
+        before, after, gained, lost, total = (
+            row[name] for name in ("correct_before", "correct_after", "gained", "lost", "questions")
+        )
+        pairs = [(False, True)] * gained + [(True, False)] * lost + [(True, True)] * (total - gained - lost)
+        low, high = paired_difference(pairs)
+        change = f"{100 * (after - before) / total:+.1f} points ({100 * low:.1f} to {100 * high:.1f})"
+        less = 100 * (row["nll_after"] / row["nll_before"] - 1)
         body.append(
             [
                 "`make train`" if row["seed"] == 0 else f"`make train SEED={row['seed']}`",
-                str(row["steps"]),
-                f"{row['nll_before']:.3f} -> {row['nll_after']:.3f} ({100 * change:.1f} %)",
-                f"{100 * before:.1f} % -> {100 * after:.1f} % of {row['questions']}",
-                f"{row['gained']} and {row['lost']}",
+                f"{row['nll_before']:.3f} -> {row['nll_after']:.3f} ({less:.1f} %)",
+                share(before, total),
+                share(after, total),
+                change,
                 f"{row['minutes']:.1f} min, {row['tokens_per_s']} labeled tokens/s",
             ]
         )
-    head = ["run", "steps", "held-out NLL", "accuracy", "answers that became right, and wrong", "time"]
-    return table(head, body)
+    return table(["run", "held-out NLL", "accuracy before", "accuracy after", "difference", "time"], body)
 
 
 COMMANDS = {
