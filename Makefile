@@ -69,7 +69,7 @@ kills: $(VENV)/.test-ready  ## kill an experiment and its runs 20 times at rando
 	$(BIN)/python tests/mind/experiment_kills.py $(ARGS)
 
 docs: $(VENV)/.test-ready  ## the documentation as a site in build/docs; a warning is an error
-	$(BIN)/python -m sphinx -E -W --keep-going -n -q $(ARGS) docs build/docs
+	$(BIN)/python -m sphinx -E -W --keep-going -n -q -d build/doctrees $(ARGS) docs build/docs
 	@echo "open build/docs/index.html"
 
 hub: $(VENV)/.test-ready  ## the losses as a repository for Hugging Face's `kernels` in build/hub (ARGS="--compile cpu cuda": compiled too)

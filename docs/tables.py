@@ -1,4 +1,4 @@
-"""Writes the tables of performance.md from bench/results: `python docs/tables.py` after new results.
+"""Writes the tables of performance.md from bench/results: `python -m docs.tables` after new results.
 
 A table stands between the comments `<!-- table NAME -->` and `<!-- end -->`. tests/test_docs.py fails if one is stale.
 """
@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from mind.intervals import paired_difference, wilson
 
 DOCS = Path(__file__).resolve().parent
 RESULTS = DOCS.parent / "bench" / "results"
@@ -168,6 +170,35 @@ def coverage() -> str:
     return table(["scenario", "interval of `mind compare`", "plain bootstrap"], body)
 
 
+def make_train() -> str:
+    """Accuracies with Wilson's intervals, and the difference with that of paired answers."""
+
+    def share(correct: int, total: int) -> str:
+        low, high = wilson(correct, total)
+        return f"{100 * correct / total:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+
+    body = []
+    for row in rows_of("make_train"):
+        before, after, gained, lost, total = (
+            row[name] for name in ("correct_before", "correct_after", "gained", "lost", "questions")
+        )
+        pairs = [(False, True)] * gained + [(True, False)] * lost + [(True, True)] * (total - gained - lost)
+        low, high = paired_difference(pairs)
+        change = f"{100 * (after - before) / total:+.1f} points ({100 * low:.1f} to {100 * high:.1f})"
+        less = 100 * (row["nll_after"] / row["nll_before"] - 1)
+        body.append(
+            [
+                "`make train`" if row["seed"] == 0 else f"`make train SEED={row['seed']}`",
+                f"{row['nll_before']:.3f} -> {row['nll_after']:.3f} ({less:.1f} %)",
+                share(before, total),
+                share(after, total),
+                change,
+                f"{row['minutes']:.1f} min, {row['tokens_per_s']} labeled tokens/s",
+            ]
+        )
+    return table(["run", "held-out NLL", "accuracy before", "accuracy after", "difference", "time"], body)
+
+
 COMMANDS = {
     "busy_machine": "python -m bench.busy_machine",
     "coverage": "python -m bench.coverage",
@@ -180,6 +211,7 @@ COMMANDS = {
     "linear_divergence": "python -m bench.linear_divergence",
     "linear_pairwise_jsd": "python -m bench.linear_pairwise_jsd --data RECORDS",
     "linear_pairwise_jsd_compiled": "python -m bench.linear_pairwise_jsd --data RECORDS",
+    "make_train": "python -m bench.make_train runs/demo runs/demo-1 runs/demo-2",
     "methods": "python -m bench.methods",
     "methods-svamp": "python -m bench.methods --data RECORDS",
     "packing": "python -m bench.packing",
@@ -203,8 +235,9 @@ COMMANDS = {
 def files() -> str:
     body = []
     for name, command in COMMANDS.items():
-        rows = [row for row in rows_of(name) if "cpu" in row]
-        machine = rows[0]["cpu"].split("(R)")[0] + f", {rows[0]['threads']}" if rows else "compilers alone"
+        rows = [row for row in rows_of(name) if "time" in row]
+        cpu = rows[0].get("cpu", "not recorded").split("(R)")[0] if rows else ""
+        machine = f"{cpu}, {rows[0]['threads']}" if rows else "compilers alone"
         date = max(row["time"] for row in rows)[:10] if rows else ""
         body.append([f"[{name}](../bench/results/{name}.jsonl)", f"`{command}`", machine, date])
     return table(["file", "command", "processor, threads", "date"], body)
@@ -219,6 +252,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "row_kernels": row_kernels,
     "train_step": step,
     "train_parts": parts,
+    "make_train": make_train,
     "generation": generation,
     "packing": packing,
     "trainer_memory": trainer_memory,
