@@ -1,4 +1,4 @@
-"""`make chaos`: every long command is killed and fed with faults, started again, and compared with one left in peace."""
+"""`make chaos`: each long command is killed and fed with faults, started again, and compared with one left in peace."""
 
 import sys
 from pathlib import Path

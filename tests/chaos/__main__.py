@@ -4,7 +4,8 @@ broken: tests/chaos/cases.py says what.
     python -m tests.chaos [--commands train grade ...] [--runs 100] [--seed 0] [--output FILE] [--say]
 
 A row per command: cases, each on a folder of its own with one or two disturbed starts; how these ended; what was
-violated, with the seed of the first case and the command that repeats that case alone. Ends with status 1 if anything was.
+violated, with the seed of the first case and the command that repeats that case alone. Ends with status 1 if anything
+was.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -20,9 +22,9 @@ from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
-from bench.measure import print_table, read_results, write_results  # noqa: E402
-from tests.chaos.cases import Outcome, benches  # noqa: E402
-from tests.chaos.commands import COMMANDS  # noqa: E402
+from bench.measure import print_table, read_results, write_results
+from tests.chaos.cases import Outcome, benches
+from tests.chaos.commands import COMMANDS
 
 COLUMNS = ("command", "cases", "disturbed_starts", "by_itself", "error", "killed", "violations", "seed", "again")
 
@@ -38,7 +40,7 @@ def row_of(name: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     row |= {"seconds": round(sum(outcome.seconds for outcome in outcomes))}
     if bad:
         seed = bad[0].seed
-        again = f'make chaos ARGS="--commands \'{name}\' --runs 1 --seed {seed} --say"'
+        again = f"make chaos ARGS=\"--commands '{name}' --runs 1 --seed {seed} --say\""
         row |= {"seed": seed, "again": again, "what": sorted({text for one in bad for text in one.violations})}
     return row
 
@@ -52,13 +54,14 @@ def keep(rows: Sequence[dict[str, Any]], file: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS), metavar="COMMAND")
     parser.add_argument("--runs", type=int, default=100, help="cases of each command")
     parser.add_argument("--seed", type=int, default=0, help="of the first case; the others count on")
     parser.add_argument("--output", type=Path, help="a file of JSON lines, such as bench/results/chaos.jsonl")
     parser.add_argument("--say", action="store_true", help="print what each start printed")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is mounted is unmounted
     rows = []
     with benches(options.commands) as each:
         for bench in each:

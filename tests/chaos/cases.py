@@ -3,7 +3,7 @@
 - a start ends by itself, with a message if it failed, and never with a traceback or the key;
 - what was on the disk for good stays, and files that are replaced at once are whole or not there;
 - the start that is left in peace goes on or begins again, and leaves what an undisturbed one leaves, and nothing else;
-- a server's answers are bought once, but for those under way when a start was killed, and what it told of tokens counts.
+- a server's answers are bought once, but for those under way when a start was killed, and their tokens count.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mind.display import one_line
-from tests.chaos.commands import COMMANDS, Command, reply
+from tests.chaos.commands import COMMANDS, reply
 from tests.chaos.disturbances import Disturbance, Reference
 from tests.chaos.server import KEY, USAGE, Teacher
 from tests.chaos.starts import Disk, Start, start
@@ -60,6 +60,7 @@ class Bench:
         prepare.join()
         assert prepare.exitcode == 0, f"{name}: its inputs cannot be made"
         teacher.begin(0, 0.0)
+        start(self.command, place, ["--version"])  # the first one imports everything, and is not timed
         with self._disk() as disk:
             before, file = _bytes_of(disk.path), place / "operations"
             ended = self._start(disk, counted=file)
@@ -176,7 +177,8 @@ class Bench:
         twice = sum(count - 1 for count in self.teacher.answers.values())
         stops = sum(one.kind != "lies" for one in outcome.disturbances)
         if twice > stops * self.command.under_way:
-            outcome.violations.append(f"{twice} answers were bought twice in {stops} disturbed starts")
+            told = [self.teacher.told[name] for name, count in self.teacher.answers.items() if count > 1]
+            outcome.violations.append(f"{twice} answers were bought twice in {stops} disturbed starts: {told}")
         rows = [json.loads(line) for line in _lines(disk.path / str(self.command.asks))]
         counted = sum(row["prompt_tokens"] + row["completion_tokens"] for row in rows)
         lost = self.teacher.paid - counted
@@ -187,7 +189,9 @@ class Bench:
 def differences(whole: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     """What is not the same, in a line each."""
     names = [name for name in {**whole, **found} if whole.get(name) != found.get(name)]
-    return [f"{name}: {one_line(repr(found.get(name)), 100)} for {one_line(repr(whole.get(name)), 100)}" for name in names]
+    return [
+        f"{name}: {one_line(repr(found.get(name)), 100)} for {one_line(repr(whole.get(name)), 100)}" for name in names
+    ]
 
 
 @contextmanager

@@ -274,7 +274,16 @@ def _evaluate_words(inputs: Path, disk: Path) -> list[str]:
     more = ["--overwrite"] if any(disk.glob("e.*")) else []
     files = ["--files", str(inputs / "test.jsonl"), "--heldout", str(inputs / "train.jsonl")]
     asked = ["--evaluation.max-new-tokens", "4", "--student.max-length", "512"]
-    return ["evaluate", "--student.model", str(inputs / "model"), *files, "--output", str(disk / "e.json"), *asked, *more]
+    return [
+        "evaluate",
+        "--student.model",
+        str(inputs / "model"),
+        *files,
+        "--output",
+        str(disk / "e.json"),
+        *asked,
+        *more,
+    ]
 
 
 def _evaluate_result(disk: Path) -> dict[str, Any]:

@@ -16,8 +16,10 @@ from tests.chaos import operations
 from tests.chaos.operations import Operation
 
 SIGNALS = ("SIGKILL", "SIGINT", "SIGTERM")
-ERRORS = {"ENOSPC": ("write", "open", "mkdir", "rename", "native"), "EIO": ("write", "fsync", "rename", "native")}
+ERRORS = {"ENOSPC": ("write", "open", "mkdir", "rename", "native"), "EIO": ("write", "truncate", "fsync", "rename", "native")}
 """The operations that fail with an error of the system, by its name."""
+MESSAGE = 4096
+"""Bytes of what a command prints, which goes to a file: the limit of sizes is not below."""
 COMMON = ("kill at an operation", "kill at a time", "full disk", "ENOSPC", "EIO", "file size limit", "short", "clock")
 
 
@@ -95,7 +97,7 @@ class Disturbance:
         elif self.kind == "short":
             operations.install(lambda one: None, short=draw)
         elif self.kind == "file size limit":
-            limit = int(self.amount)
+            limit = max(int(self.amount), MESSAGE)
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         elif self.kind == "clock":
             _step_clock(draw)
@@ -165,7 +167,8 @@ def _end_engine(call: int) -> None:
     """vLLM's engine, which runs in a process of its own, is gone when it is called."""
     import sys
 
-    engine, calls = sys.modules["vllm"], 0
+    engine: Any = sys.modules["vllm"]
+    calls = 0
     plain = engine.reply
 
     def reply(turn):

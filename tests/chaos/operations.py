@@ -21,7 +21,7 @@ NAMES = {
     "unlink": "unlink",
     "remove": "unlink",
     "rmdir": "unlink",
-    "truncate": "write",
+    "truncate": "truncate",
     "fsync": "fsync",
 }
 """Functions of os, and what they count as."""
@@ -34,7 +34,7 @@ class Operation:
     number: int
     """From 1."""
     kind: str
-    """write, open, mkdir, rename, unlink, fsync, or native."""
+    """write, truncate, open, mkdir, rename, unlink, fsync, or native."""
     half: Callable[[], Any] = lambda: None
     """Does half of it, if it can be halved."""
     error: Callable[[int], Exception] = lambda number: OSError(number, os.strerror(number))
@@ -88,7 +88,7 @@ def _opener(act: Callable[..., None], short: random.Random | None) -> Callable[.
             return super().readinto(view) or 0
 
         def truncate(self, size: int | None = None) -> int:
-            act("write")
+            act("truncate")
             return super().truncate(size)
 
     def opened(

@@ -22,4 +22,8 @@ def forgets() -> None:
     """An answer is told as stored before it is on the disk."""
     from mind.teacher.journal import Journal
 
-    Journal.append = lambda self, records: list(records) and None
+    def append(self, records):
+        for _ in records:
+            pass
+
+    Journal.append = append

@@ -1,4 +1,4 @@
-"""A teacher on loopback that lies: it answers each request with the same text, and many attempts with something else."""
+"""A teacher on loopback that lies: it has one answer to each request, and tells many attempts something else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fault_proxy import LoopbackServer
 KEY = "sk-chaos-4f1d0c2b9a8e7766"
 USAGE = (11, 7)
 """Tokens of prompt and reply, as it tells them."""
-TIMEOUT_S = 1.0
+TIMEOUT_S = 3.0
 """How long the command waits for an answer."""
 
 ENDING = ("redirect", "unauthorized", "long wait")
@@ -54,8 +54,8 @@ class Teacher:
             self.attempts: Counter[str] = Counter()
             self.answers: Counter[str] = Counter()
             """Usable answers that were sent in full, by request."""
-            self.told: Counter[str] = Counter()
-            """What was told, by lie."""
+            self.told: dict[str, list[str]] = {}
+            """What was told to each request, attempt by attempt."""
             self.paid = 0
             """Tokens that were told of replies without an answer."""
 
@@ -78,7 +78,7 @@ class Teacher:
                 self._storm, lie = self._storm - 1, "429"
             elif lie == "storm":
                 self._storm = STORM
-            self.told[lie or "the truth"] += 1
+            self.told.setdefault(name, []).append(lie or "the truth")
         return name, lie
 
     def _handler(teacher) -> type[BaseHTTPRequestHandler]:

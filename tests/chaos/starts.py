@@ -24,11 +24,12 @@ LIMIT_S = 180
 ROOM = 2**28
 """Bytes of a disk that is not full."""
 
-launches._context.set_forkserver_preload(
-    ["tests.chaos.commands", "mind.run.train", "mind.latent.analyze", "mind.teacher.online", "mind.experiment.job"]
-    + ["mind.cli.training", "mind.cli.evaluating", "mind.cli.dataset", "mind.cli.experiment", "mind.cli.latent"]
-    + ["transformers.models.llama.modeling_llama", "mind.experiment.runner", "mind.curation.dataset"]
-)
+IMPORTED = """
+    tests.chaos.commands mind.cli.commands mind.cli.dataset mind.cli.evaluating mind.cli.experiment mind.cli.latent
+    mind.cli.training mind.curation.dataset mind.experiment.job mind.experiment.runner mind.latent.analyze
+    mind.run.train mind.teacher.online openai peft sklearn.mixture transformers.models.llama.modeling_llama tyro
+"""
+launches._context.set_forkserver_preload(IMPORTED.split())
 
 
 @dataclass(frozen=True)
