@@ -82,8 +82,8 @@ def _without(content: Any, names: Iterable[str]) -> Any:
 
 def _prepare_train(inputs: Path) -> None:
     write_student(inputs / "model", build_model())
-    save_questions(build_questions(10), inputs / "train.jsonl")
-    save_questions(build_questions(4), inputs / "test.jsonl")
+    save_questions(build_questions(6), inputs / "train.jsonl")
+    save_questions(build_questions(2), inputs / "test.jsonl")
 
 
 def _train_words(*more: str) -> Words:

@@ -16,7 +16,10 @@ from tests.chaos import operations
 from tests.chaos.operations import Operation
 
 SIGNALS = ("SIGKILL", "SIGINT", "SIGTERM")
-ERRORS = {"ENOSPC": ("write", "open", "mkdir", "rename", "native"), "EIO": ("write", "truncate", "fsync", "rename", "native")}
+ERRORS = {
+    "ENOSPC": ("write", "open", "mkdir", "rename", "native"),
+    "EIO": ("write", "truncate", "fsync", "rename", "native"),
+}
 """The operations that fail with an error of the system, by its name."""
 MESSAGE = 4096
 """Bytes of what a command prints, which goes to a file: the limit of sizes is not below."""
