@@ -60,14 +60,14 @@ class Bench:
         prepare.join()
         assert prepare.exitcode == 0, f"{name}: its inputs cannot be made"
         teacher.begin(0, 0.0)
-        start(self.command, place, ["--version"])  # the first one imports everything, and is not timed
+        start(self.command, place, ["--version"], limit_s=3600)  # the first one imports everything, and is not timed
         with self._disk() as disk:
             before, file = _bytes_of(disk.path), place / "operations"
             ended = self._start(disk, counted=file)
             assert ended.ended == "by itself", f"{name} does not work undisturbed: {ended.said}"
             self.whole = dict(self.command.result(disk.path))
             self.at_once = {name: (disk.path / name).read_bytes() for name in self.command.at_once}
-            sizes = tuple(one.stat().st_size for one in disk.path.rglob("*") if one.is_file())
+            sizes = tuple(one.stat().st_size for one in sorted(disk.path.rglob("*")) if one.is_file())
             grown = _bytes_of(disk.path) - before
             self.reference = Reference(int(file.read_text()), ended.seconds, sizes, grown)
 

@@ -352,7 +352,7 @@ COMMANDS = {
         begin=_begin_set,
         journals=("set/judge-replies.jsonl", "set/judge-wasted.jsonl"),
         asks="set/judge-wasted.jsonl",
-        at_once=("set/judged.jsonl", "set/responses.jsonl"),
+        at_once=("set/responses.jsonl",),
     ),
     "filter": Command(
         _filter_words,

@@ -29,7 +29,16 @@ REFUSED += ("closed", "half a chunk", "drip without end", "broken gzip", "error 
 """Lies without an answer, for which no tokens are told."""
 PAID = ("empty", "broken off", "null content", "no choice")
 """Lies without an answer whose tokens are told, and so are counted."""
-ANSWERED = ("no usage", "wrong usage", "two choices", "slow drip", "wrong type", "sent twice", "odd finish")
+ANSWERED = (
+    "no usage",
+    "wrong usage",
+    "two choices",
+    "slow drip",
+    "wrong type",
+    "odd finish",
+    "body twice",
+    "all twice",
+)
 """An answer, with something odd."""
 LIES = (*REFUSED, *PAID, *ANSWERED)
 STORM = 6
@@ -155,9 +164,12 @@ def _tell(handler: BaseHTTPRequestHandler, lie: str | None, text: str) -> None:
     if lie in simple:
         simple[lie]()
         return
-    handler.close_connection = lie != "sent twice"
-    if lie == "sent twice":
+    handler.close_connection = not str(lie).endswith("twice")
+    if lie == "body twice":
         send(200, good + good, length=len(good))
+    elif lie == "all twice":
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(good)}\r\n\r\n"
+        handler.wfile.write(2 * (head.encode() + good))
     elif lie == "half a body":
         send(200, good[: len(good) // 2], length=len(good))
     elif lie == "half a chunk":

@@ -91,6 +91,7 @@ def start(
     words: list[str],
     disturbance: Disturbance | None = None,
     counted: Path | None = None,
+    limit_s: float = LIMIT_S,
 ) -> Start:
     """Starts the command in `place` and waits for its end; `counted` gets how many operations it took."""
     count_them = None if counted is None else functools.partial(count, str(counted))
@@ -108,7 +109,7 @@ def start(
         if victim.exitcode is None:
             os.kill(victim.pid, getattr(signal, disturbance.signal))
     told = command.processes == 1
-    while (left := [one for one in running.processes if one.exitcode is None]) and time.monotonic() < began + LIMIT_S:
+    while (left := [one for one in running.processes if one.exitcode is None]) and time.monotonic() < began + limit_s:
         multiprocessing.connection.wait([one.sentinel for one in left], 1)
         if not told and any(one.exitcode for one in running.processes):  # as torchrun does
             time.sleep(launches.LAUNCHER_LOOKS_S)
