@@ -61,7 +61,7 @@ class Bench:
         assert prepare.exitcode == 0, f"{name}: its inputs cannot be made"
         teacher.begin(0, 0.0)
         start(self.command, place, ["--version"], limit_s=3600)  # the first one imports everything, and is not timed
-        with self._disk() as disk:
+        with self.disk() as disk:
             before, file = _bytes_of(disk.path), place / "operations"
             ended = self._start(disk, counted=file)
             assert ended.ended == "by itself", f"{name} does not work undisturbed: {ended.said}"
@@ -72,7 +72,7 @@ class Bench:
             self.reference = Reference(int(file.read_text()), ended.seconds, sizes, grown)
 
     @contextmanager
-    def _disk(self) -> Iterator[Disk]:
+    def disk(self) -> Iterator[Disk]:
         disk = Disk(self.place / "disk")
         try:
             self.command.begin(self.inputs, disk.path)
@@ -87,7 +87,7 @@ class Bench:
     def case(self, seed: int) -> Outcome:
         """The case of this seed, always the same but for times."""
         draw, outcome = random.Random(f"{self.name} {seed}"), Outcome(self.name, seed)
-        with self._disk() as disk:
+        with self.disk() as disk:
             kinds = [kind for kind in self.command.kinds if disk.limited or kind != "full disk"]
             lies = bool(self.command.asks) and draw.random() < 0.3
             for _ in range(draw.choice((1, 1, 2))):
@@ -99,12 +99,12 @@ class Bench:
                 outcome.disturbances.append(one)
             self.teacher.begin(seed, LIE_SHARE if lies else 0.0)
             for one in outcome.disturbances:
-                self._disturb(disk, one, outcome)
+                self.disturb(disk, one, outcome)
             self._in_peace(disk, outcome)
         shutil.rmtree(self.place / "cache", ignore_errors=True)
         return outcome
 
-    def _disturb(self, disk: Disk, one: Disturbance, outcome: Outcome) -> None:
+    def disturb(self, disk: Disk, one: Disturbance, outcome: Outcome) -> None:
         before = {name: _lines(disk.path / name) for name in self.command.journals}
         if one.kind == "full disk":
             disk.leave(int(one.amount))

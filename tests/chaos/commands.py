@@ -206,7 +206,7 @@ def _generate_result(disk: Path) -> dict[str, Any]:
     return {"answers": _answers(folder / "responses.jsonl"), **_bytes(folder, ["questions.jsonl", "prompts.json"])}
 
 
-def _fake_vllm() -> None:
+def fake_vllm() -> None:
     import sys
 
     from fake_engines import FakeVLLM
@@ -221,7 +221,7 @@ def _prepare_judge(inputs: Path) -> None:
     from mind.cli import main
 
     _prepare_questions(inputs)
-    _fake_vllm()
+    fake_vllm()
     assert main(_offline_words(inputs, inputs)) == 0
 
 
@@ -341,7 +341,7 @@ COMMANDS = {
         kinds=(*COMMON, "engine"),
         asks=None,
         under_way=BATCH,
-        prefix=_fake_vllm,
+        prefix=fake_vllm,
         environment={},
     ),
     "judge": dataclasses.replace(

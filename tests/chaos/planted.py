@@ -21,6 +21,9 @@ def written_in_place() -> None:
 def forgets() -> None:
     """An answer is told as stored before it is on the disk."""
     from mind.teacher.journal import Journal
+    from tests.chaos.commands import fake_vllm
+
+    fake_vllm()
 
     def append(self, records):
         for _ in records:
