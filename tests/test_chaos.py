@@ -31,7 +31,7 @@ def test_planted_faults_are_found():
             if bench.name == "filter":
                 bench.command = dataclasses.replace(bench.command, prefix=planted.written_in_place)
                 found = []
-                for operation in range(bench.reference.operations, 0, -1):
+                for operation in range(bench.reference.operations[0], 0, -1):
                     outcome = Outcome("filter", 0)
                     with bench.disk() as disk:
                         bench.disturb(disk, Disturbance("kill at an operation", 0, "SIGKILL", operation), outcome)

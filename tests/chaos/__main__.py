@@ -66,7 +66,7 @@ def main() -> int:
     with benches(options.commands) as each:
         for bench in each:
             took = bench.reference
-            print(f"{bench.name}: undisturbed {took.seconds:.1f} s, {took.operations} operations", flush=True)
+            print(f"{bench.name}: undisturbed {took.seconds:.1f} s, {sum(took.operations)} operations", flush=True)
             outcomes = []
             for seed in range(options.seed, options.seed + options.runs):
                 outcome = bench.case(seed)

@@ -69,7 +69,8 @@ class Bench:
             self.at_once = {name: (disk.path / name).read_bytes() for name in self.command.at_once}
             sizes = tuple(one.stat().st_size for one in sorted(disk.path.rglob("*")) if one.is_file())
             grown = _bytes_of(disk.path) - before
-            self.reference = Reference(int(file.read_text()), ended.seconds, sizes, grown)
+            operations = [int(Path(f"{file}-{rank}").read_text()) for rank in range(self.command.processes)]
+            self.reference = Reference(tuple(operations), ended.seconds, sizes, grown)
 
     @contextmanager
     def disk(self) -> Iterator[Disk]:

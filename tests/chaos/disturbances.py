@@ -30,7 +30,8 @@ COMMON = ("kill at an operation", "kill at a time", "full disk", "ENOSPC", "EIO"
 class Reference:
     """What an undisturbed start took."""
 
-    operations: int
+    operations: tuple[int, ...]
+    """Of each process."""
     seconds: float
     sizes: tuple[int, ...]
     """Of the files that it left, in bytes."""
@@ -56,7 +57,7 @@ class Disturbance:
     @classmethod
     def draw(cls, kind: str, draw: random.Random, reference: Reference, processes: int = 1) -> Disturbance:
         """One of this kind, somewhere in a start that takes what the reference took."""
-        amount = 0.0
+        amount, rank = 0.0, draw.randrange(processes)
         if kind == "kill at a time":
             amount = draw.uniform(0, 1.1 * reference.seconds)
         elif kind == "full disk":
@@ -67,9 +68,9 @@ class Disturbance:
             kind,
             draw.randrange(2**31),
             draw.choice(SIGNALS),
-            draw.randint(1, max(reference.operations, 1)),
+            draw.randint(1, reference.operations[rank]),
             amount,
-            draw.randrange(processes),
+            rank,
         )
 
     @property

@@ -93,12 +93,15 @@ def start(
     counted: Path | None = None,
     limit_s: float = LIMIT_S,
 ) -> Start:
-    """Starts the command in `place` and waits for its end; `counted` gets how many operations it took."""
-    count_them = None if counted is None else functools.partial(count, str(counted))
+    """Starts the command in `place` and waits for its end.
+
+    A file with the name of `counted` and the number of a process gets how many operations that took.
+    """
     firsts = {}
     for rank in range(command.processes):
         strikes = disturbance is not None and rank == disturbance.rank
-        then = disturbance.install if disturbance is not None and strikes else count_them if rank == 0 else None
+        count_them = None if counted is None else functools.partial(count, f"{counted}-{rank}")
+        then = disturbance.install if disturbance is not None and strikes else count_them
         firsts[rank] = functools.partial(_first, command.prefix, then, words[0] == "experiment")
     environment: Mapping[str, str] = {"MIND_CACHE": str(place / "cache"), "TQDM_DISABLE": "1", **command.environment}
     began = time.monotonic()
@@ -118,6 +121,8 @@ def start(
             told = True
     statuses = tuple(one.exitcode for one in running.processes)
     running.kill()
+    for file in running.outputs:
+        file.touch()  # a process that was killed at once has none
     said = "".join(running.said())
     for file in running.outputs:
         file.unlink()
