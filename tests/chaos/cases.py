@@ -65,6 +65,7 @@ class Bench:
             before, file = _bytes_of(disk.path), place / "operations"
             ended = self._start(disk, counted=file)
             assert ended.ended == "by itself", f"{name} does not work undisturbed: {ended.said}"
+            assert bool(teacher.attempts) == bool(self.command.asks), f"{name} asked {teacher.attempts.total()} times"
             self.whole = dict(self.command.result(disk.path))
             self.at_once = {name: (disk.path / name).read_bytes() for name in self.command.at_once}
             sizes = tuple(one.stat().st_size for one in sorted(disk.path.rglob("*")) if one.is_file())

@@ -96,8 +96,13 @@ class Teacher:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                try:
+                    asked = json.loads(body)
+                except ValueError:  # of a client that was killed as it asked
+                    self.close_connection = True
+                    return
                 name, lie = teacher._choose(body)
-                text = teacher.reply(json.loads(body))
+                text = teacher.reply(asked)
                 if lie is None or lie in ANSWERED:
                     with teacher._lock:  # before it is sent: whoever reads it may be killed in that very moment
                         teacher.answers[name] += 1
