@@ -21,7 +21,7 @@ BENCHES := $(filter-out __init__ command measure real_rows sparse_training datas
 CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/*/*.h tests/*/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test nightly coverage lint format bench dist install-matrix kills integrations docs hub asan tsan debug fuzz clean
+.PHONY: help train test nightly coverage lint format bench dist install-matrix kills chaos integrations docs hub asan tsan debug fuzz clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -71,6 +71,9 @@ kills: $(VENV)/.test-ready  ## kill an experiment and its runs 20 times at rando
 docs: $(VENV)/.test-ready  ## the documentation as a site in build/docs; a warning is an error
 	$(BIN)/python -m sphinx -E -W --keep-going -n -q -d build/doctrees $(ARGS) docs build/docs
 	@echo "open build/docs/index.html"
+
+chaos: $(VENV)/.test-ready  ## 100 disturbed runs of each long command: kills, full disks, write errors, servers that lie (ARGS="--commands train grade --runs 10 --seed 7")
+	$(BIN)/python -m tests.chaos --output bench/results/chaos.jsonl $(ARGS)
 
 hub: $(VENV)/.test-ready  ## the losses as a repository for Hugging Face's `kernels` in build/hub (ARGS="--compile cpu cuda": compiled too)
 	rm -rf build/hub
