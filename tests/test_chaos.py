@@ -11,7 +11,7 @@ from tests.chaos.__main__ import row_of
 from tests.chaos.cases import Outcome, benches
 from tests.chaos.disturbances import Disturbance
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 SEEDS = {"generate": (1, 2), "generate, vLLM": (1, 2), "judge": (1, 2), "filter": (1, 2), "train": (1, 2)}
 """Those whose starts take a second or three; the others are left to `make chaos`."""
 
