@@ -1,6 +1,6 @@
-"""Writes the tables of performance.md from bench/results: `python -m docs.tables` after new results.
+"""Writes the tables of performance.md and experiments.md from bench/results: `python -m docs.tables` after new results.
 
-A table stands between the comments `<!-- table NAME -->` and `<!-- end -->`. tests/test_docs.py fails if one is stale.
+A table is between the comments `<!-- table NAME -->` and `<!-- end -->`. tests/test_docs.py fails if one is stale.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mind.intervals import paired_difference, wilson
 
 DOCS = Path(__file__).resolve().parent
 RESULTS = DOCS.parent / "bench" / "results"
-PAGE = DOCS / "performance.md"
+PAGES = (DOCS / "performance.md", DOCS / "experiments.md")
 PLACE = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 Row = dict[str, Any]
@@ -199,6 +199,46 @@ def make_train() -> str:
     return table(["run", "held-out NLL", "accuracy before", "accuracy after", "difference", "time"], body)
 
 
+def comparison(name: str) -> dict[str, Any]:
+    """What `mind compare` found in an experiment."""
+    return json.loads((RESULTS / "experiments" / name / "comparison.json").read_text())
+
+
+def accuracies(name: str) -> str:
+    """Per label: means over seeds, their range over the seeds in distribution, and the cost of a run."""
+    found = comparison(name)
+    sets = list(found["sets"])
+    body = []
+    for label, one in found["methods"].items():
+        each = [run["accuracy"]["macro ID"] for run in one["runs"]]
+        spread = f" ({100 * min(each):.1f} to {100 * max(each):.1f})" if len(each) > 1 else ""
+        cost = f"{one['trained_tokens']:,.0f}" if one["trained_tokens"] is not None else "–"
+        nll = f"{one['nll']:.2f}" if one["nll"] is not None else "–"
+        means = [f"{100 * one['accuracy'][name]:.1f} %" for name in sets]
+        means[0] += spread
+        body.append([f"`{label}`", str(len(each)), *means, nll, cost])
+    heads = [f"`{name}` ({of['group'].upper()})" for name, of in found["sets"].items()]
+    return table(["method", "seeds", *heads, "held-out NLL", "trained tokens"], body)
+
+
+def differences(name: str) -> str:
+    """Of the reference from each label, by group: points with their interval, and Holm's p of two sides."""
+    found = comparison(name)
+    of = {(one["other"], one["on"]): one for one in found["versus"]}
+    body = []
+    for label, method in found["methods"].items():
+        if label == found["reference"]:
+            continue
+        cells = []
+        for group in ("macro ID", "macro OOD"):
+            one = of[label, group]
+            low, high = (100 * end for end in one["interval"])
+            p = "p < 0.001" if one["p_holm"] < 0.001 else f"p = {one['p_holm']:.3f}"
+            cells.append(f"{100 * one['difference']:+.1f} ({low:+.1f} to {high:+.1f}), {p}")
+        body.append([f"`{label}`", method["role"], *cells])
+    return table([f"`{found['reference']}` minus", "role", "in distribution", "out of distribution"], body)
+
+
 COMMANDS = {
     "busy_machine": "python -m bench.busy_machine",
     "coverage": "python -m bench.coverage",
@@ -259,6 +299,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "fsdp_memory": fsdp_memory,
     "coverage": coverage,
     "files": files,
+    "word-problems-accuracies": lambda: accuracies("word-problems"),
+    "word-problems-differences": lambda: differences("word-problems"),
 }
 
 
@@ -268,4 +310,5 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text()))
+    for page in PAGES:
+        page.write_text(filled(page.read_text()))
