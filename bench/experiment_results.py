@@ -2,9 +2,9 @@
 
     python -m bench.experiment_results FOLDER bench/results/experiments/NAME
 
-It runs nothing: `mind experiment` and `mind compare` wrote FOLDER. In the new folder are comparison.json and .md as they
-are, plan.json (experiment.json without the machine's paths), tuning.json, and verdicts.jsonl: for each label, seed and
-set one character per question, in the order of the set's ids in questions.json: 1 right, 0 wrong, - without an answer.
+It runs nothing: `mind experiment` and `mind compare` wrote FOLDER. The new folder holds comparison.json, comparison.md and
+tuning.json as they are, plan.json (experiment.json without the machine's paths), and verdicts.jsonl: for each run and set
+one character per question, in the order of the ids in questions.json: 1 right, 0 wrong, - if no answer was found.
 """
 
 from __future__ import annotations
