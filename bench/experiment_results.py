@@ -2,9 +2,10 @@
 
     python -m bench.experiment_results FOLDER bench/results/experiments/NAME
 
-It runs nothing: `mind experiment` and `mind compare` wrote FOLDER. The new folder holds comparison.json, comparison.md and
-tuning.json as they are, plan.json (experiment.json without the machine's paths), and verdicts.jsonl: for each run and set
-one character per question, in the order of the ids in questions.json: 1 right, 0 wrong, - if no answer was found.
+It runs nothing: `mind experiment` and `mind compare` wrote FOLDER. The new folder holds comparison.json, comparison.md
+and tuning.json as they are, and plan.json, which is experiment.json without the machine's paths. verdicts.jsonl has one
+character per question for each run and set, in the order of the ids in questions.json: 1 right, 0 wrong, - if no answer
+was found.
 """
 
 from __future__ import annotations
