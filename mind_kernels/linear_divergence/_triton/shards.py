@@ -6,7 +6,7 @@ divergence and of S (read both); the gradient in place (read both, write). Betwe
 and arithmetic as in `rows`, whose passes these are.
 """
 
-# To a type checker tl.static_range, which Triton unrolls, is no iterator.
+# Type checkers do not see that tl.static_range, which Triton unrolls, is an iterator.
 # pyright: reportGeneralTypeIssues=false
 
 from __future__ import annotations

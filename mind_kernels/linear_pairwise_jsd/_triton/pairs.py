@@ -13,7 +13,7 @@ GHz: the loop has 1157 instructions per column, 41 per pair, the rows' share inc
 1.24 GB, takes 0.29 ms of that at 4.3 TB/s. With the normalizer and the gradient (groups.py), 1.4 ms.
 """
 
-# To a type checker tl.static_range, which Triton unrolls, is no iterator.
+# Type checkers do not see that tl.static_range, which Triton unrolls, is an iterator.
 # pyright: reportGeneralTypeIssues=false
 
 from __future__ import annotations
