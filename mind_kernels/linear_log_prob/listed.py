@@ -1,5 +1,6 @@
 """The loop over rows with several ids per row, or a temperature per row.
- Row kernels support one id per row and one temperature. The loop reads the logits of the other ids from a chunk before
+
+Row kernels support one id per row and one temperature. The loop reads the logits of the other ids from a chunk before
 the kernel runs, and completes the kernel's gradient afterwards.
 
 The kernel's target y is the most likely of a row's ids. The kernel computes its log-probability exactly, however

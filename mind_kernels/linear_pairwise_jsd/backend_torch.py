@@ -1,7 +1,7 @@
 """Group kernels in plain PyTorch, on any device: divergences and their gradient in float64, from float32 logits.
 
 In float64 the plain formulas are accurate enough: with s = p + q and h = sum p log p,
-    JSD = (h_p + h_q) / 2 - sum (s log s) / 2 + log 2,   F'_i = sum_j w_ij / 2 (log p_i - log s_ij) + constant,
+    JSD = (h_p + h_q) / 2 - sum (s log s) / 2 + log 2,   F'_i = sum_j w_ij / 2 (log p_i - log s_ij) + constant.
 If P and Q are nearly equal, these terms cancel up to an error of about 1e-16: relative to a JSD of 1e-9 (log-ratios of
 1e-4) that is 1e-7; float32 would have no correct digit. Rows that are equal bit by bit are found, and get exactly 0.
 There is one logarithm per pair and column; the pairs' sums, and the sums over the pairs of a row, take two passes and a
