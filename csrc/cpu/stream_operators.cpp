@@ -22,8 +22,8 @@ namespace mind {
 
 namespace {
 
-// With at least this many strips per thread, a thread's strips go through the whole vocabulary: the sums so far then
-// exclude more candidates, and fewer rows wait for each other's blocks.
+// With this many strips per thread or more, a thread's strips go through the whole vocabulary: the sums so far then
+// exclude more candidates, and fewer rows wait for others.
 constexpr std::int64_t kStripsPerThread = 4;
 
 std::int64_t spans_of(std::int64_t vocabulary) { return (vocabulary + kSpan - 1) / kSpan; }
