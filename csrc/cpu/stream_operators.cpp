@@ -1,5 +1,4 @@
-// Calls, with tensors as arguments, the kernels of stream.h and sort.h: checks, memory, and the work spread over
-// PyTorch's threads.
+// Calls the kernels of stream.h and sort.h on tensors: checks, memory, and the work spread over PyTorch's threads.
 #include "stream_operators.h"
 
 #include <torch/csrc/stable/ops.h>
