@@ -17,6 +17,7 @@ from mind.cli.doctor import versions
 from mind.cli.launch import join, leaving_together
 from mind.cli.terminal import command_line, complain, say, set_up_quiet
 from mind.errors import MindError, require
+from mind.redaction import without_secrets
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,8 @@ def _started(name: str, command: Command, words: Sequence[str]) -> int:
             default=default,
             console_outputs=processes.speaks(),
         )
-    again = f"to {'go on' if command.goes_on else 'start again'}: {command_line(*name.split(), *words)}"
+    shown = command_line(*name.split(), *without_secrets(words))
+    again = f"to {'go on' if command.goes_on else 'start again'}: {shown}"
     try:
         status = resolved(command.run)(options) or 0
         if status and command.goes_on:
