@@ -70,6 +70,8 @@ class OnlineEngine:
                 base_url=self._model.base_url,
                 max_retries=0,
                 timeout=self._traffic.timeout_seconds,
+                # What a server or proxy sends twice would be read as the answer to the next request on the connection.
+                default_headers={"Connection": "close"},
                 # A redirect would take the questions where the user did not send them, some without their text.
                 http_client=openai.DefaultAsyncHttpxClient(
                     follow_redirects=False, event_hooks={"response": [_limit_size]}

@@ -13,6 +13,7 @@ from tiny import build_model, build_questions, build_tokenizer
 from mind.cli import main
 from mind.config import StudentConfig
 from mind.data.questions import save_questions
+from mind.errors import MindError
 from mind.evaluation.engines import TransformersEngine, VLLMEngine
 from mind.evaluation.generation import generate_ids
 from mind.evaluation.outcomes import Reply
@@ -68,6 +69,10 @@ def test_vllm_gets_the_same_prompts_and_ends_and_its_answers_the_same_rows(words
     assert results(tmp_path)[0]["files"]["sums"]["samples"] == 2 and "majority vote" in capsys.readouterr().out
 
 
+def gone_at_start(*_, **__):
+    raise RuntimeError("Engine core initialization failed")
+
+
 def test_what_vllm_says_of_the_end_counts(model_folder, vllm):
     engine = VLLMEngine(StudentConfig(model=str(model_folder)), {})
     text = build_tokenizer()("So 3.")["input_ids"]
@@ -77,6 +82,16 @@ def test_what_vllm_says_of_the_end_counts(model_folder, vllm):
     assert replies == [("So 3.", False), ("So 3.", True), ("", False)]
     with pytest.raises(Exception, match="vLLM ended an answer by 'abort': expected 'stop' or 'length'"):
         engine.replies([[5]], 9, None, (), lambda count: None)
+
+    def gone(ids):
+        raise RuntimeError("EngineCore encountered an issue")
+
+    vllm.reply = gone
+    with pytest.raises(MindError, match="vLLM ended with RuntimeError: EngineCore encountered an issue"):
+        engine.replies([[5]], 9, None, (), lambda count: None)
+    vllm.LLM = gone_at_start
+    with pytest.raises(MindError, match="vLLM cannot load .*Engine core initialization failed"):
+        VLLMEngine(StudentConfig(model=str(model_folder)), {})
     other = TransformersEngine(*load_student(StudentConfig(model=str(model_folder))))
     assert engine.context == other.context and engine.chat.stop_text == other.chat.stop_text
 

@@ -262,6 +262,21 @@ def test_every_fault_at_once_loses_and_repeats_nothing():
     assert spending.usage.requests == 42
 
 
+def test_an_answer_that_is_sent_twice_is_not_taken_for_the_next_ones():
+    """Neither all of it, with its head, nor its body alone, which would spoil the next answer."""
+    body, head = chat_answer("twice"), "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
+    length = {"Content-Length": str(len(body))}
+    for again in (head.format(len(body)).encode() + body, body):
+        with FaultProxy(echo, lambda asked, _, again=again: _sent_twice(asked, body + again, length)) as proxy:
+            outcomes, engine, _ = answer(proxy, 3, traffic={"concurrency": 1})
+            assert [outcomes[f"q{n}"].text for n in range(3)] == ["twice", "about question 1", "about question 2"]
+            assert proxy.attempts.total() == 3 and not engine.retries
+
+
+def _sent_twice(asked, body, length):
+    return (200, body, length) if asked["messages"][-1]["content"] == "question 0" else None
+
+
 def test_a_budget_is_not_exceeded():
     _, requests = make_requests(1, "http://127.0.0.1:1/v1")
     most = sum(worst_case(requests[0]))
