@@ -11,9 +11,12 @@ from sample_records import make_response
 from mind.answer_line import suffix
 from mind.cli import main
 from mind.data.questions import save_questions
+from mind.data.sources import SourceConfig
 from mind.records import Question
+from mind.teacher.config import GenerateConfig, ModelConfig
 from mind.teacher.folder import DatasetFolder
 from mind.teacher.journal import Journal
+from mind.typed_json import save_json
 
 OUTPUTS = {"judged.jsonl", "out.jsonl", "out.report.html", "out.card.json", "out.card.md", "out.dropped.jsonl"}
 
@@ -28,6 +31,9 @@ def test_names_in_the_data_name_no_file(tmp_path, name):
     with Journal(names.responses) as journal:
         answers = zip(perspectives, texts, strict=True)
         journal.append(make_response(name, way, 0, text=text + suffix("12")) for way, text in answers)
+    teacher = ModelConfig("m", base_url="http://127.0.0.1:9/v1")
+    save_json(GenerateConfig(str(names.path), SourceConfig("gone.jsonl"), teacher, perspectives), names.config)
+    names.prompts.write_text(json.dumps({way: f"Be {way}." for way in perspectives}))
     former = os.umask(0o077)
     try:
         before = set(tmp_path.rglob("*"))
