@@ -103,7 +103,7 @@ def test_what_vllm_says_of_the_end_counts(model_folder, vllm):
         (["--engine", "vllm", "--heldout", "x.jsonl"], "--heldout beside --engine vllm: the NLL needs transformers"),
         (["--engine-options", "{}x"], "engine_options"),
         (["--engine-options", '{"a": 1}'], "engine_options are of --engine vllm"),
-        (["--temperature", "1.0"], "temperature, top_p and seed are of samples"),
+        (["--temperature", "1.0"], "temperature, top_p and seed belong to samples"),
         (["--evaluation.batch-size", "0"], "evaluation.batch_size is 0: expected at least 1"),
         (["--students", "a", "b"], "--students beside --student.model: expected one of them"),
         (["--samples", "2", "--lorid.knowledge", "a", "--lorid.deep", "b"], "--lorid.knowledge beside --samples"),
@@ -136,6 +136,31 @@ def test_nothing_old_is_beside_something_new(words, tmp_path, model_folder, vllm
     assert main(words) == 0 and seen == [[]]
     assert json.loads((tmp_path / "out.json").read_text())["students"].keys() == {"new"}
     assert [folder.name for folder in (tmp_path / "out.responses").iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("notes.txt", "mine"),
+        ("new/notes.txt", "mine"),
+        ("questions.jsonl", '{"id": "q", "question": "How many?", "answer": "3"}\n'),
+        ("broken.jsonl", "mine"),
+        ("link.jsonl", None),
+    ],
+)
+def test_overwrite_removes_nothing_of_yours(words, tmp_path, monkeypatch, capsys, name, text):
+    assert main([*words, "--evaluation.questions", "1"]) == 0
+    before = (tmp_path / "out.json").read_text()
+    mine = tmp_path / "out.responses" / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.symlink_to(tmp_path / "sums.jsonl") if text is None else mine.write_text(text)
+    capsys.readouterr()
+    assert main([*words, "--overwrite"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"{mine}: this command did not write it, and --overwrite would remove it: move it away" in told
+    assert mine.exists() and (tmp_path / "out.json").read_text() == before
+    mine.unlink()
+    assert main([*words, "--evaluation.questions", "1", "--overwrite"]) == 0
 
 
 def test_several_students_in_one_command(words, tmp_path, model_folder, capsys):

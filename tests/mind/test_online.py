@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 import time
@@ -126,6 +127,33 @@ def test_attempts_are_bounded(fault):
         assert proxy.attempts.total() == 3
     assert isinstance(outcomes["q0"], Failure) and outcomes["q0"].attempts == 3
     assert engine.retries.total() == 2
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_reply_that_is_too_long_is_a_failed_request(status, compressed, monkeypatch):
+    """A compressed one counts as what it becomes; what it may have cost counts, too."""
+    monkeypatch.setattr(online, "MAX_REPLY_BYTES", 100_000)
+    body = chat_answer("x" * 200_000)
+    body, headers = (gzip.compress(body), {"Content-Encoding": "gzip"}) if compressed else (body, {})
+    _, requests = make_requests(1, "http://127.0.0.1:1/v1")
+    with FaultProxy(echo, lambda *_: (status, body, headers)) as proxy:
+        outcomes, engine, spending = answer(proxy)
+        assert proxy.attempts.total() == 1
+    failure = outcomes["q0"]
+    assert isinstance(failure, Failure) and failure.reason == "reply too long"
+    assert failure.detail == "the body is longer than 100,000 bytes, of which the rest was not read"
+    usage = spending.usage
+    assert usage.requests == 0 and usage.prompt_tokens + usage.completion_tokens == sum(worst_case(requests[0]))
+    assert engine.stopped is None and not engine.retries
+
+
+def test_a_reply_of_the_largest_size_is_an_answer(monkeypatch):
+    body = chat_answer("x" * 200_000)
+    monkeypatch.setattr(online, "MAX_REPLY_BYTES", len(body))
+    with FaultProxy(lambda _: body) as proxy:
+        outcomes, _, _ = answer(proxy)
+    assert len(outcomes["q0"].text) == 200_000
 
 
 @pytest.mark.parametrize("header", [lambda: "1", lambda: http_date(3)], ids=["seconds", "date"])
