@@ -6,6 +6,8 @@ OUT ?= runs/bench
 SEED ?= 0
 # Sized for ten minutes on two CPU cores: eight training and eight other questions of each family.
 DEMO_RUN := runs/demo$(if $(filter-out 0,$(SEED)),-$(SEED))
+# Another folder may be among ARGS.
+DEMO_OUTPUT := $(if $(findstring --output,$(ARGS)),,--output $(DEMO_RUN))
 DEMO := --train.seed $(SEED) --data.generated-levels one-step two-step --data.generated-questions 112 \
 	--data.generated-heldout 14 --data.generated-evaluation 112 --data.generated-ood 0 --evaluation.questions 112 \
 	--evaluation.batch-size 56 --evaluation.max-new-tokens 80 --train.questions-per-step 4 --train.epochs 2 \
@@ -15,19 +17,19 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(wildcard build_tools/*.py csrc/*.* csrc/*/*.*)
 # A benchmark is a file or a folder with __main__.py; sparse_training and dataset need a data file of yours, make_train runs.
-BENCHES := $(filter-out __init__ command measure real_rows sparse_training dataset rehearsal roofline kernel_resources tables eight_gpus shard_processes make_train,$(basename $(notdir $(wildcard bench/*.py)))) \
+BENCHES := $(filter-out __init__ command measure real_rows sparse_training dataset rehearsal roofline kernel_resources tables eight_gpus shard_processes experiment_results make_train,$(basename $(notdir $(wildcard bench/*.py)))) \
 	$(notdir $(patsubst %/__main__.py,%,$(wildcard bench/*/__main__.py)))
 
 CXX_SOURCES := $(wildcard csrc/*.h csrc/*.cpp csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu csrc/*/*.cuh tests/*/*.h tests/*/*.cpp)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test nightly coverage lint format bench dist install-matrix kills integrations docs hub asan tsan debug fuzz clean
+.PHONY: help train test nightly coverage lint format bench dist install-matrix kills chaos integrations docs hub asan tsan debug fuzz clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 train: $(VENV)/.run-ready $(VENV)/.student-ready  ## distil the small student, results under runs/demo (SEED=1: other questions; ARGS="--option value": other options)
-	$(BIN)/mind train $(if $(findstring --output,$(ARGS)),,--output $(DEMO_RUN)) $(DEMO) $(ARGS)
+	$(BIN)/mind train $(DEMO_OUTPUT) $(DEMO) $(ARGS)
 
 # A process a core, each with one thread: most of the time goes to Triton's interpreter, which has no more. A process
 # takes whole files, in the order of tests/conftest.py.
@@ -69,8 +71,11 @@ kills: $(VENV)/.test-ready  ## kill an experiment and its runs 20 times at rando
 	$(BIN)/python tests/mind/experiment_kills.py $(ARGS)
 
 docs: $(VENV)/.test-ready  ## the documentation as a site in build/docs; a warning is an error
-	$(BIN)/python -m sphinx -E -W --keep-going -n -q $(ARGS) docs build/docs
+	$(BIN)/python -m sphinx -E -W --keep-going -n -q -d build/doctrees $(ARGS) docs build/docs
 	@echo "open build/docs/index.html"
+
+chaos: $(VENV)/.test-ready  ## 100 disturbed runs of each long command: kills, full disks, write errors, servers that lie (ARGS="--commands train grade --runs 10 --seed 7")
+	$(BIN)/python -m tests.chaos --output bench/results/chaos.jsonl $(ARGS)
 
 hub: $(VENV)/.test-ready  ## the losses as a repository for Hugging Face's `kernels` in build/hub (ARGS="--compile cpu cuda": compiled too)
 	rm -rf build/hub

@@ -1,4 +1,4 @@
-"""What another busy process costs, and what threads that wait passively, or one thread, change about it.
+"""The cost of another busy process, and the effect of passively waiting threads, or of a single thread, on it.
 
     python -m bench.busy_machine [--repeats 7] [--competitors 0 1] [--alone] [--work products features ...]
         [--output folder] [--overwrite]

@@ -1,4 +1,4 @@
-"""The command line of a benchmark: what is wrong with it is told before anything is measured or overwritten."""
+"""The command line of a benchmark: errors in it are reported before anything is measured or overwritten."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On paper: a loss whose head is split over 8 GPUs of one machine, and the other ways to it.
+"""Calculates, without a GPU, the time of a loss whose head is split over 8 GPUs of one machine, and of alternatives.
 
 The least that products, bytes of the memory and bytes of the links take, one after the other: what overlaps is not
 taken off. `bench/roofline.py` says what a step of one GPU is; a collective takes a latency, and the bytes that a ring

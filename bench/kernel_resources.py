@@ -1,4 +1,4 @@
-"""Registers, shared memory, spills and occupancy of every kernel, as compiled for GPUs that are not here.
+"""Registers, shared memory, spills and occupancy of every kernel, compiled for GPUs that this machine lacks.
 
     python -m bench.kernel_resources [--output folder] [--overwrite] [--draw]
 

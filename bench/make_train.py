@@ -1,4 +1,4 @@
-"""What `make train` reached: a line per run, from the folders that it wrote.
+"""The results of `make train`: a line per run, from the folders that it wrote.
 
     python -m bench.make_train runs/demo runs/demo-1 runs/demo-2 [--output folder] [--overwrite]
 

@@ -1,4 +1,4 @@
-"""What every benchmark shares: times, peak memory, provenance, results as JSON lines, tables.
+"""Helpers of all benchmarks: times, peak memory, provenance, results as JSON lines, tables.
 
 Times are wall-clock medians of providers called in turn, so that a slow minute of the machine falls on all of them.
 """

@@ -1,4 +1,4 @@
-"""Whether MIND's selection selects: MetaNet on real tables of losses, by its options.
+"""Tests whether MIND's selection prefers some rationales: MetaNet on real tables of losses, by its options.
 
     python -m bench.selection [--data svamp.jsonl] [--tables folder] [--output folder] [--overwrite]
 

@@ -1,4 +1,4 @@
-"""Does training notice the sparse gradient? One fine-tuning, run with the exact gradient and with the sparse one.
+"""The effect of the sparse gradient on training: a fine-tuning, run with the exact gradient and with the sparse one.
 
     python -m bench.sparse_training --data svamp.jsonl [--steps 100] [--rationales 3] [--threshold 0.000244140625]
         [--output folder] [--overwrite]

@@ -1,1 +1,1 @@
-"""What setup.py does: finds the tools, compiles what they allow, and says what was built and what was not."""
+"""The build behind setup.py: finds the tools, compiles what they allow, and records what was built and what was not."""

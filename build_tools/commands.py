@@ -1,4 +1,4 @@
-"""setuptools' commands: build_ext compiles by `incremental`, and fails only where MIND_KERNELS_BUILD says so."""
+"""setuptools' commands: build_ext compiles by `incremental`, and fails only if MIND_KERNELS_BUILD says so."""
 
 from __future__ import annotations
 

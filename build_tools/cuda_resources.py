@@ -1,4 +1,4 @@
-"""What nvcc makes of the CUDA kernels, without a GPU: registers, spills, stack and shared memory of each.
+"""The result of compiling the CUDA kernels by nvcc, without a GPU: registers, spills, stack and shared memory of each.
 
     python build_tools/cuda_resources.py [--architecture sm_90a ...] [--nvcc nvcc] [file.cu ...]
 

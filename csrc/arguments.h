@@ -1,4 +1,4 @@
-// What the kernels of csrc/cpu and csrc/cuda are called with: pointers and sizes, without PyTorch.
+// The arguments of the kernels of csrc/cpu and csrc/cuda: pointers and sizes, without PyTorch.
 #pragma once
 
 #include <cstdint>
@@ -19,11 +19,11 @@ struct Matrix {
     std::int64_t rows, columns, stride;  // elements; the columns of a row are contiguous
 };
 
-// The statistics of a row in the order in which `numbers` has them; total is the sum of e^(z - maximum). Of all entries
-// but the target, others is the probability, 1 - p of the target, and lse_others the log-sum-exp, or infinity where
-// they have none; both are summed without the target, beside which they may be less than a rounding. mean is that of
-// z - maximum in the softmax, log_total - entropy before either is rounded; only the CPU's gradients read it so far. A
-// new one comes here, where the kernels compute it (cpu/cross_entropy.h, cpu/stream.h, cuda/statistics.cuh), and in
+// The statistics of a row in the order of `numbers`. total is the sum of e^(z - maximum). others is the probability of
+// all entries but the target, 1 - p of the target, and lse_others their log-sum-exp, or infinity if they have
+// probability 0; both are summed without the target, since they may be smaller than its rounding. mean is the mean of z
+// - maximum in the softmax, log_total - entropy before either is rounded; so far only the CPU's gradients read it. A
+// new statistic has to be added here, in the kernels (cpu/cross_entropy.h, cpu/stream.h, cuda/statistics.cuh), and in
 // compiled_rows.py.
 enum RowNumber { kLoss, kNll, kLse, kEntropy, kMaximum, kLogTotal, kTotal, kOthers, kLseOthers, kMean, kRowNumbers };
 constexpr const char* kRowNumberNames[] = {"loss",      "nll",   "lse",    "entropy",    "maximum",
@@ -42,12 +42,12 @@ struct RowArguments {
     bool* correct;   // (n,)
 };
 
-// A shard of the vocabulary: the columns of some logits are a part of their rows' entries, and a target of -1 stands
-// for one that another shard has. These are the sums of a row's entries here in the order in which `sums` has them, as
-// RowSums in mind_kernels/linear_cross_entropy/contract.py says.
+// A shard of the vocabulary: the columns of its logits are a part of the rows' entries, and a target of -1 means that
+// another shard has it. These are the sums over a row's entries in this shard, in the order of `sums`; RowSums in
+// mind_kernels/linear_cross_entropy/shard_contract.py explains them.
 enum ShardSum { kShardMaximum, kShardOthers, kShardMoment, kShardAtTarget, kShardTotal, kShardSums };
 
-// What is known of the whole rows that a shard is a part of, (n,) each: GradientTerms in contract.py.
+// Numbers of whole rows, (n,) each: GradientTerms in shard_contract.py.
 struct WholeRows {
     const float *maximum, *log_total;
     const float *a, *b, *at_target, *uniform;  // b and uniform may be null: 0
@@ -71,7 +71,7 @@ struct CountArguments {
     float* dropped_mass;  // (n,) the sum of p over all others
 };
 
-// The same of a shard, whose numbers are known: those of whole rows.
+// The same for a shard, given the numbers of whole rows.
 struct ShardCountArguments {
     RowArguments rows;  // targets in [-1, V)
     float log_threshold;
@@ -79,7 +79,7 @@ struct ShardCountArguments {
     float* kept_mass;    // (n,) the sum of p over the kept entries but the target's
 };
 
-// Of a shard, too, as `BackgroundArguments`: with the numbers of whole rows, and targets in [-1, V).
+// Also for a shard, as `BackgroundArguments`: with the numbers of whole rows, and targets in [-1, V).
 struct EntryArguments {
     RowArguments rows;  // numbers as `count` left them
     float log_threshold;
@@ -105,7 +105,7 @@ struct ListedTokens {
 // z - maximum. Of all tokens, -inf, nan and nan if all logits are -inf; of those that are not listed, -inf, 0 and 0.
 enum SoftmaxNumber { kSoftmaxMaximum, kSoftmaxLogTotal, kSoftmaxMean, kSoftmaxNumbers };
 
-// Statistics of rows straight from hidden states, and what the sparse gradient needs of them; csrc/cpu alone.
+// Statistics of rows computed from hidden states, and data for the sparse gradient; only in csrc/cpu.
 struct StreamArguments {
     Matrix hidden;              // (n, D)
     Matrix weight;              // (V, D), in the type of hidden
@@ -130,7 +130,7 @@ struct StreamArguments {
     float* projected;             // (total,) and their projected logits
 };
 
-// From the logits that `StreamArguments` has filled to the gradients of hidden states, weight and bias; csrc/cpu alone.
+// The gradients of hidden states, weight and bias, from the logits that `StreamArguments` has filled; only in csrc/cpu.
 struct ProductArguments {
     Matrix hidden;        // (n, D)
     Matrix weight;        // (V, D), in the type of hidden
@@ -166,7 +166,7 @@ struct GatherArguments {
 };
 
 // sum_v a K(p_v, m_v) + b K(q_v, m_v), K(x, m) = x log(x / m) - x + m and m = c p + (1 - c) q, of the softmaxes q of a
-// row and p of its teacher's, or of logits between both; csrc/cpu alone.
+// row and p of its teacher's, or of interpolated logits; only in csrc/cpu.
 struct DivergenceArguments {
     float* logits;   // (n, V), projected; becomes its gradient if scale is given
     float* teacher;  // (n, V), projected; overwritten
@@ -181,7 +181,8 @@ struct DivergenceArguments {
     float* target_entropy;                      // (n,) of p
 };
 
-// The tokens that a list leaves out; a listed one has the logit kListed of cpu/divergence.h; csrc/cpu alone.
+// The tokens that a teacher's list leaves out; a listed one has the logit kListed of cpu/divergence.h; only in
+// csrc/cpu.
 struct OthersArguments {
     float* logits;  // (n, V), projected; becomes the gradient of the log-sum-exp of the others
     std::int64_t rows, vocabulary;

@@ -1,5 +1,5 @@
-// Checks of operator arguments. The public functions have checked theirs in Python already; these keep a direct call of
-// an operator from reading or writing where it must not.
+// Checks of operator arguments. The public functions check theirs in Python already; these checks prevent invalid
+// memory accesses if an operator is called directly.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -69,7 +69,8 @@ T* checked(const char* name, const Tensor& tensor, std::initializer_list<std::in
     return static_cast<T*>(tensor.data_ptr());
 }
 
-// The number in float32, as the kernels take it; `allowed` says whether it may be that, in the words of `expected`.
+// The number converted to float32 for the kernels; `allowed` says whether it is valid, `expected` says in words what
+// is.
 template <typename Allowed>
 float checked_number(const char* name, double value, const char* expected, Allowed allowed) {
     const float number = static_cast<float>(value);
@@ -79,7 +80,7 @@ float checked_number(const char* name, double value, const char* expected, Allow
 
 // `of` is what their names begin with.
 inline Conditions conditions_of(double softcap, double temperature, const std::string& of = "") {
-    // A softcap that float32 takes for 0 would stand for none.
+    // A softcap that is 0 in float32 would mean no softcap.
     return {checked_number((of + "softcap").c_str(), softcap, "a finite float32 number above 0, or 0 for none",
                            [&](float number) { return number > 0 || softcap == 0; }),
             checked_number((of + "temperature").c_str(), temperature, "a finite float32 number above 0",

@@ -1,6 +1,6 @@
-// From tensors to pointers: checks of shapes, dtypes and devices, the same for both libraries. Values of targets,
-// indices and offsets are checked by csrc/cpu/run_rows.cpp on a CPU, and by the kernels on a GPU: to read them here
-// would wait for the device.
+// Converts tensors to pointers after checks of shapes, dtypes and devices, for both libraries. Values of targets,
+// indices and offsets are checked by csrc/cpu/run_rows.cpp on a CPU, and by the kernels on a GPU, since reading them
+// here would mean waiting for the device.
 #include "operators.h"
 
 #include "checks.h"

@@ -1,6 +1,6 @@
-// The operators: their schemas and what implements them, for both libraries. Each registers them in a namespace of its
-// own, torch.ops.mind_kernels_cpp and torch.ops.mind_kernels_cuda. The Python side, which allocates the results, is
-// compiled_rows.py (linear_cross_entropy) and compiled_groups.py (linear_pairwise_jsd) in mind_kernels.
+// The operators of both libraries: their schemas and the functions that implement them. Each registers them in a
+// namespace of its own, torch.ops.mind_kernels_cpp and torch.ops.mind_kernels_cuda. The Python side, which allocates
+// the results, is compiled_rows.py (linear_cross_entropy) and compiled_groups.py (linear_pairwise_jsd) in mind_kernels.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -88,8 +88,8 @@ inline void implement_operators(torch::stable::detail::StableLibrary& library) {
 
 }  // namespace mind
 
-// What registers the operators of a library in a namespace, for tensors of a dispatch key; behind a second macro, so
-// that the namespace may be one too: a build for the Hub has one of its own (build_tools/hub.py).
+// Registers the operators of a library in a namespace, for tensors of a dispatch key. A second macro expands the
+// namespace first, since it may be a macro itself: a build for the Hub has its own (build_tools/hub.py).
 #define MIND_REGISTER(space, key, define, implement) MIND_REGISTER_IN(space, key, define, implement)
 #define MIND_REGISTER_IN(space, key, define, implement)       \
     STABLE_TORCH_LIBRARY(space, library) { define(library); } \

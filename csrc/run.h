@@ -1,5 +1,5 @@
-// What each library does with arguments whose shapes, dtypes and devices have been checked: csrc/cpu/run_*.cpp and
-// csrc/cuda/run.cpp define these. `like` is a tensor of the arguments' device.
+// Functions that each library defines, for arguments whose shapes, dtypes and devices have been checked: see
+// csrc/cpu/run_*.cpp and csrc/cuda/run.cpp. `like` is a tensor of the arguments' device.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -10,7 +10,7 @@
 
 namespace mind::run {
 
-// What the library's kernels can count.
+// The limits of the numbers that the library's kernels can count.
 extern const std::int64_t kMostRows, kMostColumns;
 
 void rows(const RowArguments& args, const torch::stable::Tensor& like);

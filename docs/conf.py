@@ -6,10 +6,12 @@ relative paths. links.py turns those that leave this folder into links of the si
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent
+os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # the API page imports what TRL calls experimental
 sys.path[:0] = [str(DOCS), str(DOCS.parent)]  # the pages' own helpers, and the packages without an installation
 
 import docstrings  # noqa: E402

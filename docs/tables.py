@@ -1,6 +1,6 @@
-"""Writes the tables of performance.md from bench/results: `python docs/tables.py` after new results.
+"""Writes the tables of performance.md and experiments.md from bench/results: `python -m docs.tables` after new results.
 
-A table stands between the comments `<!-- table NAME -->` and `<!-- end -->`. tests/test_docs.py fails if one is stale.
+A table is between the comments `<!-- table NAME -->` and `<!-- end -->`. tests/test_docs.py fails if one is stale.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mind.intervals import paired_difference, wilson
+
 DOCS = Path(__file__).resolve().parent
 RESULTS = DOCS.parent / "bench" / "results"
-PAGE = DOCS / "performance.md"
+PAGES = (DOCS / "performance.md", DOCS / "experiments.md")
 PLACE = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 Row = dict[str, Any]
@@ -168,6 +170,75 @@ def coverage() -> str:
     return table(["scenario", "interval of `mind compare`", "plain bootstrap"], body)
 
 
+def make_train() -> str:
+    """Accuracies with Wilson's intervals, and the difference with that of paired answers."""
+
+    def share(correct: int, total: int) -> str:
+        low, high = wilson(correct, total)
+        return f"{100 * correct / total:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+
+    body = []
+    for row in rows_of("make_train"):
+        before, after, gained, lost, total = (
+            row[name] for name in ("correct_before", "correct_after", "gained", "lost", "questions")
+        )
+        pairs = [(False, True)] * gained + [(True, False)] * lost + [(True, True)] * (total - gained - lost)
+        low, high = paired_difference(pairs)
+        change = f"{100 * (after - before) / total:+.1f} points ({100 * low:.1f} to {100 * high:.1f})"
+        less = 100 * (row["nll_after"] / row["nll_before"] - 1)
+        body.append(
+            [
+                "`make train`" if row["seed"] == 0 else f"`make train SEED={row['seed']}`",
+                f"{row['nll_before']:.3f} -> {row['nll_after']:.3f} ({less:.1f} %)",
+                share(before, total),
+                share(after, total),
+                change,
+                f"{row['minutes']:.1f} min, {row['tokens_per_s']} labeled tokens/s",
+            ]
+        )
+    return table(["run", "held-out NLL", "accuracy before", "accuracy after", "difference", "time"], body)
+
+
+def comparison(name: str) -> dict[str, Any]:
+    """What `mind compare` found in an experiment."""
+    return json.loads((RESULTS / "experiments" / name / "comparison.json").read_text())
+
+
+def accuracies(name: str) -> str:
+    """Per label: means over seeds, their range over the seeds in distribution, and the cost of a run."""
+    found = comparison(name)
+    sets = list(found["sets"])
+    body = []
+    for label, one in found["methods"].items():
+        each = [run["accuracy"]["macro ID"] for run in one["runs"]]
+        spread = f" ({100 * min(each):.1f} to {100 * max(each):.1f})" if len(each) > 1 else ""
+        cost = f"{one['trained_tokens']:,.0f}" if one["trained_tokens"] is not None else "–"
+        nll = f"{one['nll']:.2f}" if one["nll"] is not None else "–"
+        means = [f"{100 * one['accuracy'][name]:.1f} %" for name in sets]
+        means[0] += spread
+        body.append([f"`{label}`", str(len(each)), *means, nll, cost])
+    heads = [f"`{name}` ({of['group'].upper()})" for name, of in found["sets"].items()]
+    return table(["method", "seeds", *heads, "held-out NLL", "trained tokens"], body)
+
+
+def differences(name: str) -> str:
+    """Of the reference from each label, by group: points with their interval, and Holm's p of two sides."""
+    found = comparison(name)
+    of = {(one["other"], one["on"]): one for one in found["versus"]}
+    body = []
+    for label, method in found["methods"].items():
+        if label == found["reference"]:
+            continue
+        cells = []
+        for group in ("macro ID", "macro OOD"):
+            one = of[label, group]
+            low, high = (100 * end for end in one["interval"])
+            p = "p < 0.001" if one["p_holm"] < 0.001 else f"p = {one['p_holm']:.3f}"
+            cells.append(f"{100 * one['difference']:+.1f} ({low:+.1f} to {high:+.1f}), {p}")
+        body.append([f"`{label}`", method["role"], *cells])
+    return table([f"`{found['reference']}` minus", "role", "in distribution", "out of distribution"], body)
+
+
 COMMANDS = {
     "busy_machine": "python -m bench.busy_machine",
     "coverage": "python -m bench.coverage",
@@ -180,6 +251,7 @@ COMMANDS = {
     "linear_divergence": "python -m bench.linear_divergence",
     "linear_pairwise_jsd": "python -m bench.linear_pairwise_jsd --data RECORDS",
     "linear_pairwise_jsd_compiled": "python -m bench.linear_pairwise_jsd --data RECORDS",
+    "make_train": "python -m bench.make_train runs/demo runs/demo-1 runs/demo-2",
     "methods": "python -m bench.methods",
     "methods-svamp": "python -m bench.methods --data RECORDS",
     "packing": "python -m bench.packing",
@@ -203,8 +275,9 @@ COMMANDS = {
 def files() -> str:
     body = []
     for name, command in COMMANDS.items():
-        rows = [row for row in rows_of(name) if "cpu" in row]
-        machine = rows[0]["cpu"].split("(R)")[0] + f", {rows[0]['threads']}" if rows else "compilers alone"
+        rows = [row for row in rows_of(name) if "time" in row]
+        cpu = rows[0].get("cpu", "not recorded").split("(R)")[0] if rows else ""
+        machine = f"{cpu}, {rows[0]['threads']}" if rows else "compilers alone"
         date = max(row["time"] for row in rows)[:10] if rows else ""
         body.append([f"[{name}](../bench/results/{name}.jsonl)", f"`{command}`", machine, date])
     return table(["file", "command", "processor, threads", "date"], body)
@@ -219,12 +292,15 @@ TABLES: dict[str, Callable[[], str]] = {
     "row_kernels": row_kernels,
     "train_step": step,
     "train_parts": parts,
+    "make_train": make_train,
     "generation": generation,
     "packing": packing,
     "trainer_memory": trainer_memory,
     "fsdp_memory": fsdp_memory,
     "coverage": coverage,
     "files": files,
+    "word-problems-accuracies": lambda: accuracies("word-problems"),
+    "word-problems-differences": lambda: differences("word-problems"),
 }
 
 
@@ -234,4 +310,5 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text()))
+    for page in PAGES:
+        page.write_text(filled(page.read_text()))

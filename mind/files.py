@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -172,6 +172,18 @@ def check_apart(output: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
             require(not lost, f"{output}: this command also reads it, and would overwrite it: name another --output")
             lost = output.resolve() in path.resolve().parents
             require(not lost, f"{output}: holds {path}, which this command also reads: name another --output")
+
+
+def check_replaceable(folder: Path, is_own: Callable[[Path], bool], remedy: str) -> None:
+    """Raises MindError, which ends with the `remedy`, if a folder that is to be replaced holds something that the
+    command did not write: a file, by its path, for which `is_own` is false, or anything that is neither file nor
+    folder, such as a link."""
+    require(not folder.is_symlink(), f"{folder}: is a link: {remedy}")
+    for place, folders, files in os.walk(folder):
+        links = [name for name in folders if (Path(place) / name).is_symlink()]
+        for file in sorted(Path(place) / name for name in (*links, *files)):
+            own = file.is_file() and not file.is_symlink() and is_own(file)
+            require(own, f"{file}: this command did not write it, and --overwrite would remove it: {remedy}")
 
 
 def check_new_folder(path: Path) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from mind.display import one_line
-from mind.errors import MindError
-from mind.files import path_meant
+from mind.errors import MindError, require
+from mind.files import path_meant, read_object
 
 TIMEOUT_S = 10
-CONFIG = "config.json"
+CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 _UNASKED = {
     "DISABLE_SAFETENSORS_CONVERSION": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -35,15 +35,17 @@ def find_model(option: str, name: str) -> str:
     """What to load for `name`: the folder or the Hub's name itself, or the copy in the cache if the Hub does not
     answer.
 
-    Asks the Hub once. Raises a MindError that names the option if it is neither.
+    Asks the Hub once. Raises a MindError that names the option if it is neither, and for a folder of adapters whose
+    model is not a folder here: transformers would ask the Hub for a name that the user did not give.
     """
     from huggingface_hub import try_to_load_from_cache
 
     send_nothing_unasked()
     if is_local(option, name):
         name = os.path.expanduser(name)
-        if not any((Path(name) / file).is_file() for file in (CONFIG, "adapter_config.json", "modules.json")):
+        if not any((Path(name) / file).is_file() for file in (CONFIG, ADAPTER_CONFIG, "modules.json")):
             raise MindError(f"{option} {name}: the folder has no {CONFIG}: expected one that save_pretrained wrote")
+        _check_adapted(option, Path(name))
         return name
     error = require_on_hub(option, name, "model")
     if error is None:
@@ -53,6 +55,18 @@ def find_model(option: str, name: str) -> str:
         raise out_of_reach(option, name, error)
     warn_of_copy(option, name, error)
     return str(Path(copy).parent)
+
+
+def _check_adapted(option: str, folder: Path) -> None:
+    """Raises MindError for a folder of adapters alone whose model is not a folder here."""
+    file = folder / ADAPTER_CONFIG
+    if file.is_file() and not (folder / CONFIG).is_file():
+        model = read_object(file).get("base_model_name_or_path")
+        require(
+            isinstance(model, str) and Path(model).is_dir(),
+            f"{option} {folder}: holds adapters of the model {model!r:.100}, which is no folder here; the Hub is asked "
+            f"only for names that you give: merge the adapters into their model, or name its folder in {file}",
+        )
 
 
 def out_of_reach(option: str, name: str, error: Exception) -> MindError:

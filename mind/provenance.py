@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from mind.redaction import without_secrets
+
 
 def now() -> str:
     """The time in UTC, to the second: "2026-11-21T19:00:00Z"."""
@@ -36,9 +38,10 @@ def without_folders(name: str) -> str:
 
 
 def command() -> str:
-    """The command line of this process, with the program's name instead of its path."""
+    """The command line of this process, with the program's name instead of its path, and without what looks like a
+    secret (`mind.redaction`), since files keep it."""
     program, *arguments = sys.argv or [""]
-    return shlex.join([Path(program).name, *arguments])
+    return shlex.join([Path(program).name, *without_secrets(arguments)])
 
 
 NUMERIC_PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "numpy")

@@ -7,8 +7,18 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+from mind.display import describe
 from mind.errors import MindError, MissingError
 from mind.hub import send_nothing_unasked
+
+
+class EngineEndedError(MindError):
+    """vLLM's engine, which has a process of its own, is gone, or lacks memory."""
+
+    @classmethod
+    def of(cls, error: Exception) -> EngineEndedError:
+        """From what vLLM raised."""
+        return cls(f"vLLM ended with {describe(error)}")
 
 
 def engine_package(name: str, extra: str) -> ModuleType:
@@ -27,6 +37,6 @@ def load_engine(vllm: ModuleType, model: str, options: Mapping[str, Any]) -> Any
     """
     try:
         return vllm.LLM(model, **options)
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, RuntimeError, TypeError, ValueError) as error:  # the second if its process does not start
         names = ", ".join(options) or "none"  # not their values: one may be a token of the Hub
         raise MindError(f"vLLM cannot load {model} with engine options ({names}): {error}") from error

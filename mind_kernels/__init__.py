@@ -1,4 +1,4 @@
-"""Losses straight from hidden states and the LM head, never materializing the N x V logits."""
+"""Training losses computed from hidden states and the weight of the LM head, without the N x V logits."""
 
 from mind_kernels.backend import Availability, BackendUnavailableError, backends
 from mind_kernels.head import Head
@@ -9,7 +9,7 @@ from mind_kernels.linear_mind_loss import MindStats, linear_mind_loss
 from mind_kernels.linear_pairwise_jsd import JeffreysStats, MixtureStats, PairStats, linear_pairwise_jsd
 from mind_kernels.linear_top_k import TopK, linear_top_k
 
-# The one place of the version: pyproject.toml and build_tools/hub.py read it here, without an import.
+# The version is defined here only: pyproject.toml and build_tools/hub.py read it without importing the package.
 __version__ = "0.2.0"
 
 __all__ = [

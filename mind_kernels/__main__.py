@@ -1,6 +1,7 @@
-"""`python -m mind_kernels [command] [options]`: `info`, the default, says which backends this installation has.
+"""The command line `python -m mind_kernels [command] [options]`; the default command, `info`, lists the backends.
 
-A command is imported when it is asked for: `info` works without the triton package, which `ahead` needs.
+A command's module is imported only if that command is run: `info` works without the triton package, which `ahead`
+needs.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def main(arguments: list[str]) -> int:
 
 
 def guarded(arguments: list[str]) -> int:
-    """`main`, with a line for what the system refuses and for Ctrl-C, and none if nobody reads the output any more."""
-    if sys.stdout is None:  # as a shell's >&- leaves it
+    """Runs `main`; system errors and Ctrl-C print one line, a closed output pipe none."""
+    if sys.stdout is None:  # after a shell's >&-
         sys.stdout = io.StringIO()
     try:
         try:
@@ -56,7 +57,7 @@ def guarded(arguments: list[str]) -> int:
             print(f"mind_kernels: error: {error}", file=sys.stderr)
         try:
             sys.stdout.flush()
-        except OSError:  # at its end Python would try again, and complain
+        except OSError:  # Python would flush again at exit, and print an error
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOT_READ if unread else 2
 

@@ -1,4 +1,4 @@
-"""Operators that compute their gradients in the forward pass, and what else the operations share in autograd."""
+"""Registers operators that compute their gradients in the forward pass, and connects them to autograd."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _GRADIENTS = tuple(f"d_{name}" for name in Gradients._fields)
 
 
 class Arguments(Protocol):
-    """What every operator takes, beside a head."""
+    """The arguments that every operator has, in addition to a head."""
 
     @property
     def hidden(self) -> Tensor: ...
@@ -30,11 +30,11 @@ Gives = TypeVar("Gives")
 
 
 class Operator(Generic[Takes, Gives]):
-    """A torch.library operator on hidden states and a head, called with a record and giving a record.
+    """A torch.library operator on hidden states and a head; its arguments are one record, its outputs another.
 
-    The gradients of a scalar loss are computed in the forward pass, where the weight of every row is known already,
-    returned beside the outputs, and only scaled in the backward pass. Outputs per row have upstream gradients per row,
-    which the backward pass alone knows: it calls the operator again, with arguments that `recompute` makes.
+    For a scalar loss, the weight of every row is known in the forward pass. The gradients are computed there, returned
+    with the outputs, and only scaled in the backward pass. For one output per row, the upstream gradients are known in
+    the backward pass only: it calls the operator again, with arguments that `recompute` makes.
     """
 
     def __init__(
@@ -53,22 +53,23 @@ class Operator(Generic[Takes, Gives]):
         """Defines the operator.
 
         Args:
-            name: such as "linear_cross_entropy", in the namespace of namespace.py.
-            takes: the record of its arguments.
-            gives: the record of its outputs, tensors all.
-            run: computes the outputs, and the gradients of hidden, weight and bias as far as they are needed.
-            fake: tensors shaped as the outputs, without data.
+            name: of the operator, such as "linear_cross_entropy", in the namespace of namespace.py.
+            takes: the type of the record of its arguments.
+            gives: the type of the record of its outputs, all tensors.
+            run: computes the outputs, and those gradients of hidden, weight and bias that are needed.
+            fake: returns tensors with the shapes of the outputs, without data.
             head: the path of the head in `takes`.
-            differentiable: the paths in `gives` of the outputs with a gradient. The others are statistics.
-            per_row: whether the outputs are one per row, for these arguments.
-            recompute: given the arguments and upstream gradients in the places of the outputs (None: not used any
-                further), the arguments for which `run` computes the gradients.
+            differentiable: the paths in `gives` of the outputs that have a gradient. The others are statistics.
+            per_row: for given arguments, whether there is one output per row.
+            recompute: makes the arguments for the call in the backward pass from the arguments and a record of upstream
+                gradients (None for an output that was not used).
         """
         self._takes, self._gives = Layout(takes), Layout(gives)
         self._run, self._fake, self._per_row, self._recompute = run, fake, per_row, recompute
         self._inputs = ("hidden", f"{head}.weight", f"{head}.bias")
         self._differentiable = differentiable
-        # To torch.compile a float of an operator is a constant, and each further value of a temperature another graph.
+        # torch.compile treats a float argument of an operator as a constant: each new temperature would compile a new
+        # graph.
         self._floats = [kind.startswith("float") for kind in self._takes.leaves.values()]
         kinds = [kind.replace("float", "Tensor") for kind in self._takes.leaves.values()]
         names = [path.replace(".", "_") for path in self._takes.leaves]
@@ -87,7 +88,7 @@ class Operator(Generic[Takes, Gives]):
         return self._gives.restore(self.overload(*flat))
 
     def flat(self, arguments: Takes) -> list[Any]:
-        """What `overload` is called with: the arguments, and which inputs take a gradient that is computed now."""
+        """The arguments of `overload`: those of the record, and which gradients to compute in this call."""
         flat = self._flatten(arguments)
         value = dict(zip(self._takes.leaves, flat, strict=True))
         now = torch.is_grad_enabled() and not self._per_row(arguments)
@@ -99,7 +100,7 @@ class Operator(Generic[Takes, Gives]):
         return [_as_tensor(value, like) if is_float and value is not None else value for value, is_float in flat]
 
     def _split(self, flat: Sequence[Tensor | None]) -> tuple[Gives, Gradients]:
-        """Outputs and gradients of what `overload` gives, or of what arrives in their places."""
+        """Splits the results of `overload`, or the upstream gradients of these, into outputs and gradients."""
         count = len(self._gives.leaves)
         return self._gives.restore(flat[:count]), Gradients(*flat[count:])
 
@@ -108,7 +109,7 @@ class Operator(Generic[Takes, Gives]):
         numbers = zip(values, self._floats, strict=True)
         arguments = self._takes.restore([v.item() if is_float and v is not None else v for v, is_float in numbers])
         hidden = arguments.hidden
-        with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):  # Triton launches there
+        with torch.autocast(hidden.device.type, enabled=False), torch.cuda.device_of(hidden):  # Triton launches on it
             outputs, gradients = self._run(arguments, needs)
             return (*self._gives.flatten(outputs), *gradients.results(hidden.shape))
 
@@ -127,7 +128,7 @@ class Operator(Generic[Takes, Gives]):
         ctx.mark_non_differentiable(*(tensor for path, tensor in named.items() if path not in self._differentiable))
         ctx.set_materialize_grads(False)
         ctx.dtype = self._takes.restore(values).hidden.dtype
-        ctx.per_row = named[self._differentiable[0]].dim() > 0  # what `per_row` says of the arguments
+        ctx.per_row = named[self._differentiable[0]].dim() > 0  # equals `per_row` of the arguments
         if ctx.per_row:
             ctx.save_for_backward(*(value if isinstance(value, Tensor) else None for value in values))
             ctx.constants = [None if isinstance(value, Tensor) else value for value in values]
@@ -135,7 +136,7 @@ class Operator(Generic[Takes, Gives]):
             ctx.save_for_backward(*(named[name] for name in _GRADIENTS))
 
     def _backward(self, ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():  # this backward pass is recorded itself (create_graph=True)
+        if torch.is_grad_enabled():  # create_graph=True: autograd records this backward pass too
             raise derivatives.unsupported(self._name, "higher-order gradients", *_REMEDY)
         given = dict(zip(self._outputs, upstream, strict=True))
         arrived = [gradient for path in self._differentiable if (gradient := given[path]) is not None]
@@ -163,20 +164,21 @@ class Operator(Generic[Takes, Gives]):
 
 
 def _as_tensor(value: float | Tensor, like: Tensor) -> Tensor:
-    """The number as a tensor () on the CPU, fake if `like` is; as a product, in which torch.compile lets it vary."""
+    """The number as a tensor () on the CPU, fake if `like` is; made by a product, so that torch.compile lets it
+    vary."""
     return value if isinstance(value, Tensor) else like.new_ones((), dtype=torch.float64, device="cpu") * value
 
 
 def _scaled(gradients: Sequence[Tensor], needs: list[bool], upstream: Tensor, dtype: torch.dtype) -> Gradients:
     """The gradients times the upstream gradient of the loss, in `dtype`; None for those that were not needed.
 
-    In the dtype of the loss, rounded once. In place, which spares a second dW, unless the graph is retained for another
-    backward pass; as whole tensors where it is being traced (tensor subclasses: the compiler reuses the buffer by
-    itself) and for many upstream gradients at once (is_grads_batched).
+    The product is computed in the dtype of the loss and rounded once. It is computed in place, which saves a second dW,
+    with three exceptions: the graph is retained for another backward pass; it is being traced (with tensor subclasses;
+    the compiler then reuses the buffer by itself); there are many upstream gradients at once (is_grads_batched).
     """
     keep = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore[reportAttributeAccessIssue]
     batched = torch._C._functorch.is_legacy_batchedtensor(upstream)  # pyright: ignore[reportAttributeAccessIssue]
-    # What loss.backward() starts with; on a GPU it would have to be waited for.
+    # loss.backward() starts with 1; to check this on a GPU would mean to wait for it.
     is_one = not batched and type(upstream) is Tensor and upstream.device.type == "cpu" and float(upstream) == 1.0
 
     def scaled(gradient: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
-"""The backends: one row of `BACKENDS` each, and the choice of one for a tensor.
+"""The table of backends, and the choice of one of them for a tensor.
 
-"auto" takes what MIND_KERNELS_BACKEND names; else what `python -m mind_kernels tune` found on this device (tuning.py);
-else the first whose `fastest_on` is the device. On a CPU that was measured (bench/results). On a GPU it was counted,
-and has not been measured yet: see `BYTES_PER_LOGIT`.
+"auto" chooses, in this order: a backend named by MIND_KERNELS_BACKEND; the one that `python -m mind_kernels tune` found
+to be the fastest on this device (tuning.py); the first backend whose `fastest_on` is the device type. `fastest_on`
+comes from measurements on a CPU (bench/results). On a GPU nothing has been measured yet; there it comes from counting
+memory traffic, see `BYTES_PER_LOGIT`.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from torch import Tensor
 from mind_kernels import extension, tuning
 from mind_kernels.head import Head
 
-# An H200 moves 117 bytes in the time that the three products of a bfloat16 logit take at D 3584 (4.3 TB/s, 790
-# TFLOP/s). The sparse gradient reads a logit three times in Triton. tests/kernels/test_traffic.py counts all of these.
+# For comparison: the three products take, per bfloat16 logit at D 3584, the time in which an H200 moves 117 bytes (4.3
+# TB/s, 790 TFLOP/s). Triton's sparse gradient reads a logit three times. tests/kernels/test_traffic.py counts these.
 BYTES_PER_LOGIT = {
     "linear_cross_entropy, bfloat16": {"torch": 92, "triton": 6},
     "linear_cross_entropy, float32": {"torch": 88, "triton": 12},
@@ -37,14 +38,14 @@ BYTES_PER_LOGIT = {
     "linear_pairwise_jsd, jeffreys, pairs of 8": {"torch": 559, "triton": 24},
     "linear_pairwise_jsd, mixture of 8": {"torch": 349, "triton": 32},
 }
-"""What the passes between the products move, forward and backward, by backend."""
+"""Bytes that the passes between the products move per logit, forward and backward, by backend."""
 PREFERRED = "MIND_KERNELS_BACKEND"
-"""The environment variable that says what "auto" takes."""
+"""The environment variable that says which backend "auto" uses."""
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 class BackendUnavailableError(RuntimeError):
-    """An explicitly named backend cannot run here; the message says why."""
+    """The requested backend cannot run here; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ class Availability:
     available: bool
     """It can."""
     reason: str = ""
-    """Why it cannot; empty if it can."""
+    """Why the backend cannot run; empty if it can."""
     remedy: str = ""
-    """What to do about it; empty if it can."""
+    """What the user can do about it; empty if the backend can run."""
 
 
 @dataclass(frozen=True)
@@ -67,34 +68,34 @@ class Backend:
     "module:attribute"; it is imported when the backend is first used. The protocols are RowKernels in
     linear_cross_entropy/contract.py, GroupKernels in linear_pairwise_jsd/contract.py, RowKernels in
     linear_divergence/contract.py and TopKKernels in linear_top_k/contract.py. linear_log_prob and the rows of
-    linear_mind_loss take the kernels of linear_cross_entropy; under "linear_mind_loss" stand the GroupKernels that go
-    with them, and under "linear_pairwise_jsd, jeffreys" those of another divergence of pairs. Under
-    "linear_cross_entropy, shards" stand the ShardKernels of linear_cross_entropy/shard_contract.py, and so on.
+    linear_mind_loss use the kernels of linear_cross_entropy. "linear_mind_loss" names the GroupKernels that are used
+    together with them, and "linear_pairwise_jsd, jeffreys" those of the Jeffreys divergence. "linear_cross_entropy,
+    shards" names the ShardKernels of linear_cross_entropy/shard_contract.py, and so on.
     """
 
     name: str
     tensors: Literal["any", "cpu", "cuda"]
-    """The device of the tensors that it takes."""
+    """The device type of the tensors that it computes on."""
     kernels: Mapping[str, str] = field(default_factory=dict)
     head: str = f"{__package__}.head:Head"
-    """The class of heads whose products its operations take, a `head.Head`."""
+    """The class of heads, a `head.Head`, whose matrix products its operations use."""
     float64: bool = False
-    """Whether it computes in float64 too."""
+    """Whether it supports float64."""
     interpreter: bool = False
     """Whether Triton's interpreter runs it on CPU tensors, see `interpreted`."""
     fastest_on: Literal["cpu", "cuda"] | None = None
-    """The device type on which "auto" takes it before backend "torch": see above."""
+    """The device type on which "auto" prefers it to backend "torch"; see the docstring of this module."""
     availability: Callable[[], Availability] = lambda: Availability(True)
     """Whether it can run on this machine."""
     summary: str = ""
-    """What it is, in a line."""
+    """A description in one line."""
 
     def takes(self, device: str) -> bool:
-        """Whether it computes on tensors of this device type. On "meta" no backend does, and each gives the shapes."""
+        """Whether it computes on this device type. On "meta" nothing is computed: every backend returns shapes."""
         return self.tensors in ("any", device) or device == "meta" or (self.interpreter and interpreted())
 
     def serves(self, operation: str) -> bool:
-        """Whether the operation has this backend. The reference is the definition, which each operation has."""
+        """Whether this backend has the operation. The reference is the definition, which each operation has."""
         return self.name == "reference" or operation in self.kernels
 
 
@@ -121,7 +122,7 @@ def _cuda() -> Availability:
 
 @extension.constant_in_graphs
 def _unserved_gpu() -> str:
-    """A device that the CUDA library has no code for; empty where it serves all."""
+    """A GPU of this machine for which the CUDA library has no code; empty if there is none."""
     for device in range(torch.cuda.device_count()):
         major, minor = torch.cuda.get_device_capability(device)
         if not extension.serves(extension.architectures(), major, minor):
@@ -142,7 +143,7 @@ def _triton() -> Availability:
 
 @extension.constant_in_graphs
 def _untranslatable() -> tuple[str, str]:
-    """What `_triton_lacks` says. Dynamo takes a plain function for a constant, and no cached one."""
+    """The result of `_triton_lacks`; a plain function, since Dynamo cannot treat a cached one as a constant."""
     return _triton_lacks()
 
 
@@ -150,7 +151,7 @@ def _untranslatable() -> tuple[str, str]:
 def _triton_lacks() -> tuple[str, str]:
     """Why Triton cannot compile for the GPUs of this machine, and what to do about it; both empty if it can.
 
-    Triton compiles its link to the driver with a C compiler, where the kernel first runs.
+    Triton uses a C compiler, when a kernel first runs, to build its interface to the driver.
     """
     import sysconfig
 
@@ -265,30 +266,30 @@ BACKENDS = {
         ),
     )
 }
-"""By name. A program may add its own: BACKENDS[backend.name] = backend."""
+"""All backends by name. A program may add its own: BACKENDS[backend.name] = backend."""
 
 
 def backends() -> dict[str, Availability]:
-    """Every backend name with its availability on this machine. An operation may lack one, and then says so.
+    """Every backend name with its availability on this machine. Not every operation has every backend.
 
-    `python -m mind_kernels` prints this table; `mind_kernels.backend.BACKENDS[name].summary` says what each of them is.
+    `python -m mind_kernels` prints this table; `mind_kernels.backend.BACKENDS[name].summary` describes each backend.
     """
     return {name: backend.availability() for name, backend in BACKENDS.items()}
 
 
 def backends_of(operation: str) -> tuple[str, ...]:
-    """The names of the backends with kernels for an operation (see `Backend`), whether they can run here or not."""
+    """The names of all backends that have kernels for an operation (see `Backend`), even if they cannot run here."""
     return tuple(name for name, backend in BACKENDS.items() if operation in backend.kernels)
 
 
 def resolve(name: str, hidden: Tensor, operation: str, vocabulary: int | None = None, form: str = "") -> str:
-    """The backend that `name` stands for, for an operation on `hidden` (..., D).
+    """The name of the backend to use for an operation on `hidden` (..., D), given a backend's name or "auto".
 
-    "auto" is the first one of MIND_KERNELS_BACKEND, a list such as "cpp,torch", that serves the operation and the
-    tensor; without that variable the one that `python -m mind_kernels tune` found to be the fastest here, for that form
-    of the operation ("sparse", ...) and about this D and vocabulary; without such an entry the one of `fastest`. Raises
-    ValueError for an unknown name, TypeError for a dtype that the backend does not compute in, and
-    BackendUnavailableError, with the reason, for a backend that cannot run: nothing falls back silently.
+    For "auto" it is the first backend in MIND_KERNELS_BACKEND, a list such as "cpp,torch", that supports the operation
+    and the tensor. Without that variable, it is the one that `python -m mind_kernels tune` found to be the fastest here
+    for this form of the operation ("sparse", ...) and a similar D and vocabulary. Without such a table entry, it is the
+    result of `fastest`. Raises ValueError for an unknown name, TypeError for a dtype that the backend does not compute
+    in, and BackendUnavailableError, with the reason, for a backend that cannot run: there is no silent fallback.
     """
     device, double = hidden.device.type, hidden.dtype == torch.float64
     if name == "auto":
@@ -304,10 +305,10 @@ def resolve(name: str, hidden: Tensor, operation: str, vocabulary: int | None = 
 
 
 def _tuned(hidden: Tensor, operation: str, vocabulary: int, form: str) -> str:
-    """What the table of the device says; empty if it says nothing."""
+    """The backend in the device's tuning table; empty if the table has no such entry."""
     size = hidden.shape[-1]
     for backend, least, least_size in tuned_entries(hidden.device, hidden.dtype, operation, form):
-        # Compared here: in a graph the sizes may be symbols, and such an inequality is a guard that seldom fails.
+        # Compared here: in a graph the sizes may be symbols; such an inequality is a guard that rarely fails.
         if least <= vocabulary < 2 * least and least_size <= size < 2 * least_size:
             return backend
     return ""
@@ -317,9 +318,9 @@ def _tuned(hidden: Tensor, operation: str, vocabulary: int, form: str) -> str:
 def tuned_entries(
     device: torch.device, dtype: torch.dtype, operation: str, form: str
 ) -> tuple[tuple[str, int, int], ...]:
-    """(backend, least vocabulary, least hidden size) of each entry of the device's table for such a use.
+    """(backend, least vocabulary, least hidden size) of each entry of the device's table for this operation and form.
 
-    What cannot be used is told once, as a warning.
+    A table that cannot be used causes a warning, once.
     """
     return _usable(tuning.read(device), device.type, dtype, operation, form)
 
@@ -348,7 +349,7 @@ def _say_unused(table: tuning.Table, reason: str) -> None:
 
 
 def automatic(device: str, double: bool, operation: str) -> str:
-    """What "auto" takes without a table, on a device type, in float64 if `double`; raises as `resolve` does."""
+    """The backend of "auto" without a tuning table, on a device type, in float64 if `double`; raises as `resolve`."""
     if not (names := preferred()):
         return fastest(device, double, operation)
     reasons = []
@@ -364,7 +365,7 @@ def automatic(device: str, double: bool, operation: str) -> str:
 
 
 def refusal(name: str, device: str, operation: str) -> str:
-    """Why a backend cannot serve an operation on a device type; empty if it can."""
+    """Why a backend cannot compute an operation on a device type; empty if it can."""
     if name not in BACKENDS:
         return "there is no such backend"
     backend = BACKENDS[name]
@@ -402,12 +403,12 @@ def fastest(device: str, double: bool, operation: str) -> str:
 
 
 def kernels(operation: str, backend: str) -> Any:
-    """The kernels that a backend has for an operation; imported here, since not every one can be."""
+    """A backend's kernels for an operation; imported only here, since some cannot be imported on every machine."""
     return _load(BACKENDS[backend].kernels[operation])
 
 
 def head_on(backend: str, head: Head) -> Head:
-    """The same head with a backend's products, its tensors with contiguous rows."""
+    """The same head with the matrix products of a backend, and with tensors whose rows are contiguous."""
     kind = _load(BACKENDS[backend].head)
     return kind(head.weight, head.bias, head.softcap, head.temperature).row_major()
 

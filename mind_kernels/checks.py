@@ -1,7 +1,7 @@
-"""Errors on arguments, worded once: the argument, what it is, and what was expected.
+"""Checks of arguments: each error names the argument, its value, and the values that are expected.
 
-`*_arguments` look at metadata alone, so they run under torch.compile too; `values` reads the data. On a GPU that
-would stall the stream, so there the check becomes a device-side assertion.
+`*_arguments` look at metadata only, so they work under torch.compile too. `values` reads the data; on a GPU that would
+stall the stream, so there the check is a device-side assertion.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from mind_kernels.head import Head, under_autocast
 REDUCTIONS = ("mean", "sum", "none")
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _HELD = {"weight": "weight", "bias": "bias", "hidden": "last_hidden_state"}
-"""What is given for an argument where its owner is: model.lm_head for model.lm_head.weight."""
+"""Attributes that hold the tensor if its owner is passed by mistake, such as model.lm_head for model.lm_head.weight."""
 _OPTIONAL = ("bias", "teacher_bias", "teacher_mask", "mask", "segment")
 
 
 def tensors(**arguments: Tensor | None) -> None:
-    """Raises TypeError for an argument that is not a whole tensor with strides; one of `_OPTIONAL` may be None."""
+    """Raises TypeError for an argument that is no dense tensor of this process; one of `_OPTIONAL` may be None."""
     for name, value in arguments.items():
         if value is None and name in _OPTIONAL:
             continue
@@ -48,7 +48,7 @@ def tensors(**arguments: Tensor | None) -> None:
 
 
 def constants(**arguments: Tensor | None) -> None:
-    """Raises ValueError for a constant of the loss that has a derivative, which would be left out without a word."""
+    """Raises ValueError for a constant of the loss that requires a gradient, since it would silently get none."""
     compiling = torch.compiler.is_compiling()
     for name, value in arguments.items():
         if value is None:
@@ -59,17 +59,17 @@ def constants(**arguments: Tensor | None) -> None:
 
 
 def reads_values(operation: str, hidden: Tensor) -> None:
-    """Raises RuntimeError if hidden has no values, in a definition that selects rows by theirs."""
+    """Raises RuntimeError if hidden has no values (fake or meta), for a definition that selects rows by values."""
     if hidden.is_meta or isinstance(hidden, FakeTensor):
         raise unsupported(operation, "tensors without values", "backend 'reference'", "backend='torch'")
 
 
 def number(name: str, value: float | None, or_else: str = "") -> None:
-    """Raises TypeError for a tensor, whose value would be read and whose gradient left out without a word, and for
-    what is neither None nor a number. `or_else`, such as " or a torch.Tensor (N,)", is what else was expected."""
+    """Raises TypeError for a tensor, which would silently get no gradient, and for anything else that is neither None
+    nor a number. `or_else`, such as " or a torch.Tensor (N,)", completes the message."""
     if isinstance(value, Tensor):
         raise TypeError(f"{name} is a tensor: expected a number, a constant of the loss; pass {name}.item()")
-    if value is None or isinstance(value, (int, float)):  # all that a graph can be asked
+    if value is None or isinstance(value, (int, float)):  # the only checks that work in a graph
         return
     if not hasattr(value, "__float__") or hasattr(value, "__len__"):  # an array has both
         raise TypeError(f"{name} is {_said(value)}: expected a number{or_else}")
@@ -94,7 +94,7 @@ def integer(name: str, value: int) -> None:
 
 
 def _said(value: object) -> str:
-    """A value in an error: one line, however long a list is and whatever an array holds."""
+    """A value for an error message, in one line, even if it is a long list or an array."""
     shape = getattr(value, "shape", None)
     return f"a {type(value).__name__} of shape {tuple(shape)}" if shape else " ".join(reprlib.repr(value).split())
 
@@ -115,7 +115,7 @@ def dimensions(name: str, tensor: Tensor, meaning: str) -> None:
 
 
 def row_meaning(hidden: Tensor, last: str = "") -> str:
-    """The name of the shape of what has an entry, or `last` entries, per row of hidden (..., D)."""
+    """The shape, as text, of a tensor with one entry, or `last` entries, per row of hidden (..., D)."""
     leading = "N" if hidden.dim() == 2 else "..."
     return f"({leading}, {last})" if last else f"({leading},)" if leading == "N" else "(...)"
 
@@ -153,8 +153,8 @@ def head_arguments(
 
     Raises TypeError or ValueError unless hidden has the dimensions of `meaning`, such as "(N, D)", and the head's
     weight (V, D) and bias (V,) fit it: one floating dtype, one device; and for a scalar of the head out of range.
-    `owner`, such as "teacher_", stands before the names in the messages. `or_empty`: the head may have no entries, as
-    a shard may.
+    `owner`, such as "teacher_", is the prefix of the names in messages. `or_empty`: the head may have no vocabulary
+    entries, as a shard may.
     """
     tensors(**{f"{owner}hidden": hidden, f"{owner}weight": head.weight, f"{owner}bias": head.bias})
     hidden, head = under_autocast(hidden, head)
@@ -259,15 +259,15 @@ def values(condition: Tensor, message: str, found: Tensor | None = None) -> None
 
 
 def _readable(tensor: Tensor) -> bool:
-    """Whether the host may look at the values: not on a GPU, nor in a graph, nor where they are fake."""
+    """Whether the host may read the values: not on a GPU, not in a graph, and not if they are fake."""
     if tensor.device.type != "cpu" or type(tensor) is not Tensor or torch.compiler.is_compiling():
         return False
-    # make_fx, and torch.func.linearize with it, trace tensors that look like any other.
+    # make_fx, which torch.func.linearize uses, traces tensors that look like ordinary ones.
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is None
 
 
 def _under_transforms(tensor: Tensor) -> Tensor:
-    """The tensor that transforms of torch.func have wrapped: of vmap, that of all examples."""
+    """The tensor inside the wrappers of torch.func's transforms; for vmap, the one that holds all examples."""
     functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
     if not torch.compiler.is_compiling():
         while functorch.is_functorch_wrapped_tensor(tensor):

@@ -1,4 +1,4 @@
-"""The LM head of backend `cpp`: float32 logits by the product of csrc/cpu/project.h where it is the faster one."""
+"""The LM head of backend `cpp`: computes float32 logits by csrc/cpu/project.h for sizes where that is faster."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from torch import Tensor
 from mind_kernels import extension
 from mind_kernels.head import Head
 
-# Our time as a share of PyTorch's (MKL), one thread of an AVX-512 processor, V 49152. float32, D 576: 1.9 with 1 row,
+# Its time as a share of PyTorch's (MKL), one thread of an AVX-512 processor, V 49152. float32, D 576: 1.9 with 1 row,
 # 0.5 with 8, 0.7 with 16, 0.83 with 128, 0.98 with 256; D 2048: 0.95 with 128, 1.04 with 256; D 64, where most of the
-# work is to write the logits: 1.4 with 128. bfloat16, which either widens: 0.5 to 1.0 from D 576 on, 1.5 at V 1000.
+# time is spent on writing the logits: 1.4 with 128. bfloat16, which both convert to float32: 0.5 to 1.0 from D 576 on,
+# 1.5 at V 1000.
 FEWEST_ROWS, MOST_ROWS = 16, 192  # in float32
 SMALLEST_SIZE = 256  # D
 SMALLEST_VOCABULARY = 8192  # in half precision
@@ -41,5 +42,5 @@ class CompiledHead(Head):
 
 
 def conditions(head: Head) -> tuple[float, float]:
-    """softcap, 0 for none, and temperature, as the compiled kernels take them."""
+    """The arguments softcap (0 for none) and temperature of the compiled kernels."""
     return head.softcap or 0.0, head.temperature

@@ -1,7 +1,7 @@
-"""What the definitions of the operations share: entropies and Kullback-Leibler divergences in which 0 log 0 is 0.
+"""Entropies and Kullback-Leibler divergences with 0 log 0 = 0, for the definitions of the operations.
 
-An entry without probability, such as a token whose logit is minus infinity, adds nothing to either and has no
-gradient. Where the second distribution alone has none, the divergence is infinite.
+An entry of probability 0, such as a token whose logit is minus infinity, adds nothing to either and has no gradient. If
+only the second distribution has probability 0 there, the divergence is infinite.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from torch import Tensor
 
 
 def finite(log_p: Tensor) -> Tensor:
-    """Logarithms with the lowest finite number in place of minus infinity, for sums and differences of them."""
+    """Logarithms, with minus infinity replaced by the lowest finite number, so that they can be added and
+    subtracted."""
     return log_p.clamp(min=torch.finfo(log_p.dtype).min)
 
 
 def kl(log_x: Tensor, log_m: Tensor) -> Tensor:
-    """KL(x || m) of log-probabilities (..., E), one per row: sum of x log(x / m) where x is not 0."""
+    """KL(x || m) per row, from log-probabilities (..., E): the sum of x log(x / m) over entries in which x is not 0."""
     x = log_x.exp()
     return (x * torch.where(x == 0, 0, log_x - log_m)).sum(-1)
 
 
 def entropy(log_p: Tensor) -> Tensor:
-    """Entropy of log-probabilities (..., E), one per row."""
+    """Entropy per row, from log-probabilities (..., E)."""
     return -kl(log_p, torch.zeros_like(log_p))

@@ -1,4 +1,4 @@
-"""Derivatives that an operation does not have: an error in place of zeros."""
+"""Errors for derivatives that an operation does not support, which PyTorch would otherwise silently set to zero."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mind_kernels.extension import constant_in_graphs
 
 
 def no_transforms(operation: str, values: Iterable[Any], by: str, remedy: str) -> None:
-    """Raises RuntimeError under a transform of torch.func or a forward-mode derivative of one of the values: what has a
-    backward pass of its own, and no more, would let it be zero without a word."""
+    """Raises RuntimeError in a transform of torch.func, or if one of the values has a forward-mode derivative: for an
+    operation that only has a backward pass, both would silently be zero."""
     if _within_transform():
         raise unsupported(operation, "transforms of torch.func", by, remedy)
-    if forward_ad._current_level < 0:  # a graph that has read it serves no other level
+    if forward_ad._current_level < 0:  # reading the level would make a graph valid for this level only
         return
-    # Within a graph no tensor shows its tangent. (A function for the test would be a graph of its own.)
+    # In a graph, tensors do not show their tangents. (A function for this test would be a graph of its own.)
     compiling = torch.compiler.is_compiling()
     for value in values:
         if isinstance(value, Tensor) and (compiling or forward_ad.unpack_dual(value).tangent is not None):
@@ -32,5 +32,5 @@ def _within_transform() -> bool:
 
 
 def unsupported(operation: str, what: str, by: str, remedy: str) -> RuntimeError:
-    """The error of an operation that cannot serve `what`, such as "higher-order gradients"."""
+    """The error of an operation that does not support `what`, such as "higher-order gradients"."""
     return RuntimeError(f"{operation}: {what} are not supported by {by}: use {remedy}")

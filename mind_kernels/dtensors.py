@@ -1,9 +1,9 @@
-"""DTensors as arguments: what this process has of them, and the group among which the head is split.
+"""DTensor arguments: extracts this process's local tensors, and the process group that shares the head.
 
-A head that torch.distributed.tensor has split over its vocabulary (`Shard(0)`: parallelize_module's ColwiseParallel)
-beside hidden states that are a DTensor too. These come in whole, and their gradient goes out as each process's part
-(`Partial`), which the DTensor sums as their placement wants it: by an all-reduce, or under sequence parallelism by a
-reduce-scatter.
+Supported is a head that torch.distributed.tensor has split over its vocabulary (`Shard(0)`, by ColwiseParallel of
+parallelize_module), with hidden states that are a DTensor too. The hidden states are gathered whole. Their gradient is
+returned as each process's part (`Partial`), and the DTensor sums the parts as its placement requires: by an all-reduce,
+or with sequence parallelism by a reduce-scatter.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ R = TypeVar("R")
 
 
 def errors_reach_all(operation: Callable[P, R]) -> Callable[P, R]:
-    """An operation on (hidden, weight, ..., process_group=) that leaves no process waiting if one refuses an argument:
-    the others of the group among which the head is split raise an error too."""
+    """Wraps an operation on (hidden, weight, ..., process_group=), so that no process waits forever if another refuses
+    an argument: all processes that share the head then raise an error."""
 
     @functools.wraps(operation)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -52,7 +52,7 @@ def errors_reach_all(operation: Callable[P, R]) -> Callable[P, R]:
 
 
 def _waiting(weight: object, process_group: object) -> ProcessGroup | None:
-    """The group whose processes wait for this one in a call with these arguments, which may be wrong; None if none."""
+    """The group whose processes would wait for this one, given arguments that may be wrong; None if there is none."""
     if is_dtensor(weight):
         split = [place for place, placement in enumerate(weight.placements) if not placement.is_replicate()]
         return weight.device_mesh.get_group(split[0]) if len(split) == 1 else None
@@ -62,9 +62,9 @@ def _waiting(weight: object, process_group: object) -> ProcessGroup | None:
 
 
 def local(hidden: Tensor, head: Head, process_group: ProcessGroup | None) -> tuple[Tensor, Head, Group | None]:
-    """Hidden states and head as plain tensors, and the group among which the head is split; None: it is whole.
+    """Hidden states and head as plain tensors, and the group that shares the head; None if the head is whole.
 
-    Raises ValueError for DTensors that no such group belongs to: it says what to pass instead.
+    Raises ValueError for DTensors without such a group; the message says what to pass instead.
     """
     group = shards.group_of(process_group)
     weight = head.weight
@@ -95,7 +95,7 @@ def local(hidden: Tensor, head: Head, process_group: ProcessGroup | None) -> tup
         if found.rank() != mesh.get_local_rank(split):
             raise ValueError(f"weight: expected ranks in increasing order along mesh dimension {_name(weight, split)}")
         group = Group(found.group_name, sum_hidden=False).with_gradients(hidden, head)
-    if hidden.placements != tuple(replicated):  # the backward pass of one that changes nothing would sum the parts
+    if hidden.placements != tuple(replicated):  # else its backward pass would sum the parts
         hidden = hidden.redistribute(placements=replicated)
     whole = hidden.to_local(grad_placements=of_gradient)
     bias = head.bias.to_local() if is_dtensor(head.bias) else None
@@ -103,12 +103,12 @@ def local(hidden: Tensor, head: Head, process_group: ProcessGroup | None) -> tup
 
 
 def whole(value: Any) -> Any:
-    """A constant of the loss that every process is to have whole; what is no DTensor as it is."""
+    """A constant of the loss, gathered whole in every process if it is a DTensor; anything else unchanged."""
     return value.full_tensor() if is_dtensor(value) else value
 
 
 def is_dtensor(value: object) -> TypeIs[DTensor]:
-    """Whether it is a DTensor, without an import of torch.distributed.tensor where there can be none."""
+    """Whether the value is a DTensor; does not import torch.distributed.tensor if nobody has."""
     if not (isinstance(value, Tensor) and hasattr(value, "full_tensor")):
         return False
     from torch.distributed.tensor import DTensor
@@ -152,6 +152,6 @@ def _plain_hidden(weight: DTensor, split: int | None) -> str:
 
 
 def _name(weight: DTensor, place: int) -> str:
-    """Of a mesh dimension, as `get_group` takes it."""
+    """The name or number of a mesh dimension, as an argument for `get_group`."""
     names = weight.device_mesh.mesh_dim_names
     return repr(names[place]) if names else str(place)

@@ -1,4 +1,4 @@
-"""What torch.compile calls instead of tracing it. Importing this imports Dynamo: only a trace does."""
+"""A function that torch.compile calls instead of tracing it; imported only while tracing, since it imports Dynamo."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ T = TypeVar("T")
 
 @torch.compiler.assume_constant_result
 def constant(function: Callable[..., T], *arguments: Any) -> T:
-    """The function's result, a constant of the graph."""
+    """The function's result, as a constant of the graph."""
     return function(*arguments)

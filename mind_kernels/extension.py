@@ -1,8 +1,8 @@
-"""The compiled libraries: `mind_kernels._cpp` (for CPU tensors) and `mind_kernels._cuda`, and why one cannot be used.
+"""Loads the compiled libraries `mind_kernels._cpp` (CPU) and `mind_kernels._cuda`, or says why one cannot be used.
 
-Loading one registers its operators, `torch.ops.mind_kernels_cpp` or `torch.ops.mind_kernels_cuda`, whose schemas are in
-csrc/operators.h. MIND_KERNELS_LIBRARIES says where they are: "none" to leave both alone, or, for developers, a folder
-other than the package's, such as that of a debug or sanitizer build.
+Loading a library registers its operators, `torch.ops.mind_kernels_cpp` or `torch.ops.mind_kernels_cuda`, whose schemas
+are in csrc/operators.h. MIND_KERNELS_LIBRARIES may be "none", to load neither, or, for developers, a folder with other
+builds, such as a debug or sanitizer build.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import torch
 from mind_kernels.namespace import NAMESPACE
 
 T = TypeVar("T")
-OLDEST_TORCH = (2, 11)  # whose stable ABI the libraries use
-# Those that this package, its build and its tests read.
+OLDEST_TORCH = (2, 11)  # the libraries use the stable ABI of this version
+# The environment variables that this package, its build and its tests read.
 VARIABLES = (
     "MIND_KERNELS_LIBRARIES",
     "MIND_KERNELS_CPU_CAPABILITY",
@@ -41,9 +41,9 @@ _COMMAND = "pip install --force-reinstall --no-deps --no-cache-dir . (or the sdi
 
 
 def constant_in_graphs(function: Callable[..., T]) -> Callable[..., T]:
-    """Dynamo calls the function and takes its result for a constant: it cannot trace an import, for example.
+    """Makes Dynamo call the function and use its result as a constant, since it cannot trace an import, for example.
 
-    torch.compiler.assume_constant_result imports Dynamo, which takes a second, so it is applied at the first trace.
+    torch.compiler.assume_constant_result imports Dynamo, which takes a second, so it is applied only when tracing.
     """
 
     @functools.wraps(function)
@@ -65,7 +65,7 @@ def unavailable(library: str) -> str:
 
 @constant_in_graphs
 def remedy(library: str) -> str:
-    """What to do about it."""
+    """What the user can do to make the library usable."""
     return _problem(library)[1]
 
 
@@ -99,13 +99,13 @@ def use_capability(name: str) -> None:
 
 @functools.cache
 def build_record() -> dict[str, Any]:
-    """What the installation built and with what, which build_tools/record.py wrote; empty if it did not run."""
+    """Which libraries the installation built and by which tools, as recorded by build_tools/record.py; else empty."""
     file = (_folder() or _PACKAGE) / "_build.json"
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def architectures() -> list[str]:
-    """What the CUDA library was compiled for, such as sm_90a; compute_100 stands for PTX."""
+    """The architectures that the CUDA library was compiled for, such as sm_90a; compute_100 means PTX."""
     return build_record().get("libraries", {}).get("mind_kernels._cuda", {}).get("architectures", [])
 
 
@@ -163,7 +163,7 @@ def _not_built(library: str) -> tuple[str, str]:
 
 
 def _folder() -> Path | None:
-    """Where the libraries are; None to leave them alone."""
+    """The folder of the libraries; None to load none."""
     setting = os.environ.get("MIND_KERNELS_LIBRARIES")
     if not setting:
         return _PACKAGE

@@ -1,7 +1,8 @@
-"""The LM head: the logits of rows, and the gradients of hidden states, weight and bias summed over chunks of rows.
+"""The LM head: computes the logits of rows, and sums the gradients of hidden states, weight and bias over chunks.
 
-Two steps lead to the logits z: projected logits, hidden weight^T + bias, then softcap and temperature. Exact: nothing
-is dropped. The gradients of weight and bias are summed in float32 (float64 for float64 input).
+The logits z are computed in two steps: the projected logits, hidden weight^T + bias, and then softcap and temperature.
+Everything here is exact: no entry of a gradient is dropped. The gradients of weight and bias are summed in float32
+(float64 for float64 input).
 """
 
 from __future__ import annotations
@@ -20,22 +21,22 @@ from mind_kernels.row_chunks import Rows, accumulation_dtype, chunks, gradient_d
 class Head:
     """An LM head: z = softcap(hidden weight^T + bias) / temperature, with softcap(x) = c tanh(x / c).
 
-    Every operation takes one in place of its argument `weight`; its own arguments `bias`, `softcap` and `temperature`
-    are left alone then.
+    Every operation accepts a Head as its argument `weight`; its own arguments `bias`, `softcap` and `temperature` must
+    then keep their defaults.
     """
 
     weight: Tensor
-    """(V, D) float64, float32, bfloat16 or float16: the embedding of each vocabulary entry. Takes a gradient."""
+    """(V, D) float64, float32, bfloat16 or float16: one row per vocabulary entry. Receives a gradient."""
     bias: Tensor | None = None
-    """(V,), dtype and device of weight: added to the projected logits; -inf rules an entry out. Takes a gradient."""
+    """(V,), dtype and device of weight: added to the projected logits; -inf excludes a token. Receives a gradient."""
     softcap: float | None = None
-    """c > 0: the largest absolute logit before the temperature. None: no bound."""
+    """c > 0: bounds x = hidden weight^T + bias to c tanh(x / c), before the temperature. None: no bound."""
     temperature: float = 1.0
-    """T > 0: what the logits are divided by."""
+    """T > 0: the logits are divided by it."""
 
     @property
     def vocabulary(self) -> int:
-        """V."""
+        """V, the number of vocabulary entries."""
         return self.weight.shape[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -47,7 +48,7 @@ class Head:
         return torch.nn.functional.linear(hidden, self.weight, self.bias)
 
     def project_into(self, hidden: Tensor, out: Tensor) -> Tensor:
-        """The same of hidden (n, D), not differentiable, in the memory of `out` (n, V)."""
+        """Writes the projected logits of hidden (n, D) to `out` (n, V); not differentiable."""
         if self.bias is None:
             return torch.mm(hidden, self.weight.T, out=out)
         return torch.addmm(self.bias, hidden, self.weight.T, out=out)
@@ -55,8 +56,8 @@ class Head:
     def project_wide(self, hidden: Tensor) -> Tensor:
         """The projected logits (n, V) of hidden (n, D), in float32 or better.
 
-        A GPU multiplies half precision as it is and sums in float32; elsewhere a half-precision head is widened a
-        vocabulary tile at a time.
+        A GPU multiplies half precision directly and sums in float32; other devices convert a half-precision head to
+        float32, one tile of the vocabulary at a time.
         """
         dtype = accumulation_dtype(hidden.dtype)
         if hidden.dtype == dtype:
@@ -78,19 +79,19 @@ class Head:
         return projected / self.temperature
 
     def to_logits_(self, projected: Tensor) -> Tensor:
-        """The same in place."""
+        """`to_logits` in place."""
         if self.softcap is not None:
             projected.div_(self.softcap).tanh_().mul_(self.softcap)
         return projected if self.temperature == 1.0 else projected.div_(self.temperature)
 
     def slope(self, logits: Tensor) -> Tensor | float:
-        """dz / d(projected logits), from z: shaped as z under a softcap, else one number."""
+        """dz / d(projected logits), computed from z: of the shape of z if there is a softcap, else one number."""
         if self.softcap is None:
             return 1.0 / self.temperature
         return (1.0 - (logits * (self.temperature / self.softcap)).square_()).div_(self.temperature)
 
     def row_major(self) -> Head:
-        """The same head, its tensors with contiguous rows."""
+        """The same head, with tensors whose rows are contiguous."""
         bias = None if self.bias is None else self.bias.contiguous()
         return type(self)(row_major(self.weight), bias, self.softcap, self.temperature)
 
@@ -100,8 +101,8 @@ def head_of(
 ) -> Head:
     """The head that an operation's arguments describe: a Head alone, or a weight (V, D) and the other three.
 
-    `owner`, such as "teacher_", stands before the names in the messages. Raises ValueError for an argument beside a
-    Head that has it already.
+    `owner`, such as "teacher_", is the prefix of the names in messages. Raises ValueError if a Head and one of the
+    other arguments are both given.
     """
     if not isinstance(weight, Head):
         return Head(weight, bias, softcap, temperature)
@@ -131,12 +132,12 @@ def under_autocast(hidden: Tensor, head: Head) -> tuple[Tensor, Head]:
 
 
 def scale_(gradient: Tensor, slope: Tensor | float) -> Tensor:
-    """gradient * slope, in place; no pass over the gradient where the slope is 1."""
+    """gradient * slope, in place; does nothing if the slope is 1."""
     return gradient if isinstance(slope, float) and slope == 1.0 else gradient.mul_(slope)
 
 
 class Gradients(NamedTuple):
-    """Of one head and its hidden states; None, or an empty tensor, for one that is not needed."""
+    """The gradients of a head and its hidden states; None, or an empty tensor, for one that is not needed."""
 
     hidden: Tensor | None  # (N, D)
     weight: Tensor | None  # (V, D)
@@ -144,27 +145,28 @@ class Gradients(NamedTuple):
 
 
 class Scalable(Protocol):
-    """Weights of rows or groups: a tensor, or several of them."""
+    """Weights of rows or groups: a tensor, or an object that holds several."""
 
     def __mul__(self, factor: Any, /) -> Any: ...
 
 
 W = TypeVar("W", bound=Scalable)
 
-# The largest weight in the unit of `choose_unit`, over the temperature. An entry of the gradient of the logits is a
-# weight over the temperature times at most 1 + 2 z_loss lse for a cross-entropy, log V + 1 for an entropy, K for pairs,
-# and the largest log-ratio for a reverse divergence: of any use below the 65504 / 2^6 = 1023 that is left. Downward,
-# entries of 2^-19 of the largest weight are normal numbers, and the last digit is 2^-29 of it.
+# `choose_unit` scales the weights so that the largest one, over the temperature, has this size. An entry of the
+# gradient of the logits is a weight over the temperature times a factor: at most 1 + 2 z_loss lse for a cross-entropy,
+# log V + 1 for an entropy, K for pairs, and the largest log-ratio for a reverse divergence. All of these are far below
+# the 65504 / 2^6 = 1023 that float16 has left. At the other end, entries down to 2^-19 of the largest weight are normal
+# numbers, and the smallest step is 2^-29 of it.
 _LARGEST_WEIGHT = 2.0**6
 _SMALLEST_SCALED = 2.0**-60  # a unit for smaller weights would overflow in products with others
 
 
 class HeadGradients:
-    """dH (N, D), dW (V, D) and db (V,) of one head, accumulated over chunks; a frozen input costs nothing.
+    """Sums dH (N, D), dW (V, D) and db (V,) of a head over chunks; a frozen input costs nothing.
 
-    float16 reaches from 6e-8 to 65504, and a row's share of a mean over many tokens is below that. So for float16 input
-    the gradient of the logits is computed in a unit of its own, a power of two that follows from the weights
-    (`choose_unit`). Its products are summed in float32, and leave as float32 (`gradient_dtype`).
+    float16 holds numbers from 6e-8 to 65504, and a row's share of a mean over many tokens may be smaller. So for
+    float16 input the gradient of the logits is computed in a unit of its own, a power of two that depends on the
+    weights (`choose_unit`). The products are summed in float32 and returned in float32 (`gradient_dtype`).
     """
 
     def __init__(
@@ -180,9 +182,9 @@ class HeadGradients:
         if need_hidden:
             kept = gradient_dtype(hidden.dtype)
             self.hidden = torch.zeros_like(hidden, dtype=kept, memory_format=torch.contiguous_format)
-        self.weight: Tensor | None = None  # allocated by whatever writes it first
+        self.weight: Tensor | None = None  # allocated by the first method that writes it
         self.bias = torch.zeros(head.vocabulary, dtype=dtype, device=hidden.device) if need_bias else None
-        self._unit: Tensor | None = None  # () float32, for float16 alone
+        self._unit: Tensor | None = None  # () float32, only for float16
 
     @property
     def wanted(self) -> bool:
@@ -190,7 +192,7 @@ class HeadGradients:
         return self.needs_weight or not (self.hidden is None and self.bias is None)
 
     def choose_unit(self, *weights: Tensor | None) -> None:
-        """Chooses the unit from all the weights in the sum; called once, before anything is added."""
+        """Chooses the unit from all weights of the sum; called once, before the first `add`."""
         if self.head.weight.dtype != torch.float16 or not self.wanted:
             return
         given = [weight.flatten() for weight in weights if weight is not None]
@@ -200,11 +202,12 @@ class HeadGradients:
         self._unit = torch.where(largest < torch.inf, _LARGEST_WEIGHT * power, 1.0)
 
     def in_unit(self, weights: W) -> W:
-        """The weights for which kernels and `add` are to compute."""
+        """The weights in the chosen unit, which kernels and `add` have to use."""
         return weights if self._unit is None else weights * self._unit
 
     def add(self, rows: Rows, hidden: Tensor, dlogits: Tensor) -> None:
-        """Adds the products of hidden[rows], given as `hidden` (n, D), and dlogits (n, V)."""
+        """Adds the gradients that dlogits (n, V) cause, for the hidden states hidden[rows], passed as `hidden` (n,
+        D)."""
         if self.bias is not None:
             self.bias.add_(dlogits.sum(0, dtype=self.bias.dtype))
         if hidden.dtype == torch.float16 and not hidden.is_cuda:
@@ -221,7 +224,7 @@ class HeadGradients:
     ) -> None:
         """Adds the products of `count` rows that `write(dH (count, D), dW (V, D), add, db (V,))` computes.
 
-        It writes dH, adds to dW if `add` and else writes it, and adds to db; None stands for one that is not needed.
+        `write` writes dH, adds to dW if `add` is true and else writes it, and adds to db; None: not needed.
         """
         weight, dtype = self.head.weight, accumulation_dtype(self.head.weight.dtype)
         add = self.weight is not None
@@ -233,7 +236,8 @@ class HeadGradients:
             self.add_hidden(rows, product)
 
     def _add_wide(self, rows: Rows, hidden: Tensor, dlogits: Tensor) -> None:
-        """`add` in float32, a vocabulary tile at a time: on a CPU a float16 product has float16's range."""
+        """`add` in float32, a vocabulary tile at a time: on a CPU a float16 product overflows beyond float16's
+        range."""
         wide = hidden.float()
         product = None if self.hidden is None else torch.zeros_like(wide)
         if self.needs_weight and self.weight is None:
@@ -268,7 +272,7 @@ class HeadGradients:
         if dtype == hidden.dtype:
             torch.addmm(self.weight, dlogits.T, hidden, beta=beta, out=self.weight)
         elif hidden.is_cuda:
-            # One product that reads half precision and adds in float32: no rounded dW of a chunk in between.
+            # One product that reads half precision and adds in float32, so that no chunk's dW is rounded.
             torch.addmm(self.weight, dlogits.T, hidden, out_dtype=dtype, beta=beta, out=self.weight)
         elif beta == 0:
             self.weight.copy_(dlogits.T @ hidden)
@@ -276,10 +280,9 @@ class HeadGradients:
             self.weight.add_(dlogits.T @ hidden)
 
     def add_weight_blocks(self, size: int, compute: Callable[[slice, Tensor], None], *, last: bool) -> None:
-        """dW += what compute(block, out) writes to out (block, D), `size` vocabulary entries at a time.
+        """Adds to dW what compute(block, out) writes to out (block, D), for `size` vocabulary entries at a time.
 
-        If nothing has been added before, and as this is the `last` nothing will be, dW is written once, and straight in
-        its final dtype.
+        If nothing has been added to dW before and nothing will be (`last`), dW is written once, in its final dtype.
         """
         fresh = self.weight is None
         if self.weight is None:
@@ -294,7 +297,8 @@ class HeadGradients:
                 self.weight[block] += part
 
     def results(self, shape: torch.Size) -> tuple[Tensor, ...]:
-        """dH as `shape`, dW and db in the `gradient_dtype`; an empty tensor stands for one that was not needed."""
+        """dH in the shape `shape`, dW and db, all in the `gradient_dtype`; an empty tensor for one that is not
+        needed."""
         like, dtype = self.head.weight, gradient_dtype(self.head.weight.dtype)
         if self.needs_weight and self.weight is None:
             self.weight = self._like_weight(torch.zeros_like, dtype)

@@ -1,7 +1,7 @@
-"""Records as flat lists of values: what a torch.library operator takes and returns.
+"""Converts records to and from flat lists of values, which torch.library operators have as arguments and results.
 
 A record is a NamedTuple or a dataclass whose fields are tensors, numbers, strings, or records themselves. The order of
-an operator's schema is that of the fields of its records, and stands nowhere else.
+the fields of a record is the order of an operator's schema, and is defined nowhere else.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _SCHEMA_TYPES = {Tensor: "Tensor", int: "SymInt", float: "float", bool: "bool", 
 class Layout(Generic[R]):
     """Flattens and restores records of the type `kind`.
 
-    The values of a record inside another stand in its place. Where a field may hold one of several records
-    (`teacher: HeadTeacher | ListTeacher`), each of them has its places, and None stands in those of the others.
+    The values of a nested record take its position in the list. If a field may hold one of several types of records
+    (`teacher: HeadTeacher | ListTeacher`), each type has its own positions, and those of the other types hold None.
 
     Attributes:
         leaves: the path of each value in the flat list, such as "head.weight", with its type in an operator's schema.
@@ -31,7 +31,7 @@ class Layout(Generic[R]):
         self.kind = kind
         self.leaves: dict[str, str] = {}
         self.optional = optional
-        # Name, place of a value in the flat list, and for a record the layouts that it may have, with their places.
+        # Name; position in the flat list of a plain value; for a record its possible layouts, with their positions.
         self._fields: list[tuple[str, int, list[tuple[Layout[Any], slice]]]] = []
         for name, hint in get_type_hints(kind).items():
             kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
@@ -57,15 +57,15 @@ class Layout(Generic[R]):
         return flat
 
     def restore(self, flat: Sequence[Any]) -> R:
-        """The record whose `flatten` gives these values; more may follow them."""
+        """The record for which `flatten` returns these values; further values after them are ignored."""
         return self.kind(*[_record(flat, layouts) if layouts else flat[place] for _, place, layouts in self._fields])
 
 
 def _record(flat: Sequence[Any], layouts: list[tuple[Layout[Any], slice]]) -> Any:
-    """The record that has one of these layouts; None if none is there."""
+    """The record in one of these layouts; None if there is none."""
     for layout, places in layouts:
         values = flat[places]
-        # A record that may be absent begins with a tensor that it cannot do without.
+        # The first value of an optional record is a required tensor, so None means that the record is absent.
         if not layout.optional or values[0] is not None:
             return layout.restore(values)
     return None

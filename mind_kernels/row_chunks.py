@@ -1,4 +1,4 @@
-"""How many rows make a chunk, which of them need a gradient, and how their losses are weighted and reduced."""
+"""Helpers for chunks of rows: their size, which rows need a gradient, and how losses are weighted and reduced."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import overload
 import torch
 from torch import Tensor
 
-# Bytes of one chunk of logits. Every further chunk reads and writes the whole dW once more (8VD bytes in float32), so
-# chunks want to be large; on a CPU memory decides: 48 MiB are 256 rows at V 49152, D 576, whose products are 43 GFLOP
-# beside 226 MB of that traffic, and the whole stays below a tenth of eager's memory.
+# Bytes of one chunk of logits. Each chunk reads and writes the whole dW once (8VD bytes in float32), so large chunks
+# are faster; on a CPU memory is the limit: 48 MiB are 256 rows at V 49152, D 576, with 43 GFLOP of products and 226 MB
+# of that traffic, and less than a tenth of eager's memory in all.
 _CHUNK_BYTES = {"cpu": 48 << 20, "cuda": 1 << 30}
-# The sparse gradient accumulates no dW, so that smaller chunks cost nothing; two of them are in flight on a GPU.
+# The sparse gradient does not accumulate dW per chunk, so smaller chunks cost nothing; a GPU works on two of them.
 _SPARSE_CHUNK_BYTES = {"cpu": 48 << 20, "cuda": 192 << 20}
-# Bytes of the block on which a row kernel's elementwise passes run: on a CPU it is to stay in the cache between passes.
+# Bytes of a block for the elementwise passes of a row kernel: small enough to stay in a CPU's cache between passes.
 _BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
 
 Rows = slice | Tensor
@@ -28,9 +28,9 @@ def _rows_within(budget: dict[str, int], vocabulary: int, device: torch.device, 
 
 
 def rows_per_chunk(vocabulary: int, device: torch.device, itemsize: int = 4, *, sparse: bool = False) -> int:
-    """Rows of one logits chunk: as many as fit the byte budget of the device, at least one.
+    """The number of rows of a chunk of logits: as many as fit the byte budget of the device, at least one.
 
-    From 128 on a multiple of 128, the height of a tile of the products.
+    From 128 rows on it is a multiple of 128, the height of a tile of the products.
     """
     rows = _rows_within(_SPARSE_CHUNK_BYTES if sparse else _CHUNK_BYTES, vocabulary, device, itemsize)
     return rows if rows < 128 else rows - rows % 128
@@ -67,8 +67,8 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def gradient_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of a gradient until the upstream gradient has scaled it: that of the input, float32 for float16, which
-    cannot hold it before."""
+    """The dtype of a gradient before it is multiplied by the upstream gradient: that of the input, but float32 for
+    float16, in which it would underflow."""
     return torch.float32 if dtype == torch.float16 else dtype
 
 
@@ -79,7 +79,7 @@ def flat_rows(values: None, dims: int = 0) -> None: ...
 @overload
 def flat_rows(values: Tensor | None, dims: int = 0) -> Tensor | None: ...
 def flat_rows(values: Tensor | None, dims: int = 0) -> Tensor | None:
-    """Values (...) of rows of any leading shape as (N,), integers as int64; `dims` more dimensions stay as they are."""
+    """Reshapes values (...) to (N,) and integers to int64; the last `dims` dimensions are kept."""
     if values is None:
         return None
     return (values if values.is_floating_point() else values.long()).flatten(0, -1 - dims)
@@ -99,17 +99,18 @@ def row_weights(
 
 
 def upstream_weights(upstream: Tensor, row_weight: Tensor | None) -> Tensor:
-    """(N,): in a sum of losses (N,), the weights for which its gradient is that of `upstream` (N,)."""
+    """(N,): the row weights for which the sum of the weighted losses has the gradient of losses with this `upstream`
+    (N,)."""
     return upstream.contiguous() if row_weight is None else upstream * row_weight.to(upstream.dtype)
 
 
 def may_be_nan(values: Tensor) -> bool:
-    """Whether the sum of the values is nan; True on a GPU, which would have to report it first."""
+    """Whether the sum of the values is nan; always True on a GPU, for which the host would have to wait."""
     return values.device.type != "cpu" or math.isnan(float(values.sum()))
 
 
 def known_finite(values: Tensor) -> bool:
-    """Whether the sum of the values is finite; False on a GPU, which would have to report it first."""
+    """Whether the sum of the values is finite; always False on a GPU, for which the host would have to wait."""
     return values.device.type == "cpu" and math.isfinite(float(values.sum()))
 
 
@@ -119,19 +120,19 @@ def has_gradient(
 ) -> Tensor:
     """(N,) bool: the rows that take part in the gradient products.
 
-    A row of weight zero needs none, but to know these rows would make the host wait for a GPU: there every valid row
+    Rows of weight zero need no gradient, but on a GPU the host would have to wait to find them: there, every valid row
     takes part.
     """
     return valid & has_weight if has_weight.device.type == "cpu" else valid
 
 
 def weighted(losses: Tensor, weight: Tensor) -> Tensor:
-    """weight * losses (N,), and 0 where the weight is, whatever the loss."""
+    """weight * losses (N,), and 0 for a weight of 0, even if the loss is not finite."""
     return torch.where(weight == 0, 0, weight * losses)
 
 
 def reduced(losses: Tensor, weight: Tensor, reduction: str) -> Tensor:
-    """Weighted losses (N,) as they are for "none", their sum for "sum", that over the sum of the weights for "mean"."""
+    """For "none" the weighted losses (N,), for "sum" their sum, for "mean" their sum over the sum of the weights."""
     if reduction == "none":
         return losses
     return losses.sum() / weight.sum() if reduction == "mean" else losses.sum()

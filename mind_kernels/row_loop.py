@@ -1,8 +1,8 @@
-"""The loop over chunks of rows, written once: the operations that walk over rows supply the kernel of a chunk.
+"""The loop over chunks of rows that several operations share; each supplies the kernel that computes a chunk.
 
 Rows with a weight get a gradient: logits of a chunk (product 1), a kernel that turns them into their own gradient, then
-dH (product 2) and dW (product 3). Rows of weight zero reach the logits product alone, for their statistics. Rows that
-are not valid are not visited. Peak memory: one chunk of logits beside the gradients themselves.
+dH (product 2) and dW (product 3). Rows of weight zero are part of the logits product only, for their statistics. Rows
+that are not valid are skipped. Peak memory: one chunk of logits in addition to the gradients.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def loss_of_rows(
 ) -> Tensor:
     """The loss, () or (N,) for reduction "none".
 
-    `run(rows, scale)` fills `losses` for the rows and adds their gradients for d(loss) / d(losses) = scale (N,), or for
-    None no gradients.
+    `run(rows, scale)` fills `losses` for the rows and adds their gradients, given d(loss) / d(losses) = scale (N,). If
+    scale is None, it adds no gradients.
     """
     scale = weight / weight.sum() if reduction == "mean" else weight
     gradients.choose_unit(scale)
@@ -76,7 +76,7 @@ def visit_rows(
 ) -> None:
     """Calls `run(rows, weights)` for the valid rows with a gradient, and then for those without: `run(rows, None)`.
 
-    The weights that it hands on are in the unit of the gradients, which has been chosen."""
+    It first chooses the unit of the gradients, and passes weights in that unit."""
     with_gradient, others = split_rows(valid, has_weight)
     run(with_gradient, gradients.in_unit(weights) if gradients.wanted else None)
     run(others, None)
@@ -86,7 +86,7 @@ def split_rows(
     valid: Tensor | None,  # (N,) bool, where hidden is or on the host; None: all
     has_weight: Tensor,  # (N,) bool, where hidden is
 ) -> tuple[Tensor | int, Tensor | int]:
-    """(valid rows with a gradient, valid rows without), as index lists, or as a count where that is every row.
+    """(valid rows with a gradient, valid rows without), as index lists, or as a count if that is every row.
 
     On a GPU this waits for the stream unless `valid` is on the host.
     """

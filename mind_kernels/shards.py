@@ -1,12 +1,11 @@
-"""A head that is split over the vocabulary among the processes of a group: tensor parallelism.
+"""Communication for a head that is split over the vocabulary among the processes of a group (tensor parallelism).
 
-Each process has some rows of the head, in the order of their ranks; hidden states, targets and weights are the same in
-all. A loop over rows asks each process for a few sums of a row over its shard, gathers them (`Shard.gather`: one
-collective), and joins them in each process by the same arithmetic in the same order, so that all have the same bits.
-
-Collectives deadlock if the processes differ in how many they make. So each call begins with one of a fixed size,
-`agree`, which tells all processes the shards' sizes and whether they were asked for the same; and chunks are sized by
-the largest shard.
+Each process has a block of the head's rows, its shard, in rank order; hidden states, targets and weights are the same
+in all. For each row, a process computes a few sums over its shard and gathers those of all processes (`Shard.gather`,
+one collective). Each process combines them by the same arithmetic in the same order, so that all have the same bits.
+Collectives deadlock if processes do not make the same number of them. So each call begins with a collective of fixed
+size, `agree`, by which all processes learn the sizes of the shards and whether all got the same arguments; and the
+largest shard determines the size of the chunks.
 """
 
 from __future__ import annotations
@@ -36,27 +35,27 @@ Started = TypeVar("Started")
 
 
 class Group(NamedTuple):
-    """The group of an operator's call: a process group cannot be an argument of an operator, its name can."""
+    """A process group as an argument of an operator: by its name, since an operator cannot have the group itself."""
 
     name: str
     sum_hidden: bool
-    """Whether the gradient of the hidden states is summed over the group. False: each process has its shard's part,
-    for a caller who sums it, such as the backward pass of a DTensor."""
+    """Whether the gradient of the hidden states is summed over the group. False: each process gets its shard's part,
+    and the caller sums them, such as the backward pass of a DTensor."""
     takes_hidden: bool = False
-    """Whether hidden takes a gradient, now or in a backward pass that calls the operator again."""
+    """Whether hidden needs a gradient, now or in a backward pass that calls the operator again."""
     takes_any: bool = False
-    """Whether hidden, weight or bias does."""
+    """Whether hidden, weight or bias needs a gradient."""
 
     def with_gradients(self, hidden: Tensor, head: Head) -> Group:
-        """The same, of a call with these arguments, which may be unchecked yet."""
+        """The group for a call with these arguments, which need not have been checked yet."""
         inputs = (hidden, head.weight, head.bias)
         takes = [torch.is_grad_enabled() and isinstance(each, Tensor) and each.requires_grad for each in inputs]
         return Group(self.name, self.sum_hidden, takes[0], any(takes))
 
 
 def group_of(process_group: ProcessGroup | Group | None) -> Group | None:
-    """What an operator is told of the argument `process_group`. Raises TypeError for what is none, and ValueError for
-    one that this process does not belong to. The integrations pass a Group of their own."""
+    """The argument `process_group` as a Group. Raises TypeError for anything that is no process group, and ValueError
+    for one that this process does not belong to. The integrations pass a Group of their own."""
     if process_group is None or isinstance(process_group, Group):
         return process_group
     if process_group is dist.GroupMember.NON_GROUP_MEMBER:
@@ -79,23 +78,23 @@ _agreed = threading.local()
 
 @contextlib.contextmanager
 def reporting_errors(group: ProcessGroup, *near: object) -> Iterator[None]:
-    """An error that is raised inside, in this process alone, reaches the others, which would wait for it in `agree`.
+    """A context: if this process raises an error inside, the others, which wait in `agree`, raise an error too.
 
-    `near`: what may be tensors of the call; see `_message_device`.
+    `near`: arguments of the call that may be tensors; see `_message_device`.
     """
     _agreed.yet = False
     try:
         yield
     except Exception:
         if not _agreed.yet:
-            with contextlib.suppress(Exception):  # the error of this process is the one to be seen
+            with contextlib.suppress(Exception):  # this process's own error is the one to raise
                 device = _message_device(group, *near)
                 _gather(_message(_FAILED, 0, [], device), group.size(), group).wait(_SHORTLY)
         raise
 
 
 def chunks_ahead(hidden: Tensor) -> int:
-    """How many chunks `run_ahead` starts before it finishes one, beside that one."""
+    """How many further chunks `run_ahead` starts before it finishes one."""
     return 1 if hidden.is_cuda else 0
 
 
@@ -106,10 +105,11 @@ def run_ahead(
     start: Callable[[Rows, Tensor], Started],
     finish: Callable[[Rows, Tensor, Started], None],
 ) -> None:
-    """start(rows, hidden (n, D)) of each chunk in turn, and finish(rows, hidden, what that gave) of each.
+    """Calls start(rows, hidden (n, D)) and then finish(rows, hidden, result of start) for each chunk in turn.
 
-    On a GPU the next chunk is started before: its product runs while the numbers of this one travel between the
-    processes. Gloo's travel no sooner, and a second chunk of logits would cost a CPU its caches.
+    On a GPU, the next chunk is started before a chunk is finished: its product runs while the processes exchange the
+    numbers of this one. On a CPU this has no use: gloo would not exchange them sooner, and a second chunk of logits
+    would not fit the caches.
     """
     waiting: deque[tuple[Rows, Tensor, Started]] = deque()
     for chunk in chunks(rows, size):
@@ -122,7 +122,7 @@ def run_ahead(
 
 
 class Gathered:
-    """Tensors of all processes, on their way."""
+    """Tensors that are being gathered from all processes."""
 
     def __init__(self, out: Tensor, work: Any) -> None:
         self._out, self._work = out, work
@@ -134,7 +134,7 @@ class Gathered:
 
 
 def _gather(part: Tensor, processes: int, group: ProcessGroup) -> Gathered:
-    # Older releases of torch know it by another name.
+    # It has another name in older releases of torch.
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
     out = part.new_empty(processes, *part.shape)
     return Gathered(out, gather(out.view(-1), part.contiguous().view(-1), group=group, async_op=True))
@@ -147,11 +147,11 @@ class Shard:
     group: ProcessGroup
     rank: int
     sizes: tuple[int, ...]
-    """Of all shards, in rank order; some may be 0."""
+    """The sizes of all shards, in rank order; some may be 0."""
     starts: Tensor
-    """(processes,) int64, where the hidden states are: the first vocabulary entry of each shard."""
+    """(processes,) int64, on the device of the hidden states: the first vocabulary entry of each shard."""
     stops: Tensor
-    """(processes,) int64: the one after the last."""
+    """(processes,) int64: the vocabulary entry after the last one of each shard."""
 
     @property
     def start(self) -> int:
@@ -160,17 +160,17 @@ class Shard:
 
     @property
     def size(self) -> int:
-        """V_r."""
+        """V_r, the number of vocabulary entries of this shard."""
         return self.sizes[self.rank]
 
     @property
     def vocabulary(self) -> int:
-        """V, of all shards."""
+        """V, the number of vocabulary entries of all shards."""
         return sum(self.sizes)
 
     @property
     def largest(self) -> int:
-        """The size by which all processes choose the rows of a chunk; at least 1."""
+        """The size of the largest shard, at least 1, from which all processes compute the number of rows of a chunk."""
         return max(1, *self.sizes)
 
     def owner(self, target: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ class Shard:
         return torch.where((local >= 0) & (local < self.size), local, -1)
 
     def gather(self, part: Tensor) -> Gathered:
-        """Starts to gather `part`, of the same shape and dtype in all processes."""
+        """Starts to gather `part`, which has the same shape and dtype in all processes."""
         return _gather(part, len(self.sizes), self.group)
 
     def sum_(self, part: Tensor) -> Tensor:
@@ -193,8 +193,8 @@ class Shard:
 
 
 def with_whole_head(shard: Shard, group: Group, hidden: Tensor, head: Head) -> tuple[Tensor, Head]:
-    """Hidden states and the whole head, for a definition that each process computes by itself: the gradient reaches
-    this process's rows of the head, and through the hidden states `Group.sum_hidden` holds."""
+    """Hidden states and the whole head, for a definition that each process computes by itself. The head's gradient
+    reaches this process's rows; that of the hidden states is as `Group.sum_hidden` says."""
     if not group.sum_hidden and shard.rank != 0:
         hidden = _WithoutGradient.apply(hidden)
     bias = None if head.bias is None else _Whole.apply(head.bias, shard)
@@ -202,7 +202,8 @@ def with_whole_head(shard: Shard, group: Group, hidden: Tensor, head: Head) -> t
 
 
 class _WithoutGradient(torch.autograd.Function):
-    """The same tensor, whose gradient is zeros and not None: what exchanges it later does so in all processes."""
+    """The same tensor, with a gradient of zeros and not None, so that later collectives on it happen in all
+    processes."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -214,9 +215,9 @@ class _WithoutGradient(torch.autograd.Function):
 
 
 class _Whole(torch.autograd.Function):
-    """(V, ...) from (V_r, ...), whose gradient is the part of these rows.
+    """Gathers (V, ...) from (V_r, ...); the gradient of (V_r, ...) is the part of these rows.
 
-    Differentiable once: of a function of that gradient each process has the derivatives by its own rows only.
+    It can be differentiated once: for a function of that gradient, each process has derivatives by its own rows only.
     """
 
     @staticmethod
@@ -233,13 +234,13 @@ class _Whole(torch.autograd.Function):
 
 
 def sum_hidden(shard: Shard | None, group: Group | None, gradients: HeadGradients) -> None:
-    """Makes the gradient of the hidden states that of the whole head, if the group wants it."""
+    """Sums the gradient of the hidden states over the group, if `Group.sum_hidden` is true."""
     if shard is not None and group is not None and group.sum_hidden and gradients.hidden is not None:
         shard.sum_(gradients.hidden)
 
 
 def common_facts(hidden: Tensor, head: Head, group: Group, needs: Sequence[bool]) -> dict[str, object]:
-    """What every operation tells `agree` of the hidden states and the head, and of their gradients."""
+    """Facts on hidden states, head and gradients that every operation passes to `agree`."""
     return {
         "the number of rows of hidden": hidden.shape[0],
         "the hidden size": hidden.shape[1],
@@ -251,31 +252,32 @@ def common_facts(hidden: Tensor, head: Head, group: Group, needs: Sequence[bool]
 
 
 FACTS = 24
-"""Numbers that each process tells the others at the start of a call."""
+"""How many numbers each process sends to the others at the start of a call."""
 _OK, _FAILED = 1, 2
 
 
 def agree(
     group: Group, operation: str, rows_of_head: int, like: Tensor, check: Callable[[], None], **facts: object
 ) -> Shard:
-    """The shard of this process, and that all processes of the group were called alike; one collective.
+    """This process's shard; checks that all processes of the group got the same arguments. One collective.
 
-    The host reads the answer, for which a GPU waits if it comes by NCCL.
+    The host reads the result; if it is exchanged by NCCL, the host waits for the GPU.
 
     Args:
         group: the group.
-        operation: what was called.
-        rows_of_head: V_r, the only number that may differ.
+        operation: the name of the operation.
+        rows_of_head: V_r, the only number that may differ between processes.
         like: a tensor on the device of the hidden states.
-        check: raises for values of this process's arguments that are wrong whatever the others have. The others hear
-            of it, also in a compiled graph, where the operator is all that runs.
-        facts: what has to be the same, by the name for the message: integers, and as a checksum integer tensors and
-            whatever else has a repr. What is checked later, with V, has to depend on nothing else.
+        check: raises an error if a value of this process's arguments is wrong, whatever the others have. The others
+            then raise an error too, also in a compiled graph, where only the operator runs.
+        facts: everything that has to be the same in all processes, by its name in the message: integers directly;
+            integer tensors, and other objects by their repr, as a checksum. Checks that follow, once V is known, may
+            depend on nothing else.
 
     Raises:
         ValueError: in all processes, naming the first thing that differs.
         Exception: what `check` raises, in this process; a ValueError in the others.
-        RuntimeError: while a CUDA graph is captured, which cannot read.
+        RuntimeError: while a CUDA graph is captured, since the host cannot read then.
     """
     if like.is_cuda and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(f"{operation}: with process_group it cannot be captured in a CUDA graph")
@@ -304,7 +306,7 @@ def _error(check: Callable[[], None]) -> Exception | None:
 
 
 def _device_kinds(group: ProcessGroup) -> list[str]:
-    """The kinds of devices, such as "cuda", whose tensors the group exchanges; empty if it does not say."""
+    """The device types, such as "cuda", whose tensors the group can exchange; empty if unknown."""
     return [device.type for device in group._device_types]  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -315,8 +317,9 @@ def _check_device(group: ProcessGroup, hidden: Tensor) -> None:
 
 
 def _message_device(group: ProcessGroup, *near: object) -> torch.device:
-    """Where messages of a call travel. All processes have to choose the same, also one whose tensors are where they
-    should not be: so it is for the group to say, the CPU if it can, else its GPU; of more than one, that of `near`."""
+    """The device of the messages of a call. All processes have to choose the same, even one whose tensors are on a
+    wrong device, so it depends on the group: the CPU if the group supports it, else a GPU; if it has several, that of
+    `near`."""
     kinds, devices = _device_kinds(group), [each.device for each in near if isinstance(each, Tensor)]
     if "cpu" in kinds:
         return torch.device("cpu")

@@ -1,25 +1,26 @@
-"""The sparse gradient: kept entries, the residual correction, and the two gathers that replace two dense products.
+"""The sparse gradient: keeps a few entries per row, corrects for the others, and gathers rows of W and H.
 
-On a trained model the gradient of a row's loss with respect to its logits is almost empty: a few tokens hold nearly
-all the probability. Entries with p_v > threshold (1 - p_y), and the target's, are kept and computed exactly. The
-dropped part of row r is replaced by D_r q: D_r is its exact sum, q one background distribution of the batch, the mean
-dropped probability of about 256 sampled rows. So rows still sum to zero, and dH and dW become gathers of a few rows of
-W and H, plus an outer product of rank one (two with label smoothing, whose uniform part is exact).
+With a trained model, most entries of the gradient of a row's loss with respect to its logits are almost zero: a few
+tokens hold nearly all the probability. Entries with p_v > threshold (1 - p_y), and the target's, are kept and computed
+exactly. The dropped part of row r is replaced by D_r q, where D_r is its exact sum, and q a background distribution for
+the whole batch, the mean dropped probability of about 256 sampled rows. So rows still sum to zero. dH and dW become
+gathers of a few rows of W and H, plus an outer product of rank one (two with label smoothing, whose uniform part is
+exact).
 
-1 - p_y, the probability of all entries but the target's, is the size of the row's gradient p - y: half its L1 norm. A
-threshold that is a share of it keeps at most 1 / threshold entries beside the target, and bounds the error of every
-row, however confident: entries e_v of the dropped part sum to D <= 1 - p_y, and each is at most threshold (1 - p_y), so
-|e|_2 <= (threshold D / (1 - p_y))^1/2 |p - y|_2 even without the correction. Nothing on the way may cancel: 1 - p_y is
-a sum without the target, the target's gradient is made from it, and D_r from the kept gradient (see
-`RowWeights.coefficients`).
+1 - p_y, the probability of all entries but the target's, is the size of the row's gradient p - y: half its L1 norm.
+Since the threshold is a share of it, at most 1 / threshold entries are kept beside the target, and the error of each
+row is bounded, however confident the row is: the entries e_v of the dropped part sum to D <= 1 - p_y, and each is at
+most threshold (1 - p_y), so |e|_2 <= (threshold D / (1 - p_y))^1/2 |p - y|_2 even without the correction. No step may
+cancel: 1 - p_y is a sum without the target, the target's gradient is computed from it, and D_r from the kept gradient
+(see `RowWeights.coefficients`).
 
-The size is 1 - p_y with every option, and that of d(loss) / dz, before the slope of a softcap. A z-loss scales all
-entries but the target's alike, a temperature all of them. Label smoothing's uniform part is exact, and leaves at least
-a third of the L1 norm where as little is dropped as `worth_it` asks for. Of an entropy H, a dropped entry's gradient is
-its probability times |log p_v + H|, and so is its error.
+The size is taken as 1 - p_y with every option, for d(loss) / dz, before the slope of a softcap. A z-loss scales all
+entries but the target's by the same factor, a temperature all of them. Label smoothing's uniform part is exact, and at
+least a third of the L1 norm remains if no more is dropped than `worth_it` allows. For an entropy H, a dropped entry's
+gradient is its probability times |log p_v + H|, and so is its error.
 
-Peak memory: 12 bytes per kept entry, and 20 (backend `cpp`) or about 40 while they are sorted by column. If entries
-or dropped mass pass a limit, the caller computes the dense gradient instead: see `worth_it`.
+Peak memory: 12 bytes per kept entry, and 20 (backend `cpp`) or about 40 while they are sorted by column. If there are
+too many entries or too much dropped mass, the caller computes the dense gradient instead: see `worth_it`.
 """
 
 from __future__ import annotations
@@ -35,23 +36,24 @@ from torch import Tensor
 from mind_kernels.head import Head, HeadGradients
 from mind_kernels.row_chunks import accumulation_dtype, chunks, gradient_dtype, rows_per_block
 
-# About how many rows' dropped probabilities make up the background distribution: from this many to twice as many.
+# Number of sampled rows for the background distribution: this many up to twice as many.
 SAMPLE_ROWS = 256
-# And at most how many in a batch with a threshold of its own, whose background counts for less.
+# At most this many with a threshold for the whole batch, for which the background matters less.
 BATCH_SAMPLE_ROWS = 128
-# Kept entries per row, as a share of V, above which two dense products are faster than two gathers: an entry costs 2 D
-# elements of traffic, a dense row 4 V D flops, so the share is that of bandwidth in arithmetic rate. On a CPU an entry
-# costs 0.13 us (float32, D 576), sorting included, and a dense row of 49152 0.9 ms: as many as V / 7. The limit is
-# half of that, since the ratio is one processor's own: on another an entry may cost twice as much beside a dense row.
+# Kept entries per row, as a share of V, above which two dense products are faster than two gathers. An entry costs 2 D
+# elements of traffic, a dense row 4 V D flops, so the share depends on the ratio of bandwidth to arithmetic rate. On a
+# CPU an entry costs 0.13 us (float32, D 576), sorting included, and a dense row of 49152 0.9 ms, as much as V / 7
+# entries. The limit is half of that, since this ratio was measured on one processor: on another, an entry may cost
+# twice as much in relation to a dense row.
 _DENSITY_LIMIT = {"cpu": 1 / 16, "cuda": 1 / 256}
-# The same for lists of a whole batch, which whoever asks for a small error fills up to where both take as long.
+# The same for a threshold for the whole batch: there a small error needs lists so long that both take equally long.
 _BATCH_DENSITY_LIMIT = 1 / 8
-# Mean over the rows of a chunk of `dropped_share`, above which the correction is too rough. Measured on real rows
-# flattened by a temperature, at 2^-12: dH errs by 2.9e-3, 1.4e-2, 2.5e-2, 2.9e-2 where 2 %, 17 %, 45 %, 69 % are
-# dropped, and dense bfloat16 arithmetic by 1.4e-2, 1.1e-2, 6.7e-3, 3.7e-3.
+# The mean of `dropped_share` over a chunk's rows above which the correction is too inaccurate. Measured on real rows
+# flattened by a temperature, at 2^-12: if 2 %, 17 %, 45 %, 69 % are dropped, the error of dH is 2.9e-3, 1.4e-2, 2.5e-2,
+# 2.9e-2, and that of dense bfloat16 arithmetic 1.4e-2, 1.1e-2, 6.7e-3, 3.7e-3.
 _MASS_LIMIT = 1 / 16
 
-# A row whose 1 - p_y is no larger has no gradient: exponentials below 1e-38 are 0 in float32, or as small a number.
+# A row with a smaller 1 - p_y counts as having no gradient: in float32, exponentials below 1e-38 are 0 or subnormal.
 _NO_GRADIENT = 1e-30
 
 Gather = Callable[..., None]
@@ -68,8 +70,8 @@ class ByColumn(NamedTuple):
 
 
 Sort = Callable[[Tensor, Tensor, Tensor, Tensor, int], ByColumn]
-"""sort(rows (n,), offsets (n + 1,), columns (entries,), values (entries,), V): the entries of n rows by column, all or
-those that the weight's gradient keeps."""
+"""sort(rows (n,), offsets (n + 1,), columns (entries,), values (entries,), V): the entries of n rows by column; all of
+them, or only those that the weight's gradient keeps."""
 
 
 def dropped_share(dropped_mass: Tensor, others: Tensor) -> Tensor:
@@ -78,7 +80,7 @@ def dropped_share(dropped_mass: Tensor, others: Tensor) -> Tensor:
 
 
 def worth_it(kept: float, share: float, vocabulary: int, device: torch.device) -> bool:
-    """Whether a chunk takes the sparse gradient, from the means of its rows' kept entries and `dropped_share`."""
+    """Whether a chunk gets the sparse gradient, given the means over its rows of kept entries and `dropped_share`."""
     return kept <= most_kept(vocabulary, device) and not share > _MASS_LIMIT
 
 
@@ -88,22 +90,22 @@ def most_kept(vocabulary: int, device: torch.device) -> float:
 
 
 def most_of_batch(vocabulary: int) -> float:
-    """`most_kept` of a threshold for the whole batch, on a CPU."""
+    """`most_kept` for a threshold for the whole batch, on a CPU."""
     return _BATCH_DENSITY_LIMIT * vocabulary
 
 
 def worth_it_in_batch(kept: float, weight: Tensor, dropped_mass: Tensor, others: Tensor, vocabulary: int) -> bool:
-    """`worth_it` of a threshold for the whole batch: the share is that of all rows (n,) together."""
+    """`worth_it` for a threshold for the whole batch: the dropped share is that of all rows (n,) together."""
     share = float(weight @ dropped_mass) / max(float(weight @ others), _NO_GRADIENT)
     return kept <= most_of_batch(vocabulary) and not share > _MASS_LIMIT
 
 
 def sampled_of_batch(total: int) -> Tensor:
-    """Which of the `total` rows with a gradient a threshold for the whole batch looks at first, (m,) int64.
+    """Which of the `total` rows with a gradient are sampled first for a threshold for the whole batch, (m,) int64.
 
-    They increase: one at a random place in each of m equal stretches. How large they are decides what is kept, and
-    every k-th row would be of one kind if rows repeat every k, as those of turns of equal length do. The places follow
-    from `total` alone.
+    In increasing order: one at a random place in each of m equal stretches, which depends on `total` only. Their size
+    decides what is kept. Every k-th row would be a bad sample if rows repeat with period k, as in turns of equal
+    length.
     """
     count = min(total, BATCH_SAMPLE_ROWS)
     edges = torch.arange(count + 1) * total // max(1, count)
@@ -112,11 +114,11 @@ def sampled_of_batch(total: int) -> Tensor:
 
 
 def sampled_rows(start: int, count: int, total: int) -> range:
-    """Which rows of a chunk make up the background distribution, as positions in the chunk.
+    """The rows of a chunk that are sampled for the background distribution, as positions in the chunk.
 
     The chunk has the rows start, ..., start + count - 1 of all `total` rows with a gradient, in the order in which they
-    are visited. Of these, the first one is sampled, and every k-th after it. They decide what replaces the dropped
-    entries, not which are dropped, so it does little harm if they are all of one kind.
+    are visited. The first of all rows is sampled, and every k-th after it. They decide what replaces the dropped
+    entries, not which are dropped, so it matters little if they are all of one kind.
     """
     stride = max(1, total // SAMPLE_ROWS)
     return range(-start % stride, count, stride)
@@ -129,12 +131,12 @@ class Entries:
     counts: Tensor  # (n,) int64, entries of each row, which follow one another in increasing column order
     columns: Tensor  # (entries,) int32
     values: Tensor  # (entries,), accumulation dtype
-    kept_sum: Tensor  # (n,), the sum over them of d(loss) / dz, without a uniform part (see `RowWeights.coefficients`)
+    kept_sum: Tensor  # (n,), their sum of d(loss) / dz, without a uniform part (see `RowWeights.coefficients`)
 
     def put_at(self, columns: Tensor, values: Tensor) -> None:
-        """Puts values (n,) in the place of the rows' entries in these columns (n,), which are kept.
+        """Replaces the entries of the rows in these columns (n,), which are kept entries, by values (n,).
 
-        `kept_sum` stays, as the sum over all entries may: only their difference is used.
+        `kept_sum` need not change, since the sum over all entries does not either, and only their difference is used.
         """
         rows = torch.arange(len(columns), device=columns.device)
         rows = torch.repeat_interleave(rows, self.counts, output_size=self.columns.numel())
@@ -144,8 +146,8 @@ class Entries:
 class SparseGradient:
     """Collects the kept entries of many chunks and adds their dH, dW and db to a HeadGradients.
 
-    What a row drops is replaced in each span of the vocabulary by itself, `span` entries long, or by one distribution
-    over all of it.
+    The dropped part of a row is replaced separately in each span of `span` vocabulary entries, or by one distribution
+    over the whole vocabulary.
     """
 
     def __init__(self, head: Head, hidden: Tensor, span: int | None = None) -> None:
@@ -155,8 +157,8 @@ class SparseGradient:
         self._rows: list[Tensor] = []
         self._entries: list[Entries] = []
         self._residual: list[Tensor] = []  # D_r, by span
-        self._weight_residual: list[Tensor] = []  # the same of what the gradient of the weight leaves out
-        self._uniform: list[Tensor] = []  # what is taken from every logit of a row
+        self._weight_residual: list[Tensor] = []  # the same for the gradient of the weight
+        self._uniform: list[Tensor] = []  # subtracted from every logit of a row
         self._background = torch.zeros(head.vocabulary, dtype=dtype, device=device)
         self._background_mass = torch.zeros(-(-head.vocabulary // self._span), dtype=dtype, device=device)
 
@@ -168,9 +170,9 @@ class SparseGradient:
         uniform: Tensor | None,
         weight_residual: Tensor | None = None,
     ) -> None:
-        """The entries of `rows` (n,) int64; residual (n, spans): the sum over each span of d(loss) / dz that is left
-        out, without a uniform part. `weight_residual`: the same for the gradient of the weight, if its `sort` is to
-        leave out more."""
+        """Adds the entries of `rows` (n,) int64. residual (n, spans): the sum of the left-out d(loss) / dz over each
+        span, without a uniform part. `weight_residual`: the same for the gradient of the weight, if its `sort` leaves
+        out more."""
         self._rows.append(rows)
         self._entries.append(entries)
         self._residual.append(residual)
@@ -179,8 +181,8 @@ class SparseGradient:
             self._uniform.append(uniform)
 
     def add_background(self, background: Tensor, mass: Tensor) -> None:
-        """Sampled rows: their weighted dropped probability (V,), times the slope of the logits, and its mass (spans,),
-        without the slope."""
+        """Adds the weighted dropped probability (V,) of sampled rows, times the slope of the logits, and its sum
+        (spans,) without the slope."""
         self._background += background
         self._background_mass += mass
 
@@ -191,10 +193,11 @@ class SparseGradient:
         lse: Tensor,  # (n,)
         background: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
     ) -> None:
-        """`add_background` of what `background(rows, weight)` gives for those of the rows with numbers: all others
-        would reach every row of the batch."""
+        """Calls `add_background` with `background(rows, weight)`, for rows without nan or infinity only: the others
+        would spoil the gradient of every row of the batch."""
         known = lse[rows].isfinite() & weight.isfinite()
-        # In their place, for a GPU that is not to be waited for, comes the first known row with weight 0.
+        # They are replaced by the first good row with weight 0, since selecting rows would make the host wait for a
+        # GPU.
         rows = torch.where(known, rows, rows[known.int().argmax()])
         found, mass = (torch.where(known.any(), value, 0) for value in background(rows, torch.where(known, weight, 0)))
         self.add_background(found, mass[None])
@@ -202,8 +205,8 @@ class SparseGradient:
     def finish(
         self, hidden: Tensor, gradients: HeadGradients, gather: Gather, sort: Sort, *, last: bool = True
     ) -> None:
-        """Adds everything collected to `gradients`, and keeps of it the background alone. `last`: no other gradient
-        will be added."""
+        """Adds everything collected to `gradients`, and forgets all but the background. `last`: no other gradient will
+        be added."""
         if not self._rows:
             return
         rows = torch.cat(self._rows)
@@ -231,7 +234,7 @@ class SparseGradient:
             collected.clear()
 
     def _corrections(self, residual: list[Tensor]) -> Tensor:
-        """C (n, k): what is left out of the gradient of the logits is C B."""
+        """C (n, k): the correction of the gradient of the logits is C B."""
         left = [torch.cat(residual)]
         if self._uniform:
             left.append(torch.cat(self._uniform).neg()[:, None])
@@ -272,12 +275,12 @@ class SparseGradient:
 
 
 def offsets_of(counts: Tensor) -> Tensor:
-    """(n + 1,): where the entries of each row begin, from their counts (n,)."""
+    """(n + 1,): the position of the first entry of each row, from the counts (n,)."""
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
 def sort_entries(rows: Tensor, offsets: Tensor, columns: Tensor, values: Tensor, vocabulary: int) -> ByColumn:
-    """See `Sort`; within a column the entries stay in the order in which they come."""
+    """See `Sort`; within a column the entries keep their order."""
     indices = torch.repeat_interleave(rows.int(), offsets.diff(), output_size=columns.numel())
     columns, order = torch.sort(columns, stable=True)
     ends = torch.arange(vocabulary + 1, dtype=columns.dtype, device=columns.device)
@@ -285,8 +288,8 @@ def sort_entries(rows: Tensor, offsets: Tensor, columns: Tensor, values: Tensor,
 
 
 def _runs(rows: Tensor) -> list[slice]:
-    """The stretches in which the rows increase, on a CPU: the sampled rows may come first. There entries that are near
-    one another gather rows that are. On a GPU, which would have to be waited for, one."""
+    """On a CPU, the stretches in which the row numbers increase (sampled rows may come first), so that neighboring
+    entries gather neighboring rows. On a GPU, for which the host would have to wait, a single stretch."""
     breaks = (rows.diff() < 0).nonzero().flatten() + 1 if rows.device.type == "cpu" else rows.new_empty(0)
     return [slice(*ends) for ends in pairwise([0, *breaks.tolist(), rows.numel()])]
 
@@ -311,7 +314,8 @@ def _gather_and_correct(
     right: Tensor,
     out: Tensor,
 ) -> None:
-    """`gather`, with the product apart where `right` is float32 and the matrix float16: a kernel takes one dtype."""
+    """`gather`; computes the product separately if `right` is float32 and the matrix float16: a kernel has one
+    dtype."""
     if right.dtype == matrix.dtype:
         gather(values, indices, offsets, matrix, left, right, out)
     else:

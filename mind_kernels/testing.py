@@ -1,7 +1,7 @@
-"""What tests and benchmarks of a loss share: inputs, and the error budget against float64.
+"""Inputs and error budgets for tests and benchmarks of the losses.
 
-A tolerance is never picked by hand: an implementation may err against the float64 definition at most twice as much as
-plain PyTorch does in the same dtype, plus a floor for the dtype, in the largest error and in the root mean square.
+No tolerance is chosen by hand: the error of an implementation against the float64 definition may be at most twice that
+of plain PyTorch in the same dtype, plus a floor for the dtype; both for the largest error and the root mean square.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def make_inputs(
 ) -> dict[str, Tensor]:
     """hidden (rows, size), weight (vocabulary, size), target (rows,) with a share of -100, and row_weight (rows,).
 
-    The softmax of a row is peaked at the target in half of the rows, with a logit of about `peak` above the rest: on
-    flat rows every probability is about 1/V and errors hide.
+    In half of the rows, the logit of the target is about `peak` above the rest: if all rows were flat, every
+    probability would be about 1/V, and errors would be hard to see.
     """
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(vocabulary, size, generator=generator, dtype=torch.float64)
@@ -51,7 +51,7 @@ def make_inputs(
 
 @dataclass(frozen=True)
 class Error:
-    """Distance from the float64 truth: largest and root-mean-square absolute difference."""
+    """Largest and root-mean-square absolute difference from the float64 truth."""
 
     largest: float
     rms: float
@@ -60,7 +60,7 @@ class Error:
 def error(value: Tensor, truth: Tensor) -> Error:
     """The error of `value` against `truth` (float64).
 
-    A non-finite difference counts as infinite, save where both are nan or the same infinity.
+    A non-finite difference counts as infinite, unless both are nan or the same infinity.
     """
     value, truth = value.detach().double(), truth.detach().double()
     same = (value == truth) | (value.isnan() & truth.isnan())
@@ -75,10 +75,10 @@ def error(value: Tensor, truth: Tensor) -> Error:
 def error_budget(peer: Tensor, truth: Tensor, dtype: torch.dtype, conditioning: float = 1.0) -> Error:
     """The error that is allowed: twice that of `peer` (plain PyTorch in `dtype`), plus the floor of `dtype`.
 
-    The floor of a single number is four times as high: the peer's error is one draw there, and may be nil by luck.
-    `conditioning` multiplies it where rounding is amplified in a way that the peer is spared: logits computed in two
-    products, for the normalizer and for the probabilities, differ by the rounding of a logit z, which changes p by |z|
-    times as much.
+    For a single number the floor is four times as high, since the peer's error may be zero by luck. `conditioning`
+    multiplies the budget if an implementation amplifies rounding errors and the peer does not: if the logits for the
+    normalizer and for the probabilities come from two products, they differ by the rounding of a logit z, which changes
+    p by |z| times as much.
     """
     of_peer = error(peer, truth)
     scale = float(truth.detach().nan_to_num().abs().max()) if truth.numel() else 0.0
@@ -94,7 +94,7 @@ def assert_within_budget(
     dtype: torch.dtype,
     conditioning: float = 1.0,
 ) -> None:
-    """Raises AssertionError, naming the tensor, where `values` err more than `error_budget` allows."""
+    """Raises AssertionError, naming the tensor, if the error of `values` is above `error_budget`."""
     for name, truth in truths.items():
         value = values[name]
         assert value.shape == truth.shape, f"{name}: shape {tuple(value.shape)}, expected {tuple(truth.shape)}"

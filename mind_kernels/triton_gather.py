@@ -1,10 +1,12 @@
-"""Weighted sums of gathered matrix rows in Triton: what a sparse matrix product comes to.
+"""Weighted sums of gathered matrix rows in Triton, by which sparse matrix products are computed.
 
-One program per bag and block of columns, in one pass; no memory beside the result. Sums in float32, in a fixed order.
+One program per output row ("bag") and block of columns, in one pass; no memory but the result. Sums in float32, in a
+fixed order.
 
 Count for 573,000 entries (16384 rows x 35), D 3584, bfloat16: 4.1 GB are gathered. Programs of one block of columns run
-together, so what they share is a slab of the matrix: 16.8 MB of 16384 hidden states, which stays in the L2 cache, so dW
-is bound by the writing of its V x D result; of an LM head 155 MB, whose frequent rows stay there.
+together and read the same part of the matrix. For 16384 hidden states it has 16.8 MB and stays in the L2 cache, so the
+time of dW is that of writing its V x D result. For an LM head it has 155 MB, of which the frequent rows stay in the
+cache.
 """
 
 from __future__ import annotations

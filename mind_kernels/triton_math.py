@@ -1,8 +1,8 @@
-"""What the Triton kernels of several operations share. All arithmetic is float32.
+"""Arithmetic and launch helpers that the Triton kernels of several operations share. All arithmetic is float32.
 
 A kernel with a program per row reads it as tiles (LANES, VECTOR): VECTOR neighbors are one 16-byte load, and each lane
-carries an online softmax of its own until the row ends. So the loop needs no reduction across threads, and one
-rescaling for VECTOR entries.
+has an online softmax of its own until the row ends. So the loop needs no reduction across threads, and only one
+rescaling per VECTOR entries.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ jit: Callable[..., Any] = triton.jit
 cdiv = cast(Callable[[int, int], int], triton.cdiv)
 next_power_of_2 = cast(Callable[[int], int], triton.next_power_of_2)
 
-# Stands for -inf where 0 times it has to be 0: exp(LOWEST - z) is 0. Its square is finite.
+# Used instead of -inf if 0 times it has to be 0: exp(LOWEST - z) is 0. Its square is finite.
 LOWEST = tl.constexpr(-1e18)
-# The lowest finite number, where a maximum begins: logits of -inf alone have a sum of 0, and are nan by that.
+# The lowest finite number, the start value of a maximum: if all logits are -inf, the sum is 0 and the results are nan.
 FLOOR = tl.constexpr(-3.4028234663852886e38)
 LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -41,7 +41,7 @@ def row_launch(vocabulary: int, stride: int, dtype: torch.dtype) -> dict[str, in
     vector = 16 // dtype.itemsize
     if vocabulary % 16 == 0 and stride % 16 == 0:
         loads, most = _LOADS, _MAX_WARPS[dtype.itemsize]
-    else:  # no 16-byte loads: a vector lies in as many threads, and each thread carries the state of as many lanes
+    else:  # no 16-byte loads: a vector is spread over VECTOR threads, and each thread has the state of VECTOR lanes
         loads, most = 1, 16
     warps = min(most, next_power_of_2(cdiv(vocabulary, 32 * loads * vector)))
     return {"LANES": 32 * loads * warps, "VECTOR": vector, "num_warps": warps}

@@ -1,4 +1,5 @@
-"""How a launcher calls a Triton kernel, as data: what `python -m mind_kernels ahead` compiles without a GPU."""
+"""Describes how a launcher calls a Triton kernel, so that `python -m mind_kernels ahead` can compile it without a
+GPU."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Any
 
 import torch
 
-# Triton's names of the dtypes that kernels take.
+# Triton's names of the dtypes that the kernels support.
 DTYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
@@ -18,17 +19,17 @@ class Variant:
 
     name: str
     kernel: Any
-    """What @jit makes of a function."""
+    """The kernel: a function decorated by @jit."""
     types: Mapping[str, str]
     """Triton type of each argument, "*bf16" or "i32"; may name arguments of other kernels too."""
     keywords: Mapping[str, Any]
     """Constexprs, None for an absent tensor, and launch options such as num_warps."""
     wide: tuple[str, ...] = ()
-    """Tensors that may pass 2^31 elements."""
+    """Tensors that may have more than 2^31 elements."""
     unaligned: tuple[str, ...] = ()
     """Arguments that need not be a multiple of 16; the others are compiled as such, as Triton does on a launch."""
     capabilities: tuple[int, ...] = ()
-    """Architectures that it is launched on; empty: all."""
+    """The architectures that it is launched on; empty: all."""
     harmless_spills: str = ""
     """Why spills of this variant are accepted."""
 

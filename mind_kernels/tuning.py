@@ -1,10 +1,10 @@
-"""The tables that `python -m mind_kernels tune` writes and "auto" reads: which backend was the fastest, per device.
+"""Tables of the fastest backend per device, which `python -m mind_kernels tune` writes and "auto" reads.
 
 A table is a JSON file, in the folder that MIND_KERNELS_TUNING names ("none": no table is read), by default
-mind-kernels/tuning in $XDG_CACHE_HOME, else in ~/.cache. It holds for one device (of a CPU: and its number of threads)
-and for the versions that it was made with. An entry holds for a use (an operation, or a form of it such as "sparse"), a
-dtype, and sizes in the same powers of two as those that were measured; rows do not count, since they are computed in
-chunks. A process reads a table once.
+mind-kernels/tuning in $XDG_CACHE_HOME, else in ~/.cache. It is valid for one device (for a CPU, with one number of
+threads) and for the versions that it was made with. An entry is valid for a use (an operation, or a form of it such as
+"sparse"), a dtype, and sizes between the same powers of two as the measured ones. The number of rows does not matter,
+since they are computed in chunks. A process reads a table once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Entry:
-    """What was measured of a use, and chosen."""
+    """The measurement of a use, and the choice."""
 
     use: str
     dtype: str
@@ -39,21 +39,21 @@ class Entry:
     hidden_size: int
     rows: int
     backend: str
-    """The one to take; of use STREAM_TILE the name of a tile."""
+    """The chosen backend; for the use STREAM_TILE, the name of the chosen tile."""
     median_ms: dict[str, float]
-    """Forward and backward, of each backend that was timed; of each tile the statistics of the rows alone."""
+    """Times of forward and backward by each backend; for a tile, times of the row statistics only."""
 
     def key(self) -> tuple[str, str, int, int]:
-        """What a table has one entry of."""
+        """The key of the entry: a table has one entry per key."""
         return self.use, self.dtype, bucket(self.vocabulary), bucket(self.hidden_size)
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """What is known of a device. Two are equal if they are one: others keep what they made of a table by it."""
+    """The table of a device. Compared by identity, so that others can cache results per table."""
 
     path: Path | None
-    """Where its table lies, or would; None if none is read."""
+    """The path of the table's file, which need not exist; None if no table is read."""
     entries: tuple[Entry, ...] = ()
     problem: str = ""
     """Why the file at `path` is not used; empty if it is, or if there is none."""
@@ -65,11 +65,11 @@ def use(operation: str, form: str) -> str:
 
 
 STREAM_TILE = use("linear_cross_entropy", "stream tile")
-"""The use of the entries that say by which tile the kernel of backend triton_streaming computes."""
+"""The use of entries that choose a tile for the kernel of backend triton_streaming."""
 
 
 def bucket(size: int) -> int:
-    """The largest power of two up to a size: an entry serves the sizes from it to twice as much."""
+    """The largest power of two that is at most the size: an entry is used from this size up to twice as much."""
     return 1 << (size.bit_length() - 1)
 
 
@@ -93,9 +93,9 @@ def _read(setting: str, device: str) -> Table:
 
 
 def write(device: torch.device, entries: Iterable[Entry]) -> Path:
-    """Adds entries to the table of a device, in place of those of the same keys, and returns where it lies.
+    """Adds entries to the table of a device, replacing those with the same keys, and returns the path of its file.
 
-    A table that cannot be used is replaced. The file is replaced in one step. Raises as `make_folder` does.
+    A table that cannot be used is discarded. The file is replaced atomically. Raises the errors of `make_folder`.
     """
     make_folder()
     _read.cache_clear()
@@ -121,7 +121,7 @@ def write(device: torch.device, entries: Iterable[Entry]) -> Path:
 
 
 def make_folder() -> None:
-    """Makes the folder of the tables.
+    """Creates the folder of the tables.
 
     ValueError if MIND_KERNELS_TUNING forbids one or no home directory is known, OSError if the system forbids it.
     """
@@ -140,7 +140,7 @@ def make_folder() -> None:
 
 
 def versions() -> dict[str, str]:
-    """The versions that times depend on, "none" for a package that is not here."""
+    """The versions that times depend on, "none" for a package that is not installed."""
     own = sys.modules[__name__.rpartition(".")[0]].__version__  # the package imports this module before it is complete
     return {"mind_kernels": own, "torch": torch.__version__, "triton": _triton()}
 
@@ -194,7 +194,7 @@ def _entry(found: Any) -> Entry:
 
 
 def device_name(device: torch.device) -> str:
-    """What is measured: the name of a GPU; of a CPU also the number of threads. Empty for a device that is not here."""
+    """The name of a GPU, or of a CPU with its number of threads; empty for a device that does not exist."""
     if device.type == "cuda":
         return _gpu_name(device.index) if torch.cuda.is_available() else ""
     return f"{_cpu_name()}, {torch.get_num_threads()} threads" if device.type == "cpu" else ""

@@ -28,6 +28,7 @@ JOBS = {
     "threads": "tests/sanitize/threads.sh --minutes 3 --operators public_functions --seed {seed}",
     "long-runs": "{python} -m tests.long_runs --output {output}",
     "mutation": "{python} -m tests.mutation --seed {seed} --output {output}/mutation.jsonl",
+    "chaos": "{python} -m tests.chaos --runs 100 --seed {seed} --output {output}/chaos.jsonl",
     "kills": "{python} tests/mind/experiment_kills.py 20 {seed}",
     "install-matrix": "{python} tests/install_matrix.py",
     "integrations": "{python} tests/integrations/clients/run.py",

@@ -28,7 +28,7 @@ from bench.roofline import Rates
 
 ROOT = Path(__file__).resolve().parents[1]
 NO_PROGRAMS = {"__init__", "measure", "real_rows", "command", "rehearsal", "roofline", "kernel_resources", "tables"}
-NO_PROGRAMS |= {"eight_gpus", "shard_processes"}
+NO_PROGRAMS |= {"eight_gpus", "shard_processes", "experiment_results", "make_train"}
 NO_PROGRAMS |= {"testbed"}  # makes a student, and measures nothing: tests/test_bench_testbed.py
 NAMES = sorted(
     (

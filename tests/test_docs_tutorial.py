@@ -64,7 +64,7 @@ def test_every_command_of_the_tutorial_does_what_the_page_says(tmp_path, monkeyp
     assert json.loads((tmp_path / "after.json").read_text())["files"]["test"]["interval"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_experiment_is_compared_as_the_page_says(tmp_path, monkeypatch, capsys):
     """With a budget of a few steps, one seed and four questions of each set."""
     page = DOCS / "tutorials" / "compare-methods.md"

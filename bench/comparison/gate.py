@@ -1,4 +1,4 @@
-"""No number without a right answer: loss, dH and dW of a provider against the truth, before it is timed.
+"""Compares loss, dH and dW of a provider with the truth before it is timed, so that no wrong result gets a time.
 
 A definition is computed in slices of rows, the same for every provider of a case:
 - the truth: float64, or float32 for 16-bit inputs on a GPU, whose error is a thousandth of what is judged there;

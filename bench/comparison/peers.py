@@ -1,4 +1,5 @@
-"""Which of the packages beside which the losses are measured are here: a line, `python -m bench.comparison.peers`."""
+"""Lists which of the packages that the losses are compared with are installed: a line, `python -m
+bench.comparison.peers`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who computes a loss: a function of the inputs, and beside it what it needs and how it is judged."""
+"""A provider computes a loss: a function of the inputs, with its requirements and how its errors are judged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mean cross-entropy, and one with a weight a row: what the providers have to compute."""
+"""The losses that the providers have to compute: the mean cross-entropy, and one with a weight per row."""
 
 from __future__ import annotations
 

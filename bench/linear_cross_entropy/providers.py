@@ -1,4 +1,4 @@
-"""Who computes the cross-entropy: PyTorch, the peers' installed packages, and mind_kernels.
+"""The providers of the cross-entropy: PyTorch, the peers' installed packages, and mind_kernels.
 
 Peers run as their own documentation calls them; a second entry has the chunks (or the accumulation) that make them
 fastest or exact.

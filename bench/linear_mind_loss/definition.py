@@ -1,4 +1,5 @@
-"""What the providers have to compute, in slices: the cross-entropy of all rows, the consistency of the answer rows.
+"""The loss that the providers have to compute, in slices: the cross-entropy of all rows, the consistency of the answer
+rows.
 
 The consistency is weighted low, and its gradient drowns in the rounding of a 16-bit cross-entropy: so it is judged a
 second time, alone, with row weights of zero. `linear_cross_entropy` alone is judged on some of the rows: a benchmark of

@@ -1,4 +1,4 @@
-"""Who computes the joint loss: PyTorch, two operations of mind_kernels, and its one; nobody else has it.
+"""The providers of the joint loss: PyTorch, two operations of mind_kernels, and its one; nobody else has it.
 
 `linear_cross_entropy` alone, exact and sparse, is what the joint loss is to cost no more than a few percent above.
 """

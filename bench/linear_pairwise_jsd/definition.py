@@ -1,4 +1,4 @@
-"""What the providers have to compute, in slices of groups."""
+"""The losses that the providers have to compute, in slices of groups."""
 
 from __future__ import annotations
 

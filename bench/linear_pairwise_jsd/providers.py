@@ -1,4 +1,5 @@
-"""Who computes the pairwise JSD: PyTorch, peers that know two distributions, called once a pair, and mind_kernels.
+"""The providers of the pairwise JSD: PyTorch, peers that know two distributions, called once per pair, and
+mind_kernels.
 
 The mixture form is another loss, linear in K: it stands beside the pairs because it serves the same purpose.
 """

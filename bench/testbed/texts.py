@@ -1,4 +1,4 @@
-"""What the student reads before any distillation: words and numbers of all families, solutions of some.
+"""The texts that the student is pretrained on: words and numbers of all families, solutions of some.
 
 All problems are of the part "train" (mind/word_problems/parts.py), so no question of a test is among them, whatever its
 wording.

@@ -1,4 +1,5 @@
-"""What a run of MIND selects, beside what is worth learning: the lapses of the word problems (`Question.generated`).
+"""Compares what a run of MIND selects with what is worth learning: the lapses of the word problems
+(`Question.generated`).
 
     python -m bench.testbed.truth RUN [RUN ...]
 

@@ -1,4 +1,4 @@
-"""No time without a right answer: loss, L_real and the gradient of every parameter against those of a truer step.
+"""Compares loss, L_real and the gradients of all parameters with those of a more exact step before a step is timed.
 
 The truth is the step with plain losses in float64, in float32 for a 16-bit student. Plain PyTorch is not it: its
 float32 softmax over a vocabulary errs by 1e-5 of the loss and 2e-4 of a trunk's gradient, many times more than the

@@ -1,4 +1,4 @@
-"""What a step has to do: its products and bytes, from which bench/roofline.py predicts its time.
+"""The work of a step: its products and bytes, from which bench/roofline.py predicts its time.
 
 Left out: the products of attention, a few percent at these lengths, and the consistency of the answer rows, which are
 few. The sparse gradient counts as the exact one, to which the random weights of a run on a GPU send it back.

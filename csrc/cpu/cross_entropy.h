@@ -1,9 +1,8 @@
 // Row kernels of linear cross-entropy: statistics, the gradient in place, and the kept entries of the sparse gradient.
-//
-// A row of logits is read from memory once: its statistics go block by block (maximum, then exponentials, from the L1
-// cache), and what follows finds the row in the L2 cache. A vector takes about 21 instructions for the statistics and 3
-// more for the gradient where that is a multiple of the exponentials, which then take the place of the logits. Sums of
-// a block in float32 lanes, those of a row in float64.
+// A row of logits is read from memory once: its statistics are computed block by block (maximum, then exponentials,
+// from the L1 cache), and later passes find the row in the L2 cache. A vector takes about 21 instructions for the
+// statistics, and 3 more for the gradient if that is a multiple of the exponentials, which then replace the logits.
+// Sums of a block are in float32 lanes, those of a row in float64.
 #pragma once
 
 #include "logits_row.h"
@@ -14,10 +13,10 @@ namespace mind::MIND_CAPABILITY {
 constexpr std::int64_t kRowBlock = 2048;
 // Blocks of a row whose exponentials can be kept in its place: two million vocabulary entries.
 constexpr std::int64_t kMaxRowBlocks = 1024;
-// Elements that are skipped together where their maximum is not above the threshold.
+// Elements that are skipped together if their maximum is not above the threshold.
 constexpr std::int64_t kTile = 8 * kLanes;
 
-// The target's own exponential comes last: in a block's float32 lanes, the others would lose their digits beside it.
+// The target's own exponential is added last: in a block's float32 lanes, the others would lose their digits beside it.
 struct Statistics : RowSums {
     // Sum of d e^d. Exponentials are at least 1e-38, so that a million of those that should be 0 are told from a sum.
     double moment() const { return __builtin_fabs(weighted) < 1e-30 * total ? 0.0 : weighted; }
@@ -139,8 +138,8 @@ inline float& number(const RowArguments& args, RowNumber which, std::int64_t r) 
 }
 
 // Coefficients of the gradient with respect to z: e^d (a + b d) - t 1[v = target] - u, d = z - maximum. The entropy's
-// part, entropy + log p, is d less its mean: the log of the total, which either would be rounded by, is in neither. At
-// the target, p - t would cancel where p is near 1, and (1 - t) - others does not.
+// part, entropy + log p, is computed as d minus its mean, so that the log of the total, which would round both, is not
+// needed. At the target, p - t would cancel if p is near 1, and (1 - t) - others does not.
 struct RowGradient {
     float maximum;
     float a, b, u;
@@ -265,7 +264,7 @@ inline void run_rows(const RowArguments& args, std::int64_t begin, std::int64_t 
     });
 }
 
-// The logits above it are kept. Every kernel rounds it alike, and so keeps the same.
+// Logits above this cut are kept. Every kernel rounds it in the same way, and so keeps the same logits.
 inline float cut_of(const RowArguments& args, std::int64_t r, float log_threshold) {
     return number(args, kLseOthers, r) + log_threshold;
 }

@@ -1,11 +1,10 @@
-// The gradients of hidden states, weight and bias by a divergence, from the logits of both sides that stream.h has
-// left.
-//
-// Everything lies transposed, so that the rows are the lanes and no sum goes across them. Of a mixture of 0
-// (forward_kl) the gradient q - p needs no number but both normalizers: the block that the products take is made from
-// both logits, and its entries of the divergence on the way. Of the others it is q (F' - S): a pass before it leaves F'
-// in the place of the teacher's logits, and its sums. Of a teacher's list it is a multiple of the softmax of the tokens
-// that are not listed, which stream.h has taken out, and what the caller says at those that are.
+// The gradients of hidden states, weight and bias for a divergence, from the logits of both sides that stream.h has
+// stored.
+// All data are stored transposed, so that the rows are the lanes and no sum crosses lanes. For a mixture of 0
+// (forward_kl), the gradient q - p needs only the two normalizers: each block of it is computed from both logits, and
+// its entries of the divergence along with it. For the others, the gradient is q (F' - S): an earlier pass replaces the
+// teacher's logits by F' and computes its sums. For a teacher's list, it is a multiple of the softmax of the tokens
+// that are not listed (stream.h leaves the listed ones out), and the caller's numbers at the listed ones.
 #pragma once
 
 #include "divergence.h"

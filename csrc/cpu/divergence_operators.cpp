@@ -1,4 +1,5 @@
-// From tensors to the kernels of divergence.h and jeffreys.h: checks, and the rows spread over PyTorch's threads.
+// Calls, with tensors as arguments, the kernels of divergence.h and jeffreys.h: checks, and the rows spread over
+// PyTorch's threads.
 #include "divergence_operators.h"
 
 #include <torch/csrc/stable/ops.h>

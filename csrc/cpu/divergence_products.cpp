@@ -1,4 +1,5 @@
-// From tensors to the kernels of divergence_gradient.h: checks, memory, and the work spread over PyTorch's threads.
+// Calls, with tensors as arguments, the kernels of divergence_gradient.h: checks, memory, and the work spread over
+// PyTorch's threads.
 #include <torch/csrc/stable/ops.h>
 
 #include "../checks.h"

@@ -1,9 +1,8 @@
-// Weighted sums of gathered matrix rows: what a sparse matrix product comes to.
-//
-// Four entries at a time, so that sums are read and written once for four, and the rows of the next four are on their
-// way from memory meanwhile; a block of columns is summed in the L1 cache.
-// If bags have many entries, a group of bags takes the matrix a block at a time, and finds the block's rows in the L2
-// cache: otherwise every entry would bring its row from beyond.
+// Weighted sums of gathered matrix rows, by which sparse matrix products are computed.
+// Four entries are added at a time, so that sums are read and written once per four entries, while the rows of the next
+// four are being fetched; a block of columns is summed in the L1 cache. If bags have many entries, a group of bags goes
+// through the matrix block by block, and finds the block's rows in the L2 cache: otherwise every entry would fetch its
+// row from memory.
 #pragma once
 
 #include "logits_row.h"

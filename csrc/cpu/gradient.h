@@ -1,8 +1,8 @@
-// The exact gradients of hidden states, weight and bias from a chunk's projected logits, which stream.h has left.
-//
-// A block of the vocabulary at a time: its logits become their gradient, which stays in the L2 cache for both products.
-// dW of the block is complete for the chunk; dH is summed over the blocks of a part of the vocabulary, and over the
-// parts in the end. A thread takes a part, so that the bits of dH depend on the number of threads, as in any product.
+// The exact gradients of hidden states, weight and bias, from a chunk's projected logits that stream.h has stored.
+// The logits of one block of the vocabulary at a time become their gradient, which stays in the L2 cache for both
+// products. dW of the block is then complete for the chunk; dH is summed over the blocks of a part of the vocabulary,
+// and over the parts at the end. Each thread has one part, so the bits of dH depend on the number of threads, as in any
+// product.
 #pragma once
 
 #include "cross_entropy.h"

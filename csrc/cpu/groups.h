@@ -1,10 +1,9 @@
-// What the divergences of a group's rows share: the normalizer before them, tiles of log-probabilities, and the row
-// gradient p (F' - S), S = sum p F' / sum p, after them.
-//
-// Log-probabilities are kept as two parts, since rows may nearly coincide where each is far from zero: a log p of -12
-// in float32 is rounded by up to 5e-7, so that a log-ratio of 1e-6 would have no digit left. The coarse parts of a
-// column are subtracted from the largest of them first, which is exact, and then the fine parts, which are small, are
-// added. What is lost is 6e-8 of a row's distance from the largest one of the column.
+// Code that all divergences of a group's rows share: the normalizer before them, tiles of log-probabilities, and the
+// row gradient p (F' - S), S = sum p F' / sum p, after them.
+// Log-probabilities are stored as two parts, since rows may be nearly equal while their log-probabilities are far from
+// zero: a log p of -12 in float32 is rounded by up to 5e-7, so that a log-ratio of 1e-6 would have no correct digit.
+// The coarse parts of a column are subtracted from the largest of them first, which is exact, and then the fine parts,
+// which are small, are added. What is lost is 6e-8 of a row's distance from the largest one of the column.
 #pragma once
 
 #include "kernels.h"

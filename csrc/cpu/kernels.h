@@ -1,6 +1,6 @@
 // The CPU kernels as plain functions of pointers and sizes. There is one table of them per capability (AVX-512, AVX2,
-// the compiler's default), and `kernels()` is the table for this processor. Each function does a range of its work
-// items, so that the caller chooses the threads; results do not depend on how the range is cut.
+// the compiler's default), and `kernels()` is the table for this processor. Each function computes a range of its work
+// items, so that the caller can distribute them over threads; results do not depend on how the range is divided.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +31,7 @@ struct RowSums {
     double shifted = 0.0;            // sum of d
 };
 
-// What stream.h finds at a row's target.
+// The values that stream.h finds at a row's target.
 struct TargetLogit {
     float projected = 0.0f, z = -__builtin_inff();  // minus infinity: another shard has it
     float before = -__builtin_inff();               // the largest z before it in its span
@@ -79,7 +79,7 @@ struct ProductWork : ProductArguments {
     float* sums;                               // (parts, padded_rows padded_columns), or null without dH
 };
 
-// What cross_entropy.h's RowGradient has of a row.
+// The data of rows for RowGradient of cross_entropy.h.
 enum Coefficient { kRowMaximum, kRowA, kRowB, kRowU, kRowAtTarget, kCoefficients };
 
 struct GradientWork : ProductWork {
@@ -88,7 +88,7 @@ struct GradientWork : ProductWork {
     const float* at_target;  // (n,) the gradient of the target's projected logit, if it is another than the loss's
 };
 
-// What divergence_gradient.h has of a row. The share is S, in two parts, and the scale that of the row's divergence.
+// The data of a row in divergence_gradient.h. The share is S, in two parts, and the scale that of the row's divergence.
 enum DivergenceCoefficient {
     kOwnMaximum,
     kOwnLogTotal,
@@ -115,7 +115,7 @@ struct DivergenceWork : ProductWork {
 
 enum ListedCoefficient { kOthersMaximum, kOthersLogTotal, kOthersWeight, kListedCoefficients };
 
-// The gradient of the log-sum-exp of the tokens that are not listed, times a weight, and what stands at those that are.
+// The gradient of the log-sum-exp of the tokens that are not listed, times a weight, and that at the listed tokens.
 struct ListedWork : ProductWork {
     Conditions head;
     const double* softmax;          // (kSoftmaxNumbers, n) of the others
@@ -182,10 +182,10 @@ struct Kernels {
 };
 
 // The table that MIND_KERNELS_CPU_CAPABILITY names (avx512, avx2, baseline), or the best that this processor has.
-// Throws where the named one is unknown, not built, or not supported by the processor.
+// Throws if the named one is unknown, not built, or not supported by the processor.
 const Kernels& kernels();
 
-// Calls from now on take the table of this name, or of the best one if it is empty. Throws as `kernels` does.
+// Makes later calls use the table of this name, or the best one if the name is empty. Throws as `kernels` does.
 void use_capability(const char* name);
 
 }  // namespace mind

@@ -6,7 +6,7 @@
 
 namespace mind::MIND_CAPABILITY {
 
-// What softcap and temperature leave to do. The plain form costs nothing.
+// Softcap and temperature of a row. The form without either costs nothing.
 enum class Mode { kPlain, kScaled, kCapped };
 
 inline Mode mode_of(const Conditions& head) {

@@ -1,10 +1,10 @@
 // Divergences of a group's rows from their weighted mean m, and F' of their weighted sum.
 //
 // Let r be the largest p of a column among the rows with weight. Then d_k = log(p_k / r) and
-// lambda = log sum_k share_k e^(d_k) give log(p_k / m) = d_k - lambda. Where rows nearly coincide all of these are
-// small, and are computed as such. An entry p_k log(p_k / m) - p_k + m is non-negative, so nothing cancels between
-// entries.
-// Two exponentials and three polynomials a row and vector: 16 ms where pairs of K 8 take 19, and linear in K.
+// lambda = log sum_k share_k e^(d_k) give log(p_k / m) = d_k - lambda. If rows are nearly equal all of these are small,
+// and keep their relative accuracy. An entry p_k log(p_k / m) - p_k + m is non-negative, so nothing cancels between
+// entries. Two exponentials and three polynomials per row and vector: 16 ms where pairs of K 8 take 19, and linear in
+// K.
 #pragma once
 
 #include "groups.h"
@@ -45,7 +45,7 @@ MIND_INLINE inline Floats entry_near(Floats g) {
     return q * (g * g);
 }
 
-// What the rows of a column are compared with.
+// The mixture with which the rows of a column are compared.
 struct Mixture {
     Floats reference;  // log r
     Floats rise;       // log(m / r)

@@ -44,7 +44,7 @@ MIND_INLINE inline PairTerms pair_terms(const Cell& a, const Cell& b) {
     return {first, second, near ? (a.p + b.p) * (e * square) : a.p * first + b.p * second};
 }
 
-// What a pair adds to its divergence and to the derivatives of its rows, from their cells.
+// The terms that a pair adds to its divergence and to the derivatives of its rows, from their cells.
 struct Jsd {
     static constexpr float kPart = 0.5f;  // of the sum of the entries that is the divergence
     static constexpr bool kTimesP = false;

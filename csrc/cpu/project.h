@@ -1,8 +1,7 @@
 // Projected logits of rows in memory, in float32: hidden weight^T + bias by the tiles of product.h.
-//
-// A tile has the rows as its lanes, and logits lie a row after the other: a block of a strip is transposed on its way
-// out of the L1 cache, a square of vectors at a time. That is a quarter of a shuffle per logit, beside D / kLanes
-// multiply-adds.
+// A tile has the rows as its lanes, and logits are stored row by row: a block of a strip is transposed when it is
+// written from the L1 cache, one square of vectors at a time. That is a quarter of a shuffle per logit, beside D /
+// kLanes multiply-adds.
 #pragma once
 
 #include "product.h"

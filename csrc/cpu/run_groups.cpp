@@ -18,8 +18,8 @@ constexpr std::int64_t kSpan = 4096;
 // Numbers of a tile, of which 4 floats each are kept: 16 KiB, half of the smallest L1 cache.
 constexpr std::int64_t kTileNumbers = 1024;
 constexpr std::int64_t kWidest = 16;  // floats of the widest vector
-// From this many groups a thread on, a thread takes whole groups, whose logits and gradient stay in its caches from one
-// pass to the next.
+// With at least this many groups per thread, each thread computes whole groups, whose logits and gradient stay in its
+// caches from one pass to the next.
 constexpr std::int64_t kGroupsPerThread = 4;
 
 Memory<float> scratch_for(const GroupWork& args) {

@@ -1,5 +1,5 @@
-// Row kernels of a shard of the vocabulary: what the processes of a group exchange of a row, and from the numbers of
-// the whole row its gradient here. Passes and sums are those of cross_entropy.h.
+// Row kernels for a shard of the vocabulary: the sums of a row that processes exchange, and the shard's part of the
+// gradient, from the numbers of the whole row. Passes and sums are those of cross_entropy.h.
 #pragma once
 
 #include "cross_entropy.h"

@@ -1,7 +1,7 @@
 // Vectors of floats in the compiler's own vector extension (GCC, Clang): one source for AVX-512, AVX2, NEON and SSE2.
 //
-// Included only by translation units that are compiled once a capability, with MIND_CAPABILITY as its name: everything
-// lies in a namespace of that name, so that the linker never mixes functions that were compiled for different
+// Included only by translation units that are compiled once per capability, with MIND_CAPABILITY as its name:
+// everything is in a namespace of that name, so that the linker never mixes functions that were compiled for different
 // processors. Standard library templates are kept out for the same reason.
 #pragma once
 

@@ -1,8 +1,7 @@
-// Entries of a sparse matrix by column: those that lie row by row, their columns increasing, in two passes.
-//
-// The first pass counts the entries of each column, the second puts each entry where its column's next one goes. Rows
-// are taken in order, so that a column has its entries in that order. Threads share out the columns: each looks up
-// where its own begin in every row, so that no entry's place depends on how they are shared out.
+// Sorts the entries of a sparse matrix by column, in two passes; they come row by row with increasing columns.
+// The first pass counts the entries of each column, the second writes each entry to the next place of its column. Rows
+// are read in order, so a column has its entries in that order. Columns are distributed over threads: each thread
+// searches every row for the start of its own columns, so no entry's place depends on the number of threads.
 #pragma once
 
 #include <algorithm>

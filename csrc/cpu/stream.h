@@ -1,11 +1,9 @@
-// Statistics and kept entries of rows straight from hidden states: logits are never in memory, but for a block of
-// vocabulary entries of a strip of rows in the L1 cache. For an exact gradient (gradient.h) they are written on the
-// way.
-//
-// The rows are the lanes, so that maxima and sums need nothing across lanes. Statistics are those of cross_entropy.h, a
-// block at a time: sums of a block in float32, those of a row in float64. Of a softmax alone, whose normalizer is to
-// tell a probability near 1 from 1, a block's sum is split in two. Which entries are above the threshold is known at
-// the end only; until then all that are above what the sums so far allow are candidates.
+// Statistics and kept entries of rows, computed from hidden states: logits exist only for one block of vocabulary
+// entries and one strip of rows, in the L1 cache. For an exact gradient (gradient.h) they are also written to memory.
+// The rows are the lanes, so that no maximum or sum crosses lanes. Statistics are those of cross_entropy.h, block by
+// block: sums of a block in float32, those of a row in float64. If only a softmax is computed, its normalizer has to
+// distinguish a probability near 1 from 1, so a block's sum is split in two. Which entries are above the threshold is
+// known only at the end; until then, all entries above the bound from the sums so far are candidates.
 #pragma once
 
 #include "cross_entropy.h"

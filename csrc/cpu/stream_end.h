@@ -1,5 +1,5 @@
-// What a stream of rows ends with (stream.h): the sums of all spans joined into each row's numbers or softmax, the kept
-// entries at their places, and the gradient at them.
+// The last steps of stream.h: combines the sums of all spans to each row's numbers or softmax, writes the kept entries
+// to their places, and computes the gradient at them.
 #pragma once
 
 #include "shard.h"

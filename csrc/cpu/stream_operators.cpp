@@ -1,4 +1,4 @@
-// From tensors to the kernels of stream.h and sort.h: checks, memory, and the work spread over PyTorch's threads.
+// Calls the kernels of stream.h and sort.h on tensors: checks, memory, and the work spread over PyTorch's threads.
 #include "stream_operators.h"
 
 #include <torch/csrc/stable/ops.h>
@@ -21,8 +21,8 @@ namespace mind {
 
 namespace {
 
-// From this many strips a thread on, a thread takes its strips through the whole vocabulary: the sums so far then rule
-// out more candidates, and fewer rows wait for each other's blocks.
+// With this many strips per thread or more, a thread's strips go through the whole vocabulary: the sums so far then
+// exclude more candidates, and fewer rows wait for others.
 constexpr std::int64_t kStripsPerThread = 4;
 
 std::int64_t spans_of(std::int64_t vocabulary) { return (vocabulary + kSpan - 1) / kSpan; }

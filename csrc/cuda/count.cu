@@ -1,4 +1,4 @@
-// Statistics of the rows of projected logits, and how many of their entries are kept. One block a row.
+// Statistics of the rows of projected logits, and how many of their entries are kept. One block per row.
 //
 // Bytes: the row is read twice, the second time mostly from the L2 cache in two-byte types. For 8192 rows of V 151936
 // in bfloat16, 2.5 GB: 0.6 ms on an H200 at 4.3 TB/s, 1.2 ms were nothing cached; float32 2.3 ms. At most 64 registers.
@@ -9,7 +9,7 @@ namespace mind::cuda {
 
 namespace {
 
-// How many entries are kept, and the sum of p over all of them but the target, for every thread of the block.
+// The number of kept entries, and the sum of p over all of them but the target, for every thread of the block.
 struct Kept {
     int count;
     float mass;

@@ -1,4 +1,4 @@
-// The kept entries of the rows of projected logits, in increasing column order, and their gradient. One block a row.
+// The kept entries of the rows of projected logits, in increasing column order, and their gradient. One block per row.
 //
 // Bytes: the row is read once; 8 bytes an entry are written. For 8192 rows of V 151936 in bfloat16, 2.5 GB: 0.6 ms on
 // an H200 at 4.3 TB/s; float32 1.2 ms. At most 64 registers: four blocks share a multiprocessor.

@@ -1,5 +1,5 @@
-// Weighted sums of gathered rows of a matrix: what a sparse matrix product comes to. One warp a bag and slab of
-// columns; bags of many entries take all warps of a block.
+// Weighted sums of gathered rows of a matrix, by which sparse matrix products are computed. One warp per bag and slab
+// of columns; bags of many entries use all warps of a block.
 //
 // Bytes: every entry reads a row of the matrix, every bag writes one. For 573,000 entries (16384 rows x 35), D 3584,
 // bfloat16: 4.1 GB are gathered, mostly from the L2 cache (dW: slabs of 1 KiB of 16384 hidden states are 16.8 MB, and

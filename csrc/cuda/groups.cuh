@@ -1,10 +1,9 @@
-// What the divergences of a group's rows share: log-probabilities in two parts, the normalizer before them, and the row
-// gradient after them.
-//
-// Rows may nearly coincide where each is far from zero: a log p of -12 in float32 is rounded by up to 5e-7, so that a
-// log-ratio of 1e-6 would have no digit left. The coarse parts of a column are subtracted from one another first, which
-// is exact, and then the fine parts, which are small. Logarithms are to base 2, since 2^x is one instruction; the
-// weights carry the factor log 2.
+// Code that all divergences of a group's rows share: log-probabilities in two parts, the normalizer before them, and
+// the row gradient after them.
+// Rows may be nearly equal while their log-probabilities are far from zero: a log p of -12 in float32 is rounded by up
+// to 5e-7, so that a log-ratio of 1e-6 would have no digit left. The coarse parts of a column are subtracted from one
+// another first, which is exact, and then the fine parts, which are small. Logarithms are to base 2, since 2^x is one
+// instruction; the weights carry the factor log 2.
 #pragma once
 
 #include "launch.cuh"

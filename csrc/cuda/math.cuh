@@ -1,4 +1,4 @@
-// What the kernels share: elements of 16-byte vectors, functions of one number, sums over a warp and a block. All
+// Code that the kernels share: elements of 16-byte vectors, functions of one number, sums over a warp and a block. All
 // arithmetic is float32.
 #pragma once
 
@@ -10,9 +10,9 @@
 
 namespace mind::cuda {
 
-// Stands for -inf where 0 times it has to be 0: e^(kLowest - z) is 0. Its square is finite.
+// Used instead of -inf if 0 times it has to be 0: e^(kLowest - z) is 0. Its square is finite.
 constexpr float kLowest = -1e18f;
-// The lowest finite number, where a maximum begins: logits of -inf alone have a sum of 0, and are nan by that.
+// The lowest finite number, the start value of a maximum: if all logits are -inf, the sum is 0 and the results are nan.
 constexpr float kFloor = -3.4028234663852886e38f;
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr unsigned kFullWarp = 0xffffffffu;

@@ -1,4 +1,4 @@
-// Statistics of the rows of projected logits, and their gradient in place. One block a row.
+// Statistics of the rows of projected logits, and their gradient in place. One block per row.
 //
 // Bytes: the row is read, and read and written again: 2 + 2 reads and writes of its elements, of which the second read
 // comes mostly from the L2 cache in two-byte types. For 8192 rows of V 151936 in bfloat16, 2.5 GB: 1.2 ms on an H200 at

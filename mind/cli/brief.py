@@ -230,7 +230,7 @@ BRIEFS = {
             "--strategy-qa FILE": "of StrategyQA",
             "--gpqa-diamond FILE": "of GPQA Diamond",
             "--questions N": "of each set, from its start, if not all",
-            "--overwrite": "replace what is in DIR",
+            "--overwrite": "replace what an earlier call wrote there",
         },
         ("mind lm-eval-tasks tasks --gsm8k gsm8k.jsonl",),
         "DIR",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import errno
 import pkgutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from mind import processes
 from mind.cli.boundary import BAD_INPUT
@@ -17,6 +19,7 @@ from mind.cli.doctor import versions
 from mind.cli.launch import join, leaving_together
 from mind.cli.terminal import command_line, complain, say, set_up_quiet
 from mind.errors import MindError, require
+from mind.redaction import without_secrets
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ def _started(name: str, command: Command, words: Sequence[str]) -> int:
     if "--help" not in words:  # help needs no other process
         _check_one(name)
         join([*name.split(), *words])
-    check_words(words, command.repeated)
+    check_words(words, command)
     default: Any = tyro.MISSING_NONPROP if command.defaults is None else resolved(command.defaults)(words)
     with leaving_together():
         options = tyro.cli(
@@ -175,7 +178,8 @@ def _started(name: str, command: Command, words: Sequence[str]) -> int:
             default=default,
             console_outputs=processes.speaks(),
         )
-    again = f"to {'go on' if command.goes_on else 'start again'}: {command_line(*name.split(), *words)}"
+    shown = command_line(*name.split(), *without_secrets(words))
+    again = f"to {'go on' if command.goes_on else 'start again'}: {shown}"
     try:
         status = resolved(command.run)(options) or 0
         if status and command.goes_on:
@@ -200,11 +204,11 @@ def _check_one(name: str) -> None:
     )
 
 
-def check_words(words: Sequence[str], repeated: Sequence[str] = ()) -> None:
+def check_words(words: Sequence[str], command: Command) -> None:
     """Raises MindError for an empty value, which would be taken for the current folder.
 
-    Warns of an option that is given twice and is not in `repeated`: the last one counts, which lets `make train
-    ARGS=...` replace options.
+    Warns of an option that is given twice and is not in `command.repeated`: the last one counts, which lets
+    `make train ARGS=...` replace options.
     """
     given: Counter[str] = Counter()
     before = "a word of the command"
@@ -215,8 +219,24 @@ def check_words(words: Sequence[str], repeated: Sequence[str] = ()) -> None:
             given[option.replace("_", "-")] += 1
         require(bool(value.strip()) or bool(option and not assigned), f"{before} is empty: expected a value")
     for option, count in given.items():
-        if count > 1 and option not in repeated and processes.speaks():
-            complain("mind", f"{option} is given {count} times: only the last counts, and a list follows one {option}")
+        if count > 1 and option not in command.repeated and processes.speaks():
+            several = command.options and _takes_several(resolved(command.options), option[2:].replace("-", "_"))
+            last = f"values after the last one count; give all values after one {option}" if several else "last counts"
+            complain("mind", f"{option} is given {count} times: only the {last}")
+
+
+def _takes_several(options: Any, name: str) -> bool:
+    """Whether the option of this name ("data.perspectives") of a dataclass of options takes a list of values."""
+    first, _, rest = name.partition(".")
+    found = False
+    for field, hint in get_type_hints(options).items():
+        alternatives = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        for kind in alternatives:
+            if field == first and not rest:
+                found |= (get_origin(kind) or kind) in (tuple, list, dict)
+            elif dataclasses.is_dataclass(kind):  # whose options may also come without its name
+                found |= _takes_several(kind, rest if field == first else name)
+    return found
 
 
 def _add_note(error: BaseException, note: str) -> None:

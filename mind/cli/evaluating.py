@@ -19,7 +19,7 @@ from mind.display import percent
 from mind.errors import MindError, require
 from mind.evaluation.config import InteractionConfig, SamplingConfig
 from mind.evaluation.labels import student_labels
-from mind.files import check_apart, check_new_folder, new_file, parse_object
+from mind.files import check_apart, check_new_folder, check_replaceable, new_file, parse_object
 from mind.hub import find_model
 from mind.provenance import versions
 from mind.typed_json import write_json
@@ -64,7 +64,8 @@ class Evaluate:
     """Write the results to this JSON file, and the responses to a folder beside it whose name ends in .responses, with
     one folder per student if there are several. Neither may exist."""
     overwrite: bool = False
-    """Replace an earlier output; it is removed after all checks and before the first answer."""
+    """Replace an earlier output; it is removed after all checks and before the first answer. A folder of responses that
+    holds other files, too, is refused."""
 
     def __post_init__(self) -> None:
         require(self.pack_length >= 1, f"pack_length is {self.pack_length}: expected at least 1")
@@ -233,6 +234,8 @@ def _told(options: Evaluate) -> dict[str, Any]:
 
 def _outputs(options: Evaluate, students: Iterable[str]) -> tuple[Path | None, Path | None]:
     """The file of the results and the folder of the responses, after a check that they can be written."""
+    from mind.evaluation.outcomes import is_responses
+
     if options.output is None:
         return None, None
     output = new_file(options.output, overwrite=options.overwrite)
@@ -240,6 +243,7 @@ def _outputs(options: Evaluate, students: Iterable[str]) -> tuple[Path | None, P
     require(responses != output, f"{output}: the ending .responses is that of the folder of the responses")
     check_new_folder(responses)
     require(options.overwrite or not responses.exists(), f"{responses}: exists already; add --overwrite")
+    check_replaceable(responses, is_responses, "move it away, or name another --output")
     inputs = (*options.files, options.heldout, *students, options.student.chat_template)
     inputs += (options.lorid.knowledge, options.lorid.deep, options.knowledge_base)
     for place in (output, responses):

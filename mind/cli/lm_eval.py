@@ -12,7 +12,7 @@ import tyro
 from mind.cli.terminal import say
 from mind.display import listed
 from mind.errors import require
-from mind.files import check_apart, check_new_folder, replacing_folder
+from mind.files import check_apart, check_new_folder, check_replaceable, replacing_folder
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class LmEvalTasks:
     stock: bool = False
     """Also write lm-eval's own tasks on these files, with its prompts, examples and grading."""
     overwrite: bool = False
-    """Replace what is in DIR."""
+    """Replace what an earlier call wrote into DIR; a folder that holds other files, too, is refused."""
 
     def __post_init__(self) -> None:
         for name in ("questions", "max_new_tokens"):
@@ -52,7 +52,7 @@ class LmEvalTasks:
 
 def lm_eval_tasks(options: LmEvalTasks) -> None:
     from mind.data.questions import load_questions
-    from mind.evaluation.lm_eval import SETS, tasks_of, write_tasks
+    from mind.evaluation.lm_eval import SETS, is_task_file, tasks_of, write_tasks
 
     files = {name: file for name in SETS if (file := getattr(options, name)) is not None}
     names = ", ".join(f"--{name.replace('_', '-')}" for name in SETS)
@@ -61,6 +61,7 @@ def lm_eval_tasks(options: LmEvalTasks) -> None:
     check_new_folder(folder)
     require(options.overwrite or not folder.exists(), f"{folder}: exists already; add --overwrite")
     check_apart(folder, files.values())
+    check_replaceable(folder, lambda file: is_task_file(file.relative_to(folder)), "move it away, or name another DIR")
     sets = {name: load_questions(file)[: options.questions] for name, file in files.items()}
     limits = {"max_new_tokens": options.max_new_tokens, "last_line": options.last_line}
     tasks = tasks_of(sets, stock=options.stock, **limits)

@@ -15,7 +15,7 @@ from mind.evaluation.outcomes import Reply
 from mind.evaluation.samples import numbers
 from mind.student.model import context_of, load_settings
 from mind.student.tokenization import Chat, embedding_rows
-from mind.vllm_engine import engine_package, load_engine
+from mind.vllm_engine import EngineEndedError, engine_package, load_engine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -105,7 +105,7 @@ class VLLMEngine:
         seeds: Sequence[int],
         progress: Callable[[int], object],
     ) -> list[Reply]:
-        """As in `Engine`. Raises MindError for a prompt that vLLM does not answer."""
+        """As in `Engine`. Raises MindError for a prompt that vLLM does not answer, and if its engine ends."""
         stop = self.chat.stop_text
         common = {
             "max_tokens": max_new_tokens,
@@ -115,11 +115,13 @@ class VLLMEngine:
             "top_p": 1.0 if sampling is None else sampling.top_p,
         }
         each = [{} for _ in prompts] if sampling is None else [{"seed": seed} for seed in seeds]
-        outputs = self._engine.generate(
-            [{"prompt_token_ids": list(prompt)} for prompt in prompts],
-            [self._parameters(**common, **own) for own in each],
-            use_tqdm=False,
-        )
+        parameters = [self._parameters(**common, **own) for own in each]
+        try:
+            outputs = self._engine.generate(
+                [{"prompt_token_ids": list(prompt)} for prompt in prompts], parameters, use_tqdm=False
+            )
+        except Exception as error:
+            raise EngineEndedError.of(error) from error
         replies = [self._reply(output.outputs[0], stop) for output in outputs]
         progress(len(replies))
         return replies

@@ -117,5 +117,5 @@ class FormerEvaluation:
         responses.parent.mkdir(parents=True, exist_ok=True)
         with replacing_folder(responses) as partial:
             for label in labels:
-                shutil.copy(self.responses / f"{label}.jsonl", partial)
+                shutil.copyfile(self.responses / f"{label}.jsonl", partial / f"{label}.jsonl")
         return {label: self.result["files"][label] for label in labels}

@@ -170,6 +170,16 @@ def write_tasks(folder: Path, tasks: Sequence[Task], place: Path) -> None:
         (folder / f"{task.name}.yaml").write_text(text)
 
 
+def is_task_file(file: Path) -> bool:
+    """Whether `file`, a path within a folder of tasks, has a name that `write_tasks` gives, whatever the sets, or that
+    Python gives to what it compiles there."""
+    own = {f"{kind}_{name}" for kind in ("mind", "local") for name in SETS}
+    in_data = file.suffix == ".jsonl" and str(file.parent) == "data"
+    if in_data or (file.suffix == ".yaml" and str(file.parent) == "."):
+        return file.stem in own
+    return str(file) == "utils.py" or (str(file.parent) == "__pycache__" and file.suffix == ".pyc")
+
+
 def stock_folder() -> Path:
     """The folder of lm-eval's own tasks; raises MindError if it is not installed."""
     found = importlib.util.find_spec("lm_eval")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from mind.errors import MindError
 from mind.evaluation.samples import majority, pass_at
+from mind.files import json_rows
 from mind.grading.answers import judge_text
 from mind.intervals import wilson
 from mind.records import Question
@@ -37,6 +40,15 @@ def sampled_outcome(replies: Sequence[Reply], question: Question) -> dict[str, A
     """The row of a question and several replies: as in `outcome`, but the entries about the reply are in "samples", a
     list with one object per reply."""
     return _of(question) | {"samples": [_judged(reply, question) for reply in replies]}
+
+
+def is_responses(file: Path) -> bool:
+    """Whether a file has the ending and, unless it is empty, the first row of one that an evaluation wrote."""
+    try:
+        _, row = next(json_rows(file), ("", None)) if file.suffix == ".jsonl" else ("", {})
+    except MindError:
+        return False
+    return row is None or (row.keys() >= {"id", "question", "answer"} and bool(row.keys() & {"response", "samples"}))
 
 
 def _of(question: Question) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -31,6 +32,8 @@ Equality = Literal["equal", "different", "unparsed", "timeout"]
 LATEX_TIMEOUT_SECONDS = 5
 START_TIMEOUT_SECONDS = 120
 """Seconds for the start: importing SymPy takes one or two, unless the machine is very busy."""
+FROM_OUTSIDE = frozenset({-signal.SIGKILL, -signal.SIGTERM})
+"""Exit statuses if a system without memory, or somebody, ended the process: a new one compares the pair once more."""
 CACHED_PAIRS = 65_536
 MAX_LATEX_CHARACTERS = 500
 """Longer texts are not parsed: the parser takes seconds for them, and answers have a tenth of this length."""
@@ -65,20 +68,27 @@ class LatexWorker:
         Raises ModuleNotFoundError without math-verify, and RuntimeError if the process does not start.
         """
         with self._lock:
-            self._process = process = self._process or _start()
-            reply = b""
-            try:
-                reply = _ask(process, gold, extracted, self.timeout_seconds)
-            finally:
-                if not reply:  # also after Ctrl-C: a late reply would be taken for the next one
-                    self._kill()
+            reply, status = self._attempt(gold, extracted)
+            if status in FROM_OUTSIDE:  # it says nothing of this pair
+                reply, status = self._attempt(gold, extracted)
         if reply:
             return cast(Equality, reply.decode().strip())
         if reply is None:
             logger.warning("no result within %g s for the LaTeX answer %.80r", self.timeout_seconds, extracted)
             return "timeout"
-        logger.warning("the comparison of the LaTeX answer %.80r ended with status %d", extracted, process.returncode)
+        logger.warning("the comparison of the LaTeX answer %.80r ended with status %d", extracted, status)
         return "unparsed"
+
+    def _attempt(self, gold: str, extracted: str) -> tuple[bytes | None, int | None]:
+        """As `_ask`, and the exit status of the process if it ended by itself."""
+        self._process = process = self._process or _start()
+        reply = b""
+        try:
+            reply = _ask(process, gold, extracted, self.timeout_seconds)
+        finally:
+            if not reply:  # after Ctrl-C too: the reply that comes then would be taken for the next one
+                self._kill()
+        return reply, process.returncode if reply == b"" else None
 
     def close(self) -> None:
         """Ends the process, if there is one."""

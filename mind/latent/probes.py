@@ -156,7 +156,8 @@ def _right(folds: Sequence[_Fold], labels: np.ndarray) -> np.ndarray:  # (E, K, 
 def _probe(right: np.ndarray, interval: Sequence[float], chance: Sequence[float]) -> Probe:
     accuracy = float(right.mean())
     p = (1 + sum(one >= accuracy - 1e-12 for one in chance)) / (1 + len(chance))
-    low, high = (min(max(float(end), 0.0), 1.0) for end in interval)
+    low, high = interval
+    low, high = max(min(float(low), accuracy), 0.0), min(max(float(high), accuracy), 1.0)  # also of few draws
     estimate = Estimate(accuracy, low, high, float(np.mean(chance)), float(p))
     return Probe(estimate, [float(one) for one in right.mean((0, 2))])
 

@@ -7,6 +7,7 @@ off the text around them.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mind.display import describe
 from mind.errors import MindError
+from mind.student.template_limits import check_ends
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -99,8 +101,8 @@ def plain_template(tokenizer: PreTrainedTokenizerBase) -> str:
 def read_template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
     """Reads off a tokenizer's chat template what it writes around a question and its answer.
 
-    Raises MindError for a tokenizer without a template, and for a template that does not write a question and its
-    answer exactly once each, in this order.
+    Raises MindError for a tokenizer without a template, for a template that does not write a question and its answer
+    exactly once each, in this order, and for one that does not end within the limits of `check_ends`.
     """
     name = tokenizer.name_or_path or "the student"
     if not getattr(tokenizer, "chat_template", None):
@@ -111,7 +113,9 @@ def read_template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
     faults = []
     for parts in (False, True):
         try:
-            return _read(tokenizer, _dated(tokenizer), parts)
+            source = _dated(tokenizer)
+            check_ends(functools.partial(_render_all, tokenizer, source, parts))
+            return _read(tokenizer, source, parts)
         except MindError as error:
             faults.append(str(error))
     raise MindError(
@@ -146,6 +150,12 @@ def _read(tokenizer: PreTrainedTokenizerBase, source: str, parts: bool) -> ChatT
             raise MindError(f"{ending} and the tokenizer has no end-of-sequence token")
         notes.append(f"its chat template {ending} and no token: the student learns to end with {tokenizer.eos_token}")
     return ChatTemplate(source, parts, before, between, lead, end, end_token, tuple(notes))
+
+
+def _render_all(tokenizer: PreTrainedTokenizerBase, source: str, parts: bool) -> None:
+    """All that `_read` renders."""
+    for texts in ((_QUESTION,), (_QUESTION, _ANSWER)):
+        _render(tokenizer, source, _turns(parts, *texts))
 
 
 def _check_order(asked: str, finished: str) -> None:

@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class Journal:
         except MindError:
             self._file.close()
             raise
-        self._mend()
+        self._end = self._mend()
         _sync_folder(path.parent)
         if reserve:
             self._take(reserve)
@@ -65,9 +66,11 @@ class Journal:
                 f"{error.strerror}"
             ) from None
 
-    def _mend(self) -> None:
-        """Cuts off a line that a killed process left unfinished: its answer never counted, and will be asked for
-        again."""
+    def _mend(self) -> int:
+        """Cuts off a line that a killed process left unfinished: its answer never counted, and will be asked for again.
+
+        Returns where the complete lines end.
+        """
         end = self._file.seek(0, os.SEEK_END)
         whole, position = end, end
         while position:
@@ -85,6 +88,7 @@ class Journal:
                 end - whole,
             )
             self._file.truncate(whole)
+        return whole
 
     def append(self, records: Iterable[Any]) -> None:
         """Writes `records` and returns when they are on the disk.
@@ -102,16 +106,20 @@ class Journal:
                 raise
 
     def _write(self, lines: bytes) -> None:
-        """Writes all of `lines` or, if it raises, none."""
-        end = self._file.seek(0, os.SEEK_END)
+        """Writes all of `lines` or, if it raises, none: a part that was written is cut off, at the latest before the
+        next write."""
+        if self._file.seek(0, os.SEEK_END) > self._end:
+            self._file.truncate(self._end)
         left = memoryview(lines)
         try:
             while left:
                 left = left[self._file.write(left) :]
             os.fsync(self._file.fileno())
         except OSError:
-            self._file.truncate(end)
+            with suppress(OSError):  # of a disk that fails at everything
+                self._file.truncate(self._end)
             raise
+        self._end += len(lines)
 
     def close(self) -> None:
         self._reserve.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from mind.teacher.job import Store
 from mind.teacher.requests import MAX_DETAIL_CHARACTERS, Failure, Outcome, Request
 from mind.teacher.spending import BUDGET_USED_UP, Spending
 from mind.typed_json import record_of, row_of
-from mind.vllm_engine import engine_package, load_engine
+from mind.vllm_engine import EngineEndedError, engine_package, load_engine
 
 INFERENCE_ERROR = "__inference_error__"
 """The column in which Ray Data says why a row has no answer; empty if it has one."""
@@ -86,11 +86,15 @@ class VLLMEngine(_OfflineEngine):
     def run(self, requests: Iterable[Request], store: Store) -> None:
         """Answers `requests`, and calls `store` after each batch, so a kill loses one batch.
 
-        A request that vLLM refuses, such as a prompt longer than its context, is a Failure; an engine that dies ends
-        the job with vLLM's error. Raises MindError if vLLM cannot load the model.
+        A request that vLLM refuses, such as a prompt longer than its context, is a Failure. An engine that dies ends
+        the job, and `stopped` has vLLM's error. Raises MindError if vLLM cannot load the model.
         """
         for batch in self._batches(requests):
-            outcomes = self._answer(batch)
+            try:
+                outcomes = self._answer(batch)
+            except EngineEndedError as error:
+                self.stopped = str(error)
+                return
             for request in batch:
                 self._spending.release(request)
             store(outcomes)
@@ -128,6 +132,8 @@ class VLLMEngine(_OfflineEngine):
                 return [_failure(batch[0], "refused by vLLM", f"{type(error).__name__}: {error}")]
             middle = len(batch) // 2
             return self._answer(batch[:middle]) + self._answer(batch[middle:])
+        except Exception as error:
+            raise EngineEndedError.of(error) from error
         seconds = (time.monotonic() - started) / len(batch)
         outcomes = []
         for request, output in zip(batch, outputs, strict=True):

@@ -9,7 +9,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,7 +32,9 @@ logger = logging.getLogger(__name__)
 CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
 """What vLLM and SGLang need in a request to continue the last message; extra_body may override it."""
 SHOWN_BYTES = 200
-"""The detail of a reply whose body is not JSON."""
+"""Bytes of a body that is not JSON which a message shows."""
+MAX_REPLY_BYTES = 16 << 20
+"""Longest reply, decompressed, whatever its status; the longest answers, of 100,000 tokens, have about 1 MB."""
 
 
 class OnlineEngine:
@@ -70,8 +72,12 @@ class OnlineEngine:
                 base_url=self._model.base_url,
                 max_retries=0,
                 timeout=self._traffic.timeout_seconds,
+                # What a server or proxy sends twice would be read as the answer to the next request on the connection.
+                default_headers={"Connection": "close"},
                 # A redirect would take the questions where the user did not send them, some without their text.
-                http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
+                http_client=openai.DefaultAsyncHttpxClient(
+                    follow_redirects=False, event_hooks={"response": [_limit_size]}
+                ),
             )
         async with client, asyncio.TaskGroup() as group:
             group.create_task(self._store(store))
@@ -208,6 +214,8 @@ class OnlineEngine:
             raise self._status_problem(error) from None
         except openai.APIConnectionError as error:
             first = _innermost(error)
+            if isinstance(first, Problem):  # of `_limit_size`
+                raise first from None
             reason = "connection refused" if isinstance(first, ConnectionRefusedError) else "connection lost"
             raise Problem(reason, str(first) or type(first).__name__) from None
         answer = read_completion(without_key(_parsed(raw.content, raw.headers), self._key))
@@ -255,6 +263,25 @@ def _parsed(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
     except MindError as error:
         begins = body[:SHOWN_BYTES].decode("utf-8", "replace")
         raise Problem("malformed answer", f"{error}; it begins with {begins}") from None
+
+
+async def _limit_size(response: Any) -> None:
+    """A hook of the client, which comes before the body is read: reading raises Problem once it is too long.
+
+    Without a limit a server could fill the memory until the time-out.
+    """
+    read = response.aiter_bytes
+
+    async def limited(chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        size = 0
+        async for part in read(chunk_size):
+            size += len(part)
+            if size > MAX_REPLY_BYTES:
+                detail = f"the body is longer than {MAX_REPLY_BYTES:,} bytes, of which the rest was not read"
+                raise Problem("reply too long", detail, retry=False, tokens=(None, None))
+            yield part
+
+    response.aiter_bytes = limited
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -1,9 +1,10 @@
-"""Kernels compiled ahead of time, for GPUs that are not here: registers, shared memory, spills, 64-bit offsets.
+"""`python -m mind_kernels ahead`: compiles the Triton kernels for GPUs that this machine lacks, and checks the result.
 
     python -m mind_kernels ahead [--capability 80 90 100] [--module mind_kernels.triton_gather ...] [--candidates]
 
-prints a table of every variant that the launchers use and fails if a variant spills registers to memory, or reaches
-into a tensor that may pass 2^31 elements by a 32-bit offset. Needs the triton package, and no GPU.
+prints registers, shared memory and spills of every variant that the launchers use. It fails if a variant spills
+registers to memory, or uses a 32-bit offset into a tensor that may have more than 2^31 elements. It needs the triton
+package, but no GPU.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from mind_kernels.triton_variant import Variant
 
 @dataclass(frozen=True)
 class Report:
-    """What the compiler made of a variant."""
+    """The compiler's result for a variant."""
 
     variant: Variant
     capability: int
@@ -37,12 +38,12 @@ class Report:
     shared_bytes: int  # per program
     stack_bytes: int  # per thread
     spills: int  # instructions that access the stack
-    narrow: tuple[str, ...]  # wide tensors with a 32-bit offset
+    narrow: tuple[str, ...]  # large tensors with a 32-bit offset
     ttir: str = field(repr=False)
 
     @property
     def fault(self) -> str:
-        """What forbids this variant; empty: nothing does."""
+        """Why this variant is not acceptable; empty if it is."""
         if self.narrow:
             return f"32-bit offset into {', '.join(self.narrow)}"
         if self.spills or self.stack_bytes:
@@ -51,7 +52,7 @@ class Report:
 
 
 def source_of(variant: Variant) -> ASTSource:
-    """What Triton compiles for `variant`."""
+    """The source that Triton compiles for `variant`."""
     aligned = {
         (i,): [["tt.divisibility", 16]]
         for i, (name, kind) in enumerate(variant.signature.items())
@@ -61,7 +62,7 @@ def source_of(variant: Variant) -> ASTSource:
 
 
 def compile_variant(variant: Variant, capability: int) -> Report:
-    """Compiles for sm_`capability` and takes the result apart."""
+    """Compiles for sm_`capability` and examines the result."""
     if not isinstance(variant.kernel, triton.JITFunction):
         raise RuntimeError(f"{variant.name}: TRITON_INTERPRET was set when its module was imported: nothing to compile")
     target = GPUTarget("cuda", capability, 32)
@@ -80,7 +81,7 @@ def resources(compiled: CompiledKernel) -> tuple[int, int, int]:
         usage = _cuobjdump("-res-usage", file.name)
         used = dict(re.findall(r"\b(REG|STACK):(\d+)", usage))
         registers, stack = int(used["REG"]), int(used["STACK"])
-        # Registers are spilled to a frame on the stack: without one, nothing was.
+        # Registers are spilled to a stack frame: without one there are no spills.
         sass = _cuobjdump("-sass", file.name) if stack else ""
     return registers, stack, len(re.findall(r"\b(?:LDL|STL)\b", sass))
 
@@ -91,9 +92,9 @@ def _cuobjdump(option: str, path: str) -> str:
 
 
 def offset_types(ttir: str, argument: str) -> list[str]:
-    """The types, "i32" or "i64", of what is added to a pointer argument itself.
+    """The types, "i32" or "i64", of the offsets that are added directly to a pointer argument.
 
-    What is added to the result, the start of a row, stays within that row.
+    Offsets added to the result, the start of a row, stay within that row and are not listed.
     """
     pointers, found = {f"%{argument}"}, []
     for result, operation, operand, types in re.findall(r"(%\w+) = tt\.(addptr|splat) (%\w+)(.*)", ttir):
@@ -106,7 +107,8 @@ def offset_types(ttir: str, argument: str) -> list[str]:
 
 
 def modules() -> list[str]:
-    """The modules of Triton kernels: those of each operation's `_triton`, and those that the operations share."""
+    """The modules of Triton kernels: those in each operation's folder `_triton`, and those that the operations
+    share."""
     found = (module.name for module in pkgutil.walk_packages(mind_kernels.__path__, "mind_kernels."))
     return [name for name in found if "._triton." in name or name.startswith("mind_kernels.triton_")]
 
@@ -114,7 +116,7 @@ def modules() -> list[str]:
 def variants(names: Iterable[str], candidates: bool = False) -> list[Variant]:
     """The variants of these modules, and the candidates of `tune` too if asked for.
 
-    A module that only has functions for the kernels of others defines none.
+    A module that only has functions for kernels of other modules has no variants.
     """
     found = [importlib.import_module(name) for name in names]
     kinds = ("variants", "candidates") if candidates else ("variants",)

@@ -1,8 +1,9 @@
-"""`python -m mind_kernels check`: every backend of this machine against the definition in float64, in a minute.
+"""`python -m mind_kernels check`: compares every backend of this machine with the definition in float64, in a minute.
 
-On small and odd shapes, in each dtype: losses, statistics, and the gradients of hidden states, weight and bias. A
-backend may err as mind_kernels/testing.py says, about twice as much as plain PyTorch in the same dtype. The exit status
-is 1 if one errs more, or fails; a line then says in what, at which shape and by how much.
+It compares losses, statistics, and the gradients of hidden states, weight and bias, at small and odd shapes, in each
+dtype. mind_kernels/testing.py defines the error that a backend may have, about twice that of plain PyTorch in the same
+dtype. The exit status is 1 if a backend has a larger error, or fails; a line then says in which case, at which shape
+and by how much.
 """
 
 from __future__ import annotations
@@ -36,42 +37,41 @@ Setting = tuple[tuple[int, int, int], float | None, float]
 """Rows, hidden size and vocabulary; softcap; temperature."""
 
 GROUP = 3  # rows per group
-# 1009 is prime; 4112 a multiple of 16, as Triton's vector loads need it, and of no larger tile. Few, since Triton
-# compiles each kernel anew for each of them: 128 in all.
+# 1009 is prime; 4112 is a multiple of 16, which Triton's vector loads need, and of no larger tile. There are few
+# settings, since Triton compiles each kernel anew for each of them: 128 in all.
 SETTINGS = (((33, 41, 1009), 4.0, 0.7), ((1, 16, 4112), None, 1.0), ((3, 5, 1), None, 1.0))
-# The sparse gradient is for rows that few entries dominate, as they do if hidden states are eight times as large. With
-# fewer entries than these vocabularies have, or a lower softcap, a backend would rightly take the exact gradient. Half
-# of 601 rows are sampled for the background, and 6151 entries are more than backend cpp sums at a time: it streams the
-# other half.
+# The sparse gradient is for rows that few entries dominate; hidden states that are eight times as large give such rows.
+# With smaller vocabularies or a lower softcap, a backend would rightly use the exact gradient. Half of the 601 rows are
+# sampled for the background, and 6151 entries are more than backend cpp sums at a time: it streams the other half.
 SHARPER, THRESHOLD = 8.0, 2.0**-7
 SPARSE = (((601, 41, 6151), 50.0, 0.7), ((1, 16, 4112), None, 1.0))
 
 
 def _with_a_group(settings: tuple[Setting, ...]) -> tuple[Setting, ...]:
-    """The same with as many rows as a group has, at least."""
+    """The same settings with at least as many rows as a group has."""
     return tuple(((max(n, GROUP), d, v), softcap, temperature) for (n, d, v), softcap, temperature in settings)
 
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-# A GPU's exponentials are approximate, where plain PyTorch may be exact by luck: see testing.error_budget.
+# A GPU's exponentials are approximate, while plain PyTorch may be exact by luck: see testing.error_budget.
 CONDITIONING = 2.0
-# Where the truth is 0, as with a vocabulary of one, what rounding leaves of probabilities near 1 is no fault.
+# If the truth is 0, as with a vocabulary of one, the rounding of probabilities near 1 is no fault.
 ROUNDING = {torch.float64: 2.0**-43, torch.float32: 2.0**-21, torch.bfloat16: 2.0**-21, torch.float16: 2.0**-21}
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is computed of hidden states and a head."""
+    """A function of hidden states and a head that is compared."""
 
     operation: str
-    """Whose kernels it takes, as backends know it."""
+    """The operation whose kernels it uses, by its name in `backend.BACKENDS`."""
     compute: Callable[[Tensor, Head, Inputs, str], Results]
-    """Of hidden (N, D), the head, constants and the name of a backend: results by name, of which "loss" (...) is
-    differentiated."""
+    """A function of hidden (N, D), the head, constants and the name of a backend; it returns results by name, of which
+    "loss" (...) is differentiated."""
     form: str = ""
-    """The form of the operation, as tuning.py knows it."""
+    """The form of the operation, by its name in tuning.py."""
     settings: tuple[Setting, ...] = SETTINGS
-    """Those that it is compared at."""
+    """The settings at which it is compared."""
 
 
 def _cross_entropy(hidden: Tensor, head: Head, c: Inputs, backend: str) -> Results:
@@ -113,7 +113,7 @@ def _log_prob(hidden: Tensor, head: Head, c: Inputs, backend: str) -> Results:
 
 
 def _several_ids(hidden: Tensor, head: Head, c: Inputs, backend: str) -> Results:
-    """Of two ids per row, at a temperature per row."""
+    """linear_log_prob with two ids and one temperature per row."""
     ids = torch.stack([c["target"], c["target"].clamp(min=0) // 2], 1)
     options = {"temperature": head.temperature * (0.5 + c["row_weight"]), "bias": head.bias, "softcap": head.softcap}
     found = linear_log_prob(hidden, head.weight, ids, **options, backend=backend)
@@ -175,7 +175,7 @@ def _top_k(hidden: Tensor, head: Head, c: Inputs, backend: str) -> Results:
     return {"log_prob": found.log_prob, "lse": found.lse}
 
 
-# Of each operation and form, the first is what `tune` times.
+# `tune` times the first case of each operation and form.
 CASES = {
     "cross-entropy": Case("linear_cross_entropy", _cross_entropy),
     "all its options": Case("linear_cross_entropy", _options),
@@ -195,7 +195,7 @@ CASES = {
 
 
 def inputs_of(rows: int, size: int, vocabulary: int, dtype: torch.dtype, device: str, group: int = GROUP) -> Inputs:
-    """Random tensors in `dtype`, weights in float32 at least, the same numbers whatever the dtype."""
+    """Random tensors in `dtype`, weights in at least float32; the same numbers for every dtype."""
     group = min(group, rows)
     ignored = 0.1 if rows > group else 0.0
     made = make_inputs(rows, size, vocabulary, dtype=dtype, device=device, ignored=ignored)
@@ -221,7 +221,7 @@ def inputs_of(rows: int, size: int, vocabulary: int, dtype: torch.dtype, device:
 
 
 def results(case: Case, inputs: Inputs, softcap: float | None, temperature: float, backend: str) -> Results:
-    """What the case computes, and the gradients of its loss with respect to hidden states, weight and, if any, bias."""
+    """The results of the case, and the gradients of its loss by hidden states, weight and, if there is one, bias."""
     leaves = {name: inputs[name].detach().requires_grad_() for name in ("hidden", "weight", "bias") if name in inputs}
     head = Head(leaves["weight"], leaves.get("bias"), softcap, temperature)
     found = case.compute(leaves["hidden"], head, inputs, backend)
@@ -235,14 +235,14 @@ def results(case: Case, inputs: Inputs, softcap: float | None, temperature: floa
 
 @dataclass(frozen=True)
 class Finding:
-    """The largest error of a backend in a case and dtype, as a share of what is allowed, and where it was made."""
+    """The largest error of a backend in a case and dtype, as a share of the allowed error, and where it occurred."""
 
     share: float
     where: str
 
 
 def worst(case: Case, backend: str, dtype: torch.dtype, device: str) -> Finding:
-    """Over all settings and results."""
+    """The largest error over all settings and results."""
     findings = []
     for shape, softcap, temperature in case.settings:
         given = inputs_of(*shape, dtype, device)
@@ -269,16 +269,16 @@ def runs(backend: str, dtype: torch.dtype, device: str) -> bool:
 
 
 def fault(case: Case, backend: str, dtype: torch.dtype, device: str) -> tuple[str, str]:
-    """The share as a cell of the table, and what is wrong: empty if nothing is."""
+    """The share as a cell of the table, and a description of what is wrong, empty if nothing is."""
     try:
         found = worst(case, backend, dtype, device)
-    except Exception as raised:  # of a kernel, a compiler or a driver: it is what the command looks for
+    except Exception as raised:  # raised by a kernel, a compiler or a driver: this command is there to find such errors
         return "FAILS", f"{type(raised).__name__}: {' '.join(str(raised).split())}"
     return (f"{found.share:.2f}", "") if found.share <= 1 else ("DIFFERS", found.where)
 
 
 def _lost(device: str) -> str:
-    """Why the device does nothing any more, as after a wild address; empty if it works."""
+    """Why the device no longer works, as after an illegal memory access; empty if it works."""
     try:
         torch.ones(1, device=device).item()
     except RuntimeError as raised:
@@ -287,7 +287,7 @@ def _lost(device: str) -> str:
 
 
 def _rows(names: list[str], device: str) -> Iterator[tuple[str, str, Case]]:
-    """Each case with each of the backends that serves it."""
+    """Each case with each of the backends that support it."""
     for name, case in CASES.items():
         yield from ((name, backend, case) for backend in backends_of(case.operation) if backend in names)
 
@@ -305,7 +305,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def require_device(parser: argparse.ArgumentParser, device: str) -> None:
-    """Ends the command if the device is not here."""
+    """Ends the command if the device does not exist."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -1,6 +1,6 @@
-"""`python -m mind_kernels [info]`: which backends this installation has, what is missing and how to get it.
+"""`python -m mind_kernels [info]`: lists the backends of this installation, what is missing and how to get it.
 
-pip does not show what a build left out, so this does. --json prints the same for programs.
+pip does not show what a build left out; this command does. --json prints the same for programs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mind_kernels.backend import BACKENDS, PREFERRED, BackendUnavailableError, a
 
 
 def report() -> dict[str, Any]:
-    """What the table shows, as one dictionary."""
+    """The contents of the table, as a dictionary."""
     table = {
         name: {
             "available": found.available,
@@ -41,7 +41,7 @@ def report() -> dict[str, Any]:
 
 
 def _auto() -> dict[str, dict[str, list[str]]]:
-    """For CPU and CUDA tensors each backend that "auto" takes, and for what: operations, and those in float64."""
+    """For CPU and CUDA tensors, the backends that "auto" uses, each with its operations, also those in float64."""
     operations = sorted({operation for backend in BACKENDS.values() for operation in backend.kernels})
     taken: dict[str, dict[str, list[str]]] = {}
     for device, shown in (("cpu", "CPU"), ("cuda", "CUDA")):
@@ -62,7 +62,7 @@ def _taken(device: str, double: bool, operation: str) -> str:
 
 
 def _auto_lines(taken: dict[str, dict[str, list[str]]]) -> list[str]:
-    """A line per device, on which a backend that takes everything else goes without a list; what is missing there."""
+    """A line per device; the backend of all remaining operations has no list there. Also says what is missing."""
     lines = []
     for device, found in taken.items():
         main, *others = sorted(
@@ -75,7 +75,7 @@ def _auto_lines(taken: dict[str, dict[str, list[str]]]) -> list[str]:
 
 
 def _missed(device: str) -> list[tuple[str, str]]:
-    """The backends that "auto" would take on a device type and cannot, and why."""
+    """The backends that "auto" would prefer on a device type but cannot use, and why."""
     if os.environ.get(PREFERRED):
         return []
     found = [(name, backend.availability()) for name, backend in BACKENDS.items() if backend.fastest_on == device]
@@ -83,13 +83,14 @@ def _missed(device: str) -> list[tuple[str, str]]:
 
 
 def _shortened(uses: list[str]) -> list[str]:
-    """Operations, and "float64" where more than one of them has it."""
+    """Operations, with "float64" in place of a list of several operations in float64."""
     double = [use for use in uses if " " in use]
     return [use for use in uses if use not in double] + (["float64"] if len(double) > 1 else double)
 
 
 def _tuning() -> dict[str, dict[str, Any]]:
-    """Of each device that is here, its table of `tune`: where, why it is not used, and what "auto" takes by it."""
+    """For each device of this machine, its table of `tune`: path, why it is not used, and what "auto" uses because of
+    it."""
     found = {}
     for device in ("cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))):
         table = tuning.read(torch.device(device))
@@ -102,11 +103,11 @@ def _tuning() -> dict[str, dict[str, Any]]:
 
 
 def _unusable(entry: tuning.Entry, device: str) -> str:
-    """Why "auto" does not take what an entry says; empty if it does."""
+    """Why "auto" does not use an entry; empty if it does."""
     if entry.use == tuning.STREAM_TILE:
-        return ""  # a tile that is no candidate any more leaves the default
+        return ""  # for a tile that is no longer a candidate, the default is used
     known = {operation for backend in BACKENDS.values() for operation in backend.kernels}
-    # Of "linear_pairwise_jsd" and "linear_pairwise_jsd, jeffreys" the longer one.
+    # If both "linear_pairwise_jsd" and "linear_pairwise_jsd, jeffreys" fit, the longer one.
     return refusal(entry.backend, device, max(filter(entry.use.startswith, known), key=len, default=entry.use))
 
 
@@ -163,7 +164,7 @@ def _capability() -> str:
         return "none"
     try:
         return extension.capability()
-    except RuntimeError as error:  # MIND_KERNELS_CPU_CAPABILITY asks for what is not there
+    except RuntimeError as error:  # MIND_KERNELS_CPU_CAPABILITY asks for an instruction set that the processor lacks
         return f"none: {error}"
 
 

@@ -1,12 +1,12 @@
-"""`python -m mind_kernels tune MODEL`: times the backends on the shapes of a model, and writes what "auto" then takes.
+"""`python -m mind_kernels tune MODEL`: times the backends at a model's sizes, and stores the fastest for "auto".
 
     python -m mind_kernels tune HuggingFaceTB/SmolLM2-135M
     python -m mind_kernels tune --hidden-size 576 --vocabulary 49152 --dtype bfloat16
 
-Each backend first has to pass the comparison of `check`; the tiles of backend triton_streaming are measured as the
-backends are. Then all of them compute the same loss and gradients in turn,
-so that a slow moment of the machine falls on all. The default stays unless another one was faster in so many rounds
-that chance would do that in one case of forty per backend: a difference within the noise changes nothing.
+Each backend first has to pass the comparison of `check`. Then all of them compute the same loss and gradients in turn,
+so that a slow moment of the machine affects all. The default is replaced only if another backend was faster in so many
+rounds that chance would cause this in at most one of forty cases per backend: a difference within the noise changes
+nothing. The tiles of backend triton_streaming are compared in the same way.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from mind_kernels.row_chunks import rows_per_chunk
 from mind_kernels.sparse_gradient import SAMPLE_ROWS
 
 STREAMING = "triton_streaming"
-GROUP = 8  # rows of a group: the perspectives of a question
-LISTED = 64  # tokens of a teacher's list
-CERTAINTY = (4.0, 15.0)  # standard deviations of the logits of the rows: as a trained model's, few entries dominate
+GROUP = 8  # rows per group: the perspectives of a question
+LISTED = 64  # tokens in a teacher's list
+CERTAINTY = (4.0, 15.0)  # standard deviations of the rows' logits: few entries dominate, as in a trained model
 THRESHOLD = 2.0**-12  # of the sparse gradient
-# Rows of the sparse gradient on a CPU: the sampled ones, whose logits are kept, and seven times as many that are not.
+# Rows for the sparse gradient on a CPU: the sampled ones, whose logits are kept, and seven times as many others.
 SPARSE_ROWS = 8 * SAMPLE_ROWS
 PER_ROW = ("hidden", "target", "row_weight", "teacher_hidden", "teacher_ids", "teacher_log_prob")  # of the inputs
-ONE_IN = 40  # cases in which chance may choose once
+ONE_IN = 40  # chance may decide one in so many cases
 FEWEST_ROUNDS = math.ceil(math.log2(ONE_IN))
 
 
 def needed(rounds: int) -> int:
-    """In how many of the rounds, at least 6, a backend has to be faster: by chance in one case of forty at most."""
+    """In how many of the rounds, at least 6, a backend has to be faster: by chance, in at most one of forty cases."""
     lost, likely = 0, 1
     while ONE_IN * (likely + math.comb(rounds, lost + 1)) <= 2**rounds:
         lost += 1
@@ -50,7 +50,7 @@ def needed(rounds: int) -> int:
 
 
 def chosen(seconds: Mapping[str, Sequence[float]], default: str) -> str:
-    """The backend to take, from the times of each in the same rounds."""
+    """The backend to choose, given the times of each in the same rounds."""
 
     def won(name: str) -> int:
         return sum(mine < theirs for mine, theirs in zip(seconds[name], seconds[default], strict=True))
@@ -61,7 +61,7 @@ def chosen(seconds: Mapping[str, Sequence[float]], default: str) -> str:
 
 
 def timed(calls: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each call in each round, after a call of each, which compiles kernels and starts threads."""
+    """Seconds of each call in each round, after one call of each to compile kernels and start threads."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
@@ -81,7 +81,7 @@ def _synchronize(device: torch.device) -> None:
 
 
 def inputs_of(rows: int, size: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> Inputs:
-    """What the cases of `check` take, at these sizes, on rows as certain as a trained model's."""
+    """Inputs for the cases of `check` at these sizes, with rows as certain as a trained model's."""
     generator = torch.Generator(device).manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -108,9 +108,9 @@ def inputs_of(rows: int, size: int, vocabulary: int, dtype: torch.dtype, device:
 
 
 def rows_of(asked: int | None, vocabulary: int, dtype: torch.dtype, device: torch.device) -> dict[str, int]:
-    """Rows of the form "sparse" and of all others (""): as many as asked for, else one chunk of logits.
+    """Rows for the form "sparse" and for all others (""): the requested number, else one chunk of logits.
 
-    On a CPU all rows of a chunk may be in the sample of the sparse gradient: there it gets more.
+    For the sparse gradient on a CPU it is more, since otherwise all rows might be in its sample.
     """
     rows = asked or rows_per_chunk(vocabulary, device, dtype.itemsize)
     rows = max(1, rows // GROUP) * GROUP
@@ -118,14 +118,14 @@ def rows_of(asked: int | None, vocabulary: int, dtype: torch.dtype, device: torc
 
 
 def first_rows(inputs: Inputs, rows: int) -> Inputs:
-    """Those of the first rows."""
+    """The inputs of the first rows."""
     groups = rows // GROUP
     weight = torch.full((groups, GROUP, GROUP), 1 / groups, device=inputs["hidden"].device)
     return {**inputs, **{name: inputs[name][:rows] for name in PER_ROW}, "pair_weight": weight}
 
 
 def first_cases() -> dict[str, Case]:
-    """The case that is timed of each use."""
+    """The case of each use that is timed."""
     cases: dict[str, Case] = {}
     for case in CASES.values():
         cases.setdefault(tuning.use(case.operation, case.form), case)
@@ -139,7 +139,7 @@ def backends_here(operation: str, device: torch.device) -> list[str]:
 
 
 def wrong(case: Case, backend: str, dtype: torch.dtype, device: torch.device) -> str:
-    """In what a backend differs from the definition in the case's use; empty if in nothing."""
+    """How a backend differs from the definition in the case's use; empty if it does not."""
     same = [other for other in CASES.values() if (other.operation, other.form) == (case.operation, case.form)]
     return next((told for other in same if (told := fault(other, backend, dtype, str(device))[1])), "")
 
@@ -182,7 +182,7 @@ def main(arguments: list[str]) -> int:
         print(f"\n{str(dtype).removeprefix('torch.')}, {told}: forward and backward, median of {options.rounds}")
         try:
             every = inputs_of(max(counts.values()), size, vocabulary, dtype, device)
-        except RuntimeError as error:  # torch has no other class for memory that is not there
+        except RuntimeError as error:  # torch has no other error class for lack of memory
             parser.error(f"{told}, hidden size {size}, vocabulary {vocabulary}: {str(error).splitlines()[0]}")
         right: dict[str, list[str]] = {}
         for use, case in first_cases().items():
@@ -212,8 +212,8 @@ def main(arguments: list[str]) -> int:
 
 
 def tile_calls(inputs: Inputs) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
-    """The statistics of rows by each tile of backend triton_streaming, the default first, by its name; and why tiles
-    are left out."""
+    """Calls that compute the statistics of rows, by the name of the tile of backend triton_streaming, the default
+    first; and why other tiles are left out."""
     from mind_kernels.linear_cross_entropy._triton.stream import stream_values, tiles_of
     from mind_kernels.linear_cross_entropy._triton.stream_tiles import label
 
@@ -225,7 +225,7 @@ def tile_calls(inputs: Inputs) -> tuple[dict[str, Callable[[], object]], dict[st
         call = functools.partial(stream_values, hidden, target, RowSpec(head), tile)
         try:
             found = call()
-        except Exception as error:  # a tile that a device cannot run, whatever its compiler raises: the others can
+        except Exception as error:  # whatever the compiler raises, only this tile cannot be used
             faults[label(tile)] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             continue
         pairs = [(getattr(found, name), getattr(expected, name)) for name in ("nll", "lse", "entropy")]
@@ -239,7 +239,7 @@ def tile_calls(inputs: Inputs) -> tuple[dict[str, Callable[[], object]], dict[st
 def _measured(
     use: str, calls: Mapping[str, Callable[[], object]], default: str, inputs: Inputs, rounds: int
 ) -> tuning.Entry:
-    """Times the calls of a use, by the name of what an entry may take, and prints what was found."""
+    """Times the calls of a use, given by the names that an entry may choose, and prints the result."""
     hidden = inputs["hidden"]
     seconds = timed(calls, rounds, hidden.device)
     default = default if default in calls else next(iter(calls))

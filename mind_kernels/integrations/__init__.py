@@ -1,2 +1,2 @@
-"""The losses inside other trainers: a module per library (transformers, trl), and what they share with mind.student:
-condition, head, probe."""
+"""The losses inside other trainers: one module per library, and helpers (condition, head, probe) that mind.student uses
+too."""

@@ -1,4 +1,4 @@
-"""The fused cross-entropy in axolotl, by one line of its YAML file.
+"""The fused cross-entropy in axolotl, enabled by one line of its YAML file.
 
 plugins: [mind_kernels.integrations.axolotl.MindKernelsPlugin]
 """
@@ -13,7 +13,7 @@ from pydantic import BaseModel, model_validator
 from mind_kernels.integrations.signature import expect
 from mind_kernels.integrations.transformers import fuse
 
-# Options of axolotl that replace the loss as well, or train by something else than the cross-entropy of the next token.
+# Options of axolotl that replace the loss too, or train with another loss than the cross-entropy of the next token.
 _OTHER_LOSSES = (
     "chunked_cross_entropy",
     "cut_cross_entropy",
@@ -28,7 +28,7 @@ _OTHER_LOSSES = (
 
 
 class MindKernelsArgs(BaseModel):
-    """What the plugin adds to axolotl's options."""
+    """The options that the plugin adds to axolotl's."""
 
     mind_kernels: bool = True
     """Whether the model is fused."""
@@ -51,7 +51,8 @@ class MindKernelsPlugin(BasePlugin):
     """Fuses the model once it is complete, adapters included."""
 
     def register(self, cfg: Any) -> None:
-        """Raises ImportError if axolotl calls its plugins in another way; its manager swallows one of the import."""
+        """Raises ImportError if axolotl calls its plugins in another way; raised here, since its manager ignores errors
+        of the import."""
         expect("axolotl", BasePlugin, "get_input_args", "self")
         expect("axolotl", BasePlugin, "post_model_load", "self", "cfg", "model")
 

@@ -1,7 +1,7 @@
-"""What a model does to its logits behind the LM head, read off the model itself.
+"""Determines the softcap and temperature that a model applies to its logits, by running the model.
 
-Families scale their logits and bound them by settings of many names. Here the head is made to return known numbers, and
-what comes out of the model tells softcap and temperature.
+Model families have settings with many different names for this. Here the head is made to return known numbers, and
+softcap and temperature are computed from the logits that the model then returns.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ _KNOWN = (0.0, 2.0**-10, -(2.0**-10), 0.5, -2.0, 7.0, -31.0, 200.0, -3000.0, 1e5
 
 
 class Condition(NamedTuple):
-    """How logits z follow from what the LM head returns: z = softcap(x) / temperature, softcap(x) = c tanh(x / c)."""
+    """How the logits z depend on the output x of the LM head: z = softcap(x) / temperature, softcap(x) = c tanh(x /
+    c)."""
 
     softcap: float | None
     """c > 0; None: no bound."""
@@ -24,9 +25,9 @@ class Condition(NamedTuple):
 
     @classmethod
     def of(cls, logits: Tensor) -> Condition:
-        """From the logits (..., V) of a model whose head returns `KnownOutputs`.
+        """Computed from the logits (..., V) of a model whose head returns `KnownOutputs`.
 
-        Raises ValueError if they are not z for any softcap and temperature; the message says which logits came out.
+        Raises ValueError if no softcap and temperature explain them; the message says which logits the model returned.
         """
         z = logits.detach().flatten(0, -2).double().cpu()
         if z.shape[-1] < len(_KNOWN):
@@ -34,7 +35,7 @@ class Condition(NamedTuple):
         x = _known(z.shape[-1], torch.float64, z.device)
         slope, bound = float(z[0, 1] / x[1]), float(z[0, len(_KNOWN) - 1])
         linear = abs(bound - slope * _KNOWN[-1]) <= 1e-5 * abs(bound)
-        if not linear:  # a low bound bends even the smallest x
+        if not linear:  # a low softcap changes even the smallest x
             slope = float(bound * torch.atanh(z[0, 1] / bound) / x[1])
         expected = slope * x if linear else bound * torch.tanh(slope * x / bound)
         if not slope > 0 or not torch.allclose(z, expected.expand(z.shape), rtol=2e-3, atol=1e-6):
@@ -46,13 +47,13 @@ class Condition(NamedTuple):
         return cls(None if linear else _number(bound / slope), _number(1 / slope))
 
     def behind(self, scale: float) -> Condition:
-        """Of a head that is given `scale` > 0 times the hidden states."""
+        """The condition for a head whose input is `scale` > 0 times the hidden states."""
         softcap = None if self.softcap is None else _number(self.softcap / scale)
         return Condition(softcap, _number(self.temperature / scale))
 
 
 class KnownOutputs:
-    """Inside, the head returns known numbers in place of its outputs; `inputs` are what it was given, None so far."""
+    """A context in which the head returns known numbers; `inputs` are its latest inputs, None before the first call."""
 
     def __init__(self, head: nn.Module) -> None:
         self._head = head
@@ -71,11 +72,11 @@ class KnownOutputs:
 
 
 def _known(count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The known numbers (count,), again and again."""
+    """(count,) numbers: the known ones, repeated."""
     values = torch.tensor(_KNOWN, dtype=dtype, device=device)
     return values[torch.arange(count, device=device) % len(_KNOWN)]
 
 
 def _number(value: float) -> float:
-    """A setting that was read off float32 numbers: 30.0 for 29.999998."""
+    """A setting, rounded after it was computed from float32 numbers: 30.0 for 29.999998."""
     return float(f"{value:.7g}")

@@ -1,7 +1,7 @@
-"""An LM head that can compute a loss in its own forward pass, where its product would run.
+"""An LM head that can compute a loss in its own forward pass, in place of its matrix product.
 
-There, whatever surrounds that product applies: autocast, the gathering of sharded weights, gradient synchronization.
-The head changes its class, so that copies and pickles of it are the same and torch.compile sees one forward pass.
+So everything around that product works as usual: autocast, the gathering of sharded weights, gradient synchronization.
+The class of the head is changed, so that copies and pickles behave the same, and torch.compile sees one forward pass.
 """
 
 from __future__ import annotations
@@ -18,31 +18,33 @@ from mind_kernels.dtensors import is_dtensor
 from mind_kernels.integrations.head import active_module
 from mind_kernels.integrations.tensor_parallel import same_in_all, tensor_parallel_forward
 
-IGNORED = -100  # of transformers' labels
+IGNORED = -100  # the label that transformers ignores
 
 
 class HeadCall(Protocol):
-    """One forward pass of a head that computes something else than logits."""
+    """One forward pass of a head that computes something other than logits."""
 
     keep_logits: bool
-    """Whether the logits are wanted too."""
+    """Whether the logits are needed too."""
 
     def compute(self, head: nn.Module, hidden: Tensor) -> Tensor:
-        """In place of the head's product of hidden (..., D); returns what stands for the logits, such as none."""
+        """Called instead of the head's product with hidden (..., D); returns the head's output, such as empty
+        logits."""
         ...
 
 
 class Fused:
-    """A base of all classes that are made here."""
+    """The base of all classes that this module makes."""
 
     _fused_from: type
     _fused_by: Callable[[Any], type]
     _fused_call: Any = None
     _split_forward: Any = None
-    """Of a head that transformers' tensor parallelism has split: the forward pass that was set on it."""
+    """For a head that transformers' tensor parallelism has split: the forward pass that it has set on the head."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies and pickles name the class that this one was made from: Python finds no other by its name."""
+        """Copies and pickles refer to the class that this one was made from, since Python cannot find this one by
+        name."""
         return _empty_instance, (type(self)._fused_by, self._fused_from), self.__getstate__()
 
 
@@ -56,8 +58,8 @@ def fused_class(base: type, kind: type[Fused], class_of: Callable[[Any], type], 
 
     Args:
         base: the class of a model or of a head.
-        kind: what instances are told by: Fused, or a subclass.
-        class_of: the function of a module that makes this class when it is given `base`: pickles name it.
+        kind: Fused or a subclass, by which instances are recognized.
+        class_of: a function at the top level of a module that makes this class from `base`; pickles refer to it.
         body: attributes by name.
     """
     names = {"__module__": base.__module__, "__qualname__": base.__qualname__, "__doc__": base.__doc__}
@@ -79,7 +81,7 @@ def head_class(base: Any) -> type:
         if call is None:
             return logits_of(self, hidden, *args, **kwargs)
         more = [*map(repr, args), *(name for name, value in kwargs.items() if value is not None)]
-        if more:  # PEFT's adapter_names, which give each row another weight
+        if more:  # PEFT's adapter_names, with which each row may have another weight
             raise ValueError(f"the LM head was given {', '.join(more)} beside hidden states: unfuse the model for that")
         logits = call.compute(self, hidden)
         return logits_of(self, hidden, *args, **kwargs) if call.keep_logits else logits
@@ -88,7 +90,8 @@ def head_class(base: Any) -> type:
 
 
 def fused_head(model: Any) -> Any:
-    """The module that computes the logits, fused: PEFT may have put a layer around the head, or a copy in its place."""
+    """The module that computes the logits, fused. PEFT may have wrapped the head in a layer, or replaced it by a
+    copy."""
     head = active_module(model.get_output_embeddings())
     split = tensor_parallel_forward(head)
     if not isinstance(head, Fused):
@@ -103,14 +106,14 @@ def fused_head(model: Any) -> Any:
 
 
 def no_logits(hidden: Tensor, vocabulary: int) -> Tensor:
-    """Logits of no position (..., 0, V), for hidden (..., D); a DTensor if hidden is one."""
+    """Empty logits (..., 0, V) for hidden (..., D); a DTensor if hidden is one."""
     plain = torch.empty(*hidden.shape[:-2], 0, vocabulary, dtype=hidden.dtype, device=hidden.device)
     return same_in_all(plain, hidden.device_mesh) if is_dtensor(hidden) else plain
 
 
 @contextmanager
 def serving(call: HeadCall | None, *modules: Any) -> Iterator[None]:
-    """Inside, these fused modules serve `call`; afterwards what they served before."""
+    """A context in which these fused modules serve `call`."""
     before = [module._fused_call for module in modules]
     for module in modules:
         module._fused_call = call
@@ -123,7 +126,8 @@ def serving(call: HeadCall | None, *modules: Any) -> Iterator[None]:
 
 @contextmanager
 def calling(model: Any, call: HeadCall) -> Iterator[None]:
-    """Inside, a forward pass of the model's LM head is `call.compute`; the head's class is as before afterwards."""
+    """A context in which the forward pass of the model's LM head is `call.compute`; restores the head's class
+    afterwards."""
     was_fused = isinstance(active_module(model.get_output_embeddings()), Fused)
     head = fused_head(model)
     try:
@@ -135,7 +139,7 @@ def calling(model: Any, call: HeadCall) -> Iterator[None]:
 
 
 def restore_class(module: Any) -> None:
-    """The class from before, if the module is fused."""
+    """Gives a fused module its former class."""
     if "_fused_from" in vars(type(module)):
         vars(module).pop("_fused_call", None)
         split = vars(module).pop("_split_forward", None)

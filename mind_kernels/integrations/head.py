@@ -1,6 +1,7 @@
-"""The LM head of a model of transformers, adapters of PEFT included.
+"""Weight and bias of the LM head of a transformers model, including PEFT's adapters.
 
-The losses take a head's weight, not its module, so an adapter on the head has to be in the weight, with its graph.
+The losses need the head's weight, not its module, so an adapter on the head has to be added to the weight,
+differentiably.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ def head_tensors(head: nn.Module) -> tuple[Tensor, Tensor | None]:
     """The weight (V, D) and the bias (V,) or None that a linear layer computes with, differentiable.
 
     Args:
-        head: model.get_output_embeddings(): an nn.Linear, or what PEFT makes of one: with adapters of LoRA, a copy that
-            is trained whole (modules_to_save) or in some rows (trainable_token_indices).
+        head: the result of model.get_output_embeddings(): an nn.Linear, or PEFT's replacement of one: a LoRA layer, a
+            trained copy of the head (modules_to_save), or a head of which some rows are trained
+            (trainable_token_indices).
 
     Raises:
-        ValueError: any other module, such as a quantized layer, a weight that ZeRO-3 has divided, and adapters that no
-            weight can hold; it is named.
+        ValueError: any other module, such as a quantized layer; a weight that ZeRO-3 has divided; adapters that cannot
+            be expressed as a weight. The message names the module.
     """
     if not is_adapted(head):
         return _linear(head)
@@ -46,7 +48,7 @@ def head_tensors(head: nn.Module) -> tuple[Tensor, Tensor | None]:
 
 
 def active_module(head: Any) -> Any:
-    """The module whose forward pass runs when `head` is called: of PEFT's modules_to_save, the copy in use."""
+    """The module whose forward pass runs when `head` is called; with PEFT's modules_to_save, the active copy."""
     if "peft" in sys.modules:
         from peft.utils.other import ModulesToSaveWrapper
 
@@ -57,7 +59,7 @@ def active_module(head: Any) -> Any:
 
 
 def is_adapted(module: nn.Module) -> bool:
-    """Whether PEFT has put something around the module, or in its place."""
+    """Whether PEFT has wrapped or replaced the module."""
     if "peft" not in sys.modules:
         return False
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -67,7 +69,7 @@ def is_adapted(module: nn.Module) -> bool:
 
 
 def _linear(module: Any) -> tuple[Tensor, Tensor | None]:
-    kind = getattr(type(module), "_fused_from", type(module))  # what it was before `fuse`
+    kind = getattr(type(module), "_fused_from", type(module))  # the class before `fuse`
     if not isinstance(module, nn.Linear) or kind.forward is not nn.Linear.forward:
         raise ValueError(
             f"the LM head is a {kind.__module__}.{kind.__qualname__}: expected an nn.Linear, with its forward pass"
@@ -85,7 +87,7 @@ def _linear(module: Any) -> tuple[Tensor, Tensor | None]:
             f"the LM head is a {type(module).__name__} with a weight of {weight.dtype} {tuple(weight.shape)} "
             f"({type(weight).__name__}): expected a floating weight that is not quantized"
         )
-    # PEFT's copy of embeddings that are the head, too, has the hidden size as out_features.
+    # If embeddings and head are tied, PEFT's copy has the hidden size as out_features.
     if not is_dtensor(weight) and weight.shape[0] < module.out_features and not fake:
         raise ValueError(
             f"the LM head holds {weight.shape[0]} of {module.out_features} vocabulary entries here: expected "
@@ -111,7 +113,7 @@ def _with_lora(module: Any) -> tuple[Tensor, Tensor | None]:
                 "the LM head has an adapter with dropout, which cannot be part of its weight: set lora_dropout to 0, "
                 "or leave the head out of the adapters' target_modules"
             )
-        with torch.autocast(weight.device.type, enabled=False):  # which would round the product before it is added
+        with torch.autocast(weight.device.type, enabled=False):  # autocast would round the product before the sum
             weight = weight + module.get_delta_weight(name).to(weight.dtype)
         if module.lora_bias[name]:
             more = module.lora_B[name].bias * module.scaling[name]

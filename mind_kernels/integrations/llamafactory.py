@@ -1,9 +1,9 @@
-"""The fused cross-entropy in LLaMA-Factory, by another command for the same file.
+"""The fused cross-entropy in LLaMA-Factory, by another command for the same YAML file.
 
     python -m mind_kernels.integrations.llamafactory train run.yaml
 
-It is `llamafactory-cli train` for pretraining and supervised finetuning. On several GPUs torchrun starts it, since
-LLaMA-Factory would start processes that know nothing of this module:
+It replaces `llamafactory-cli train` for pretraining and supervised finetuning. On several GPUs start it by torchrun,
+since processes that LLaMA-Factory starts would not use this module:
 
     torchrun --nproc-per-node 8 -m mind_kernels.integrations.llamafactory train run.yaml
 """
@@ -22,13 +22,13 @@ from mind_kernels.integrations.signature import expect
 from mind_kernels.integrations.transformers import fuse
 
 _COMMAND = "-m mind_kernels.integrations.llamafactory train"
-# Switches of LLaMA-Factory that train in other processes, or with other code than what is replaced here.
+# Switches of LLaMA-Factory that train in other processes, or with code that is not replaced here.
 _OTHER_CODE = ("USE_V1", "USE_RAY", "USE_MCA", "USE_KT")
 _OTHER_LOSSES = ("use_asft_loss", "use_dft_loss", "use_eaft_loss")
 
 
 class _FusedLoading:
-    """Takes the place of init_adapter, which makes a loaded model ready for training."""
+    """Replaces init_adapter, which prepares a loaded model for training."""
 
     def __init__(self, original: Any) -> None:
         self._original = original
@@ -50,12 +50,12 @@ class _FusedLoading:
 
 
 def main() -> None:
-    """Trains; sys.argv is that of `llamafactory-cli`.
+    """Trains, with the command line of `llamafactory-cli` in sys.argv.
 
     Raises:
-        ImportError: LLaMA-Factory is not installed, or its function takes other arguments than those known here.
+        ImportError: LLaMA-Factory is not installed, or its function has other arguments than expected here.
         ValueError: a stage or an option with another loss.
-        SystemExit: another command than `train`; processes or code that this module does not reach.
+        SystemExit: another command than `train`; processes or code in which this module has no effect.
     """
     if sys.argv[1:2] != ["train"]:
         sys.exit(f"expected: python {_COMMAND} FILE.yaml")

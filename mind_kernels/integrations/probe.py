@@ -1,4 +1,4 @@
-"""A few tokens through a model as it stands, which is left as it was found."""
+"""Runs a few tokens through a model and leaves the model unchanged."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ PROBED_TOKENS = 9
 
 @contextmanager
 def probing(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is in evaluation mode; its modes and the random states of CPU and GPU are as before
-    afterwards."""
+    """A context in which the model is in evaluation mode; afterwards its modes and the random states of CPU and GPU are
+    restored."""
     modes = [(module, module.training) for module in model.modules()]
     devices = sorted({p.device.index for p in model.parameters() if p.is_cuda})
     with torch.random.fork_rng(devices), torch.inference_mode(False):
@@ -29,7 +29,7 @@ def probing(model: nn.Module) -> Iterator[None]:
 
 
 def probe_ids(model: Any, count: int) -> Tensor:
-    """Random token ids (count,), int64 on the CPU, the same at every call; none that the model treats specially."""
+    """Random token ids (count,), int64 on the CPU, the same in every call; special tokens of the model are left out."""
     ends: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
     special = torch.zeros(min(end.weight.shape[0] for end in ends if end is not None), dtype=torch.bool)
     for name, value in model.config.get_text_config().to_dict().items():
@@ -45,24 +45,24 @@ def _ids(value: Any) -> list[int]:
 
 
 def without_cache(module: nn.Module) -> dict[str, Any]:
-    """The argument that keeps a forward pass from filling a cache of keys, if the module knows it."""
+    """The argument that turns the key-value cache off, if the module's forward pass has it."""
     return {"use_cache": False} if accepts(module, "use_cache") else {}
 
 
 def accepts(module: nn.Module, name: str) -> bool:
-    """Whether the module's forward pass takes an argument of this name."""
+    """Whether the module's forward pass has an argument of this name."""
     parameters = inspect.signature(module.forward).parameters
     return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def rounding(dtype: torch.dtype) -> float:
-    """The relative error, at most, of two or three operations on the same states: 1e-4 for float32, 4e-3 for float16,
-    0.03 for bfloat16."""
+    """The largest relative error to expect after two or three operations: 1e-4 for float32, 4e-3 for float16, 0.03 for
+    bfloat16."""
     return max(4 * torch.finfo(dtype).eps, 1e-4)
 
 
 def probe_outputs(model: Any, labels: Tensor | None = None) -> Any:
-    """What the model gives for a few tokens, in evaluation mode and without a gradient."""
+    """The model's output for a few tokens, in evaluation mode and without a gradient."""
     name = type(model).__name__
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError(
@@ -78,12 +78,12 @@ def probe_outputs(model: Any, labels: Tensor | None = None) -> Any:
     try:
         with probing(model), torch.no_grad():
             return model(**given)
-    except Exception as error:  # of the model's own code
+    except Exception as error:  # an error in the model's own code
         raise ValueError(f"{name}: a forward pass of {PROBED_TOKENS} tokens failed: {error}") from error
 
 
 def unwrapped(model: Any) -> Any:
-    """The model of transformers under the wrappers of torch.compile, data parallelism and PEFT."""
+    """The transformers model inside the wrappers of torch.compile, data parallelism and PEFT."""
     while True:
         if hasattr(model, "_orig_mod"):
             model = model._orig_mod
@@ -96,7 +96,7 @@ def unwrapped(model: Any) -> Any:
 
 
 def lm_head(model: Any) -> nn.Module:
-    """The LM head of a decoder; raises ValueError for a model without."""
+    """The LM head of a decoder; raises ValueError for a model without one."""
     name = type(model).__name__
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if not isinstance(head, nn.Module):

@@ -1,4 +1,4 @@
-"""Whether a library's functions take the arguments that they were replaced for."""
+"""Checks that functions of a library, which an integration replaces, have the expected arguments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def expect(library: str, owner: Any, name: str, *arguments: str) -> None:
-    """Raises ImportError, which names the library's version, unless a function takes these arguments in this order.
+    """Raises ImportError, which names the library's version, unless a function has these arguments in this order.
 
     Args:
         library: the name of the distribution.

@@ -1,7 +1,7 @@
-"""LM heads that tensor parallelism has split over the vocabulary: what each process computes its loss from.
+"""Support for LM heads that tensor parallelism has split over the vocabulary.
 
-transformers' tensor parallelism sets a forward pass on the head, which takes the hidden states for the same in all
-processes. PyTorch's `parallelize_module` has hooks around the head's forward pass, which hand it DTensors.
+transformers' tensor parallelism sets a forward pass on the head, which expects the same hidden states in all processes.
+PyTorch's `parallelize_module` adds hooks around the head's forward pass, which pass DTensors to it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def tensor_parallel_forward(head: nn.Module) -> Callable[..., Tensor] | None:
 
 
 def part_of(group: ProcessGroup) -> Any:
-    """An argument `process_group` that leaves the gradient of the hidden states in parts, one of each process's rows of
-    the head, for a caller who sums them."""
+    """An argument `process_group` with which each process gets only its rows' part of the gradient of the hidden
+    states; the caller has to sum the parts."""
     return Group(group.group_name, sum_hidden=False)
 
 
 def same_in_all(tensor: Tensor, mesh: Any) -> Tensor:
-    """A plain tensor that every process of the mesh holds alike, as a DTensor that says so, differentiable."""
+    """Converts a plain tensor that is the same in all processes of the mesh to a replicated DTensor, differentiably."""
     from torch.distributed.tensor import DTensor, Replicate
 
     return DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim, run_check=False)
@@ -43,7 +43,7 @@ def same_in_all(tensor: Tensor, mesh: Any) -> Tensor:
 
 @contextmanager
 def gathered_outputs(head: Any) -> Iterator[None]:
-    """Inside, every process has the head's outputs whole, whatever a plan makes of them."""
+    """A context in which the head returns whole outputs in every process, whatever its plan says."""
 
     def gather(module: Any, inputs: Any, output: Any) -> Any:
         if is_dtensor(output):

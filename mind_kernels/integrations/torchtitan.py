@@ -1,11 +1,11 @@
-"""The fused cross-entropy in torchtitan, as the loss of a Trainer.Config.
+"""The fused cross-entropy in torchtitan, used as the loss of a Trainer.Config.
 
     from mind_kernels.integrations.torchtitan import FusedLinearCrossEntropy
     config.loss = FusedLinearCrossEntropy.Config()
 
-It is torchtitan's ChunkedLossWrapper with one chunk, whose LM head computes the loss in its own forward pass. So what
-the trainer and the wrapper do for hidden states and a head (pipeline stages, the gathering of a sharded weight, the
-reduction of its gradient) stays theirs.
+It is torchtitan's ChunkedLossWrapper with one chunk, whose LM head computes the loss in its own forward pass. So the
+trainer and the wrapper still handle pipeline stages, the gathering of a sharded weight and the reduction of its
+gradient.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ expect("torchtitan", BaseLoss, "__call__", "self", "pred", "labels", "global_val
 
 
 class _LossOfTheHead(BaseLoss):
-    """What the wrapper applies to the outputs of the LM head, which are the loss: it is divided by the tokens."""
+    """The loss function that the wrapper applies to the output of the LM head: divides it, a sum of losses, by the
+    tokens."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(BaseLoss.Config):
@@ -52,11 +53,12 @@ class _LossOfTheHead(BaseLoss):
 class FusedLinearCrossEntropy(ChunkedLossWrapper):
     """The cross-entropy of labeled tokens over the number of all processes' tokens, without the logits.
 
-    In tensor parallelism, with `parallelism.spmd_backend` "spmd_types" or "partial_dtensor", each process computes from
+    With tensor parallelism and `parallelism.spmd_backend` "spmd_types" or "partial_dtensor", each process computes with
     its part of the vocabulary.
 
-    Raises ValueError in the first step if the LM head is no plain linear layer, or split by the backend "full_dtensor";
-    and while a CUDA graph is captured: the loss waits for the GPU once, to leave out the ignored tokens.
+    Raises ValueError in the first step if the LM head is not a plain linear layer, or is split by the backend
+    "full_dtensor"; also while a CUDA graph is captured, since the loss waits for the GPU once to leave out the ignored
+    tokens.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -83,9 +85,9 @@ class FusedLinearCrossEntropy(ChunkedLossWrapper):
         """The loss, scalar, and no metrics.
 
         Args:
-            pred: (B, T, D) hidden states, which the model gives with `_skip_lm_head`.
+            pred: (B, T, D) hidden states, which the model returns with `_skip_lm_head`.
             labels: (B, T) int64: the token that each position predicts, or -100.
-            global_valid_tokens: scalar: what the sum over the tokens is divided by. None: by nothing.
+            global_valid_tokens: scalar: the sum over the tokens is divided by it. None: it is not divided.
             loss_inputs: not used.
         """
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
@@ -95,7 +97,8 @@ class FusedLinearCrossEntropy(ChunkedLossWrapper):
 
     @contextmanager
     def _computing(self, head: Any, labels: Tensor) -> Iterator[None]:
-        """Inside, the head's forward pass computes the loss; hooks around it, such as FSDP's, run as for logits."""
+        """A context in which the head's forward pass computes the loss; hooks around it, such as FSDP's, run as
+        usual."""
         if type(head).forward is not nn.Linear.forward:
             raise ValueError(
                 f"the LM head's class {type(head).__name__} has a forward pass of its own: expected a Linear"
@@ -131,8 +134,9 @@ class FusedLinearCrossEntropy(ChunkedLossWrapper):
 
 
 def _group_of_parts(head: Any) -> Any:
-    """The group of an LM head of which each process holds a part as a plain tensor, as the backend "spmd_types" has it;
-    None otherwise. Its hidden states are the same in all, and torchtitan sums the parts of their gradient."""
+    """The process group of an LM head of which each process holds a part as a plain tensor, as with the backend
+    "spmd_types"; None for other heads. The hidden states are the same in all processes, and torchtitan sums the parts
+    of their gradient."""
     mesh = current_spmd_mesh()
     if is_dtensor(head.weight) or len(head.weight) == head.out_features or mesh is None:
         return None

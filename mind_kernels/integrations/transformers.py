@@ -1,13 +1,12 @@
-"""The fused cross-entropy inside any causal language model of transformers: for its Trainer, and for every loop that
-calls the model with labels.
+"""The fused cross-entropy for causal language models of transformers, in its Trainer or any loop that passes labels.
 
     from mind_kernels.integrations.transformers import fuse
     fuse(model)
 
-The model and its LM head change their class. With labels, the model's forward pass hands the targets to the head, whose
-forward pass computes the loss from its inputs and its weight; the model then takes that loss in place of the one of its
-logits. So whatever surrounds the forward passes stays right: autocast, DDP, FSDP2, gradient checkpointing, auxiliary
-losses, adapters. A model without labels is as it was.
+`fuse` changes the class of the model and of its LM head. When called with labels, the model's forward pass hands the
+targets to the head, and the head's forward pass computes the loss from its inputs and its weight. The model then uses
+that loss instead of the one computed from logits. So everything around the forward passes works as usual: autocast,
+DDP, FSDP2, gradient checkpointing, auxiliary losses, adapters. Without labels the model behaves as before.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class _Options:
-    """What all calls of a fused model share."""
+    """The options of a fused model, used in all calls."""
 
     condition: Condition
     loss: dict[str, Any] = field(default_factory=dict)
@@ -57,7 +56,7 @@ class _Options:
 
 
 class _Call:
-    """One call of a fused model with labels: what its forward pass hands to that of the head, and gets back."""
+    """One call of a fused model with labels: the data that its forward pass and that of the head exchange."""
 
     def __init__(self, options: _Options, target: Tensor, items: Tensor | float | None, keep_logits: bool) -> None:
         self.options, self.target, self.items, self.keep_logits = options, target, items, keep_logits
@@ -66,7 +65,7 @@ class _Call:
         self.taken = False
 
     def compute(self, head: Any, hidden: Tensor) -> Tensor:
-        """Computes the loss of hidden (..., D); returns logits of no position (..., 0, V)."""
+        """Computes the loss from hidden (..., D); returns empty logits (..., 0, V)."""
         if self.loss is not None:
             raise ValueError("the LM head was called twice with these labels: expected one call")
         if hidden.shape[:-1] != self.target.shape:
@@ -97,7 +96,7 @@ class _Call:
         return no_logits(hidden, weight.shape[0])
 
     def take(self, *_: Any, **__: Any) -> Tensor | None:
-        """In place of the model's loss function."""
+        """Called instead of the model's loss function."""
         if self.taken:
             raise ValueError("its loss_function was called twice with these labels: expected one call")
         self.taken = True
@@ -116,34 +115,38 @@ def fuse(
 ) -> M:
     """Makes a causal language model compute its loss by `linear_cross_entropy`, without the logits.
 
-    Called before or after get_peft_model, fully_shard, parallelize_module and DistributedDataParallel; after
-    transformers' tensor parallelism, which splits a model while it is loaded; before the first compiled step. In
-    training the output's `logits` are empty, (B, 0, V). What the model does to its logits is read now: a softcap or
-    scale that is changed afterwards, and a later forward hook on the head that changes the logits, are not seen.
+    Call it before or after get_peft_model, fully_shard, parallelize_module and DistributedDataParallel; after
+    transformers' tensor parallelism, which splits a model while loading it; and before the first compiled step. In
+    training the output's `logits` are empty, (B, 0, V). Softcap and scale of the model's logits are determined in this
+    call: later changes of them, and a later forward hook on the head that changes the logits, go unnoticed.
 
     Args:
-        model: a causal language model of transformers, bare or wrapped; changed in place. Its forward pass keeps its
-            signature and takes one argument more, `skip_logits: bool`: whether the logits of this call are left out
-            (None: as `eval_logits` says). One thread at a time may call it.
-        label_smoothing: see `linear_cross_entropy`. Not the Trainer's label_smoothing_factor, which takes the labels
-            away from the model and needs all logits.
-        z_loss, gradient_threshold, backend: see `linear_cross_entropy`.
-        eval_logits: a model in evaluation mode returns its logits, as metrics and predictions want them; False: the
-            loss alone.
-        condition: softcap and temperature of the logits. None: they are read off the model by forward passes of a few
-            tokens, and the fused loss is compared with the model's own.
+        model: a causal language model of transformers, bare or wrapped; changed in place. Its forward pass gets one
+            more argument, `skip_logits: bool`: whether to leave out the logits in this call (None: as `eval_logits`
+            says). Only one thread at a time may call the model.
+        label_smoothing: epsilon in [0, 1]: the loss of a token becomes (1 - eps) nll + eps mean_v(-log p_v). Leave the
+            Trainer's own label_smoothing_factor at 0: it removes the labels from the model's input and needs all
+            logits.
+        z_loss: adds z_loss * lse^2 to each token's loss, lse in nats.
+        gradient_threshold: None: the exact gradient. A share in (0, 1), such as 2**-16: the sparse gradient of
+            `linear_cross_entropy`.
+        backend: "auto", or a name that `mind_kernels.backends()` lists.
+        eval_logits: True: in evaluation mode the model returns its logits, which metrics and predictions need; False:
+            only the loss.
+        condition: softcap and temperature of the logits. None: `fuse` determines them by forward passes of a few
+            tokens, and compares the fused loss with the model's own.
 
     Returns:
-        The model. `last_row_stats` of the model of transformers (model.module.last_row_stats under DDP) holds the
-        RowStats (B, T) of the last call with labels: accuracy and entropy without logits. Position t predicts token
-        t + 1; the last one of a sequence, and those whose label is -100, hold zeros.
+        The model. After a call with labels, `last_row_stats` of the transformers model (model.module.last_row_stats
+        under DDP) holds its RowStats (B, T): accuracy and entropy without logits. Position t predicts token t + 1; the
+        statistics are zero at the last position of a sequence and for labels of -100.
 
     Raises:
-        ValueError: no LM head, or one that is no plain linear layer; logits that are no softcap and temperature of the
-            head's outputs; a loss that is not the cross-entropy of the next token (encoder-decoder and masked models);
-            parameters without data (meta device) and no condition; a forward pass or a loss
-            function that was set on the instance.
-        BackendUnavailableError: the backend that was named cannot run here.
+        ValueError: the model has no LM head, or one that is not a plain linear layer; no softcap and temperature
+            explain its logits; its loss is not the cross-entropy of the next token (encoder-decoder and masked models);
+            its parameters have no data (meta device) and `condition` is None; a forward pass or a loss function was set
+            on the instance.
+        BackendUnavailableError: the requested backend cannot run here.
     """
     language_model = unwrapped(model)
     if getattr(language_model, "_fused_options", None) is not None:
@@ -166,23 +169,23 @@ def fuse(
 
 
 def unfuse(model: M) -> M:
-    """Undoes `fuse`; returns the model. Raises ValueError if it is not fused, or was changed further since."""
+    """Undoes `fuse`; returns the model. Raises ValueError if it is not fused, or was changed in other ways since."""
     language_model = unwrapped(model)
     if "_fused_from" not in vars(type(language_model)):
         raise ValueError(f"{type(language_model).__name__}: expected the model as `fuse` left it")
-    if "forward" in vars(language_model):  # accelerate's, which calls the fused one
+    if "forward" in vars(language_model):  # accelerate's forward pass, which calls the fused one
         raise ValueError(f"{type(language_model).__name__} has a forward pass of its own: `del model.forward` first")
     _restore(language_model)
     return model
 
 
 def read_condition(model: nn.Module) -> Condition:
-    """Softcap and temperature by which a causal language model's logits follow from the outputs of its LM head.
+    """Softcap and temperature that a causal language model applies to the outputs of its LM head.
 
-    One forward pass of a few tokens, without a gradient, whose head returns known numbers.
+    Runs one forward pass of a few tokens, without a gradient, in which the head returns known numbers.
 
     Raises:
-        ValueError: a model that does something else to these outputs; a model without an LM head or without data.
+        ValueError: the model changes these outputs in another way, has no LM head, or has no data (meta device).
     """
     language_model = unwrapped(model)
     name = type(language_model).__name__
@@ -197,7 +200,7 @@ def read_condition(model: nn.Module) -> Condition:
 
 
 def _check_forward(model: nn.Module, head: nn.Module) -> None:
-    """Raises ValueError for forward passes that the fused ones could not take the place of."""
+    """Raises ValueError for forward passes that `fuse` cannot replace."""
     for module in (model, head):
         if "forward" in vars(module) and tensor_parallel_forward(module) is None:
             raise ValueError(
@@ -209,8 +212,8 @@ def _check_forward(model: nn.Module, head: nn.Module) -> None:
 
 
 def _check_loss_function(model: Any) -> None:
-    """Raises ValueError for a loss function that somebody set: one that weighs the classes, say, may be the model's own
-    on a few tokens, and not on others."""
+    """Raises ValueError for a loss function that was set on the model: one with class weights, for example, may equal
+    the model's own on a few tokens and differ on others."""
     own = getattr(model, "_loss_function", None)
     if own is not None:
         raise ValueError(
@@ -220,14 +223,14 @@ def _check_loss_function(model: Any) -> None:
 
 
 def _check_loss(weight: Tensor, options: dict[str, Any]) -> None:
-    """Raises what `linear_cross_entropy` would, given these options: BackendUnavailableError, for example."""
-    if not is_dtensor(weight):  # nor to be gathered by FSDP
+    """Raises the errors that `linear_cross_entropy` would raise for these options, such as BackendUnavailableError."""
+    if not is_dtensor(weight):  # and not one that FSDP will gather
         no_row, no_target = weight.new_zeros(0, weight.shape[1]), torch.zeros(0, dtype=torch.int64)
         linear_cross_entropy(no_row, weight.detach(), no_target, reduction="sum", **options)
 
 
 def _compare(model: Any, options: _Options) -> None:
-    """Raises ValueError unless the fused loss is the model's own: of a few tokens, and of a first token alone, which no
+    """Raises ValueError unless the fused loss equals the model's own, for a few tokens and for a single token, which no
     position predicts."""
     first = torch.full((PROBED_TOKENS,), IGNORED)
     first[0] = 0
@@ -280,7 +283,7 @@ def _model_class(base: Any) -> type:
             kwargs |= dict(zip(names[: len(args)], args, strict=True))
             args, labels = (), kwargs.pop("labels")
         options = self._fused_options
-        if options is None:  # a model that was made of this class, and not by `fuse`
+        if options is None:  # an instance created directly from this class, not by `fuse`
             given = {"labels": labels, "shift_labels": shift_labels, "num_items_in_batch": num_items_in_batch}
             return base.forward(self, *args, **kwargs, **{k: v for k, v in given.items() if v is not None})
         if kwargs.get("ignore_index", IGNORED) != IGNORED:
@@ -289,7 +292,7 @@ def _model_class(base: Any) -> type:
             target = labels = shift_labels
         elif labels is not None:
             target = nn.functional.pad(labels, (0, 1), value=IGNORED)[..., 1:]
-        elif self._fused_call is None:  # no call of this model; its head may serve one of FusedGKDTrainer
+        elif self._fused_call is None:  # the head may be serving FusedGKDTrainer, not this model
             return base.forward(self, *args, **kwargs)
         else:
             with serving(None, fused_head(self), self):

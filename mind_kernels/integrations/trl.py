@@ -1,11 +1,11 @@
-"""The fused losses in the trainers of TRL, whose own ones project hidden states by the LM head in chunks.
+"""The fused losses in the trainers of TRL, in place of TRL's own chunked losses.
 
     from mind_kernels.integrations import trl
     trl.install()  # before the trainer is made; or: with trl.fused_losses(): ...
 
-At each step TRL's trainers look up two functions by name: the log-probabilities of SFT, DPO, GRPO and others, and the
-divergence from a teacher. Both are replaced by functions of the same arguments on `linear_log_prob` and
-`linear_divergence`.
+At each step TRL's trainers look up two functions by name: one for the log-probabilities of SFT, DPO, GRPO and others,
+and one for the divergence from a teacher. `install` replaces them by functions with the same arguments that call
+`linear_log_prob` and `linear_divergence`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mind_kernels.integrations.trl_logits import check_logits
 
 
 class FusedLogProb:
-    """Takes the place of TRL's ChunkedLogProbFunction."""
+    """Replaces TRL's ChunkedLogProbFunction."""
 
     @staticmethod
     def apply(
@@ -51,7 +51,7 @@ class FusedLogProb:
 
 
 class FusedDivergence:
-    """Takes the place of TRL's ChunkedDivergenceFunction."""
+    """Replaces TRL's ChunkedDivergenceFunction."""
 
     @staticmethod
     def apply(
@@ -91,7 +91,7 @@ def divergence(
     reduction: str,
 ) -> tuple[Tensor, DivergenceStats]:
     """TRL's divergence for a `beta` in [0, 1], differentiable in the student alone, and its statistics per row."""
-    # The teacher's parameters may want a gradient, which TRL leaves out as well.
+    # The teacher's parameters may require a gradient; TRL computes none for them either.
     bias = None if teacher.bias is None else teacher.bias.detach()
     return linear_divergence(
         hidden,
@@ -111,13 +111,14 @@ def kind_of(beta: float) -> dict[str, Any]:
 
 
 def install() -> None:
-    """Makes TRL's trainers compute their losses here, in the whole process: from now on, or until the end of
-    `fused_losses` if it is called inside.
+    """Makes TRL's trainers use the losses of this module in the whole process, from now on; if called inside
+    `fused_losses`, until its end.
 
-    A trainer that is made afterwards raises ValueError for a model whose logits TRL computes otherwise than the model.
+    Trainers created afterwards raise ValueError for a model whose logits TRL computes differently from the model
+    itself.
 
     Raises:
-        ImportError: TRL is not installed, or its functions take other arguments than those known here.
+        ImportError: TRL is not installed, or its functions have other arguments than expected here.
     """
     for owner, name, fused in _places():
         setattr(owner, name, fused)
@@ -125,7 +126,7 @@ def install() -> None:
 
 @contextmanager
 def fused_losses() -> Iterator[None]:
-    """Inside, TRL's trainers compute their losses here; raises ImportError as `install` does."""
+    """A context in which TRL's trainers use the losses of this module; raises ImportError as `install` does."""
     places = _places()
     before = [getattr(owner, name) for owner, name, _ in places]
     install()
@@ -137,7 +138,7 @@ def fused_losses() -> Iterator[None]:
 
 
 def _places() -> list[tuple[Any, str, Any]]:
-    """Where TRL looks its functions up, and what takes their place; checked."""
+    """(object, attribute, replacement) for every place where TRL looks up its functions, after checking signatures."""
     from trl.trainer import (
         distillation_trainer,
         dpo_trainer,
@@ -164,7 +165,7 @@ def _places() -> list[tuple[Any, str, Any]]:
 
 
 def checking(trainer: Any) -> Any:
-    """A trainer's `__init__` that checks the models afterwards."""
+    """A trainer's `__init__`, followed by a check of its models."""
     init = trainer.__init__
     if hasattr(init, "_checks_logits"):
         return init
@@ -183,9 +184,9 @@ def checking(trainer: Any) -> Any:
 
 
 def _has_a_loss_of_its_own(kind: type, trainer: type) -> bool:
-    """Whether TRL derived `kind` from `trainer` with another loss, from the model's logits, as GKD from SFT.
+    """Whether TRL derived `kind` from `trainer` with another loss that needs the model's logits, such as GKD from SFT.
 
-    That a class of the user's has a `compute_loss` tells nothing: it may call the one of `trainer`.
+    A `compute_loss` in a user's own class does not show that, since it may call the one of `trainer`.
     """
     derived = kind.__mro__[: kind.__mro__.index(trainer)]
     return any(base.__module__.startswith("trl.") and "compute_loss" in vars(base) for base in derived)
@@ -194,8 +195,8 @@ def _has_a_loss_of_its_own(kind: type, trainer: type) -> bool:
 def head_of(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None, scale: float, temperature: float
 ) -> Head:
-    """The head for which z = softcap(scale x) / temperature, in the dtype of hidden: TRL casts it as well, or to that
-    of autocast."""
+    """The head with z = softcap(scale x) / temperature, cast to the dtype of hidden; TRL casts it too, or to autocast's
+    dtype."""
     if hasattr(weight, "ds_id"):
         raise ValueError(
             "the LM head is divided by DeepSpeed's ZeRO-3, which gathers it for TRL's own functions alone: expected "
@@ -212,7 +213,7 @@ def head_of(
 
 
 def _gathered_by_itself(weight: Tensor) -> bool:
-    """Whether the weight comes from `full_tensor()`, cast afterwards or not."""
+    """Whether the weight is the result of `full_tensor()`, possibly cast afterwards."""
     node = weight.grad_fn
     while type(node).__name__ == "ToCopyBackward0":
         node = node.next_functions[0][0]  # type: ignore[union-attr]

@@ -1,9 +1,9 @@
-"""TRL's asynchronous distillation, whose teachers' top tokens come from servers, without the student's logits.
+"""The fused divergence in TRL's asynchronous distillation, where servers return the teachers' top tokens.
 
     from mind_kernels.integrations import trl_async_distillation
     trl_async_distillation.install()  # before the trainer is made
 
-Apart from `trl.install()`, since this trainer is among TRL's experimental ones, which change in any release.
+Separate from `trl.install()`, since this trainer is one of TRL's experimental ones, which may change in any release.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mind_kernels import linear_divergence
 from mind_kernels.integrations.signature import expect
 from mind_kernels.integrations.trl import checking, head_of, kind_of
 
-_SMALLEST_REST = 1e-7  # TRL's, of the probability of all tokens that are not listed
+_SMALLEST_REST = 1e-7  # TRL's lower bound of the probability of all tokens that are not listed
 
 
 def chunked_jsd_loss(
@@ -36,9 +36,9 @@ def chunked_jsd_loss(
     num_teachers: int,
     chunk_size: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Takes the place of TRL's _chunked_jsd_loss: the sum of the divergences, differentiable; then without a gradient
-    the same, the sums of the student's and of the teachers' entropies, and of each teacher its rows, divergences and
-    entropies (3 num_teachers,)."""
+    """Replaces TRL's _chunked_jsd_loss. Returns the sum of the divergences, differentiable; then, without a gradient,
+    the same sum, the sums of the student's and of the teachers' entropies, and per teacher the number of rows and the
+    sums of divergences and entropies (3 num_teachers,)."""
     head = head_of(hidden_valid, lm_head_weight, lm_head_bias, final_logit_softcapping, logit_scale, temperature)
     loss, stats = linear_divergence(
         hidden_valid,
@@ -65,12 +65,13 @@ def chunked_jsd_loss(
 
 
 def install() -> None:
-    """Makes TRL's AsyncDistillationTrainer compute its loss here, from now on and in the whole process.
+    """Makes TRL's AsyncDistillationTrainer use the loss of this module, from now on and in the whole process.
 
-    A trainer that is made afterwards raises ValueError for a model whose logits TRL computes otherwise than the model.
+    Trainers created afterwards raise ValueError for a model whose logits TRL computes differently from the model
+    itself.
 
     Raises:
-        ImportError: TRL is not installed, or its function takes other arguments than those known here.
+        ImportError: TRL is not installed, or its function has other arguments than expected here.
     """
     from trl.experimental.async_distillation import async_distillation_trainer as trl_module
 

@@ -1,8 +1,8 @@
-"""Generalized knowledge distillation by TRL's GKDTrainer, without the logits of student and teacher.
+"""TRL's GKDTrainer (generalized knowledge distillation) without the logits of student and teacher.
 
     from mind_kernels.integrations.trl_gkd import FusedGKDTrainer as GKDTrainer
 
-A class of its own, apart from `trl.install()`: TRL's is among its experimental ones, which change in any release, and
+Separate from `trl.install()`, for two reasons: TRL's trainer is experimental and may change in any release, and it
 computes its loss from logits in a method, not in a function that could be replaced by name.
 """
 
@@ -40,7 +40,7 @@ expect(
 
 
 class _Inputs:
-    """A pass through the teacher's head: its inputs are kept in place of its product."""
+    """A pass through the teacher's head that keeps its inputs and does not multiply."""
 
     keep_logits = False
     hidden: Tensor
@@ -52,7 +52,7 @@ class _Inputs:
 
 
 class _Divergence:
-    """A pass through the student's head, which computes the sum of the divergences of all rows with a label."""
+    """A pass through the student's head that computes the sum of the divergences of all rows with a label."""
 
     loss: Tensor
 
@@ -71,22 +71,23 @@ class _Divergence:
 
 
 def _whole(tensor: Any, dtype: torch.dtype) -> Any:
-    """A teacher's parameter, gathered if FSDP has divided it, which keeps it in another dtype under mixed precision.
-    Right without a gradient alone."""
+    """A teacher's parameter in `dtype`, gathered if FSDP has divided it (in mixed precision FSDP keeps it in another
+    dtype). Only right without a gradient."""
     whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return None if whole is None else whole.to(dtype)
 
 
 def _check_first(call: Any, result: str) -> None:
-    """Raises ValueError if a pass through the head has left its result already: which of two counts, nobody knows."""
+    """Raises ValueError if there is a result of an earlier pass through the head: it is unknown which of the two to
+    use."""
     if hasattr(call, result):
         raise ValueError("the LM head was called twice in one forward pass: expected one call")
 
 
 @contextmanager
 def _forward_kept(module: Any) -> Iterator[None]:
-    """Afterwards the module has the forward pass from before: TRL's redirection sets one on the instance, which stays,
-    and which is another one after an error in the wrapper."""
+    """A context that restores the module's forward pass: TRL's redirection sets one on the instance and does not remove
+    it."""
     before = {name: value for name, value in vars(module).items() if name == "forward"}
     try:
         yield
@@ -96,7 +97,8 @@ def _forward_kept(module: Any) -> Iterator[None]:
 
 
 def _checked_condition(model: Any) -> Condition:
-    """Softcap and temperature of a model whose logits follow from the inputs and the weight of its head."""
+    """Softcap and temperature of a model, after checking that the inputs and the weight of its head explain its
+    logits."""
     condition, model, call = read_condition(model), unwrapped(model), _Inputs()
     logits = probe_outputs(model).logits.float()
     with calling(model, call):
@@ -106,14 +108,14 @@ def _checked_condition(model: Any) -> Condition:
 
 
 class FusedGKDTrainer(GKDTrainer):
-    """TRL's GKDTrainer, whose loss is computed by `linear_divergence` from hidden states.
+    """TRL's GKDTrainer with a loss that `linear_divergence` computes from hidden states.
 
-    Takes the same arguments. Softcap and scale of student and teacher are read off the models. An evaluation that
-    wants the student's logits gets them, as from TRL's.
+    It has the same arguments, and determines softcap and scale of student and teacher by running the models. An
+    evaluation that needs the student's logits gets them, as with TRL's trainer.
 
     Raises:
-        ValueError: a student or a teacher that `read_condition` or `head_tensors` refuses, or whose logits these do not
-            explain; it is named.
+        ValueError: `read_condition` or `head_tensors` refuses the student or the teacher, or they do not explain its
+            logits; the message names the model.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -128,15 +130,15 @@ class FusedGKDTrainer(GKDTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | float | None = None,
     ) -> Any:
-        """The generalized Jensen-Shannon divergence of the tokens with a label, over their number or
-        `num_items_in_batch`."""
+        """The generalized Jensen-Shannon divergence, summed over the tokens with a label and divided by their number or
+        by `num_items_in_batch`."""
         of_student, of_teacher = self._conditions
         with_label = inputs["labels"][:, 1:] != IGNORED
         given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         call = _Divergence(of_student, with_label, self.beta, keep_logits=return_outputs)
         call.from_teacher(*self._teacher(given, of_teacher))
         student = self.accelerator.unwrap_model(model)
-        with _forward_kept(student):  # inside the wrapper's, for DDP and FSDP to see what the loss depends on
+        with _forward_kept(student):  # inside the wrapper's forward pass, so that DDP and FSDP see the loss
             loss, outputs = self._redirected(model, student, self._forward, student, given, call)
         items = with_label.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         loss = loss / (items.to(loss.device) if isinstance(items, Tensor) else items)

@@ -1,8 +1,8 @@
-"""Whether TRL computes the logits that a model computes.
+"""Checks that TRL computes the same logits as a model does.
 
-Without the logits, TRL's trainers take the trunk's last hidden states and the weight of the LM head, and softcap and
-scale from settings whose names they know. A family with a setting of another name, or with a layer in between, or a
-head that is more than its weight, would be trained on other log-probabilities without a word.
+TRL's trainers do not use the model's logits. They use the trunk's last hidden states and the weight of the LM head, and
+softcap and scale from settings whose names they know. So models with differently named settings, with a layer between
+trunk and head, or with a head that is more than its weight would silently be trained on wrong log-probabilities.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ _REMEDY = "train it with transformers' Trainer and `fuse`, which reads them off 
 
 
 def check_logits(model: nn.Module) -> None:
-    """Raises ValueError unless TRL hands to its loss what gives the model's own logits.
+    """Raises ValueError unless the values that TRL passes to its loss reproduce the model's own logits.
 
-    Shown by three forward passes of a few tokens. A model whose data are not all here (meta device, ZeRO-3, FSDP) is
-    left alone, and so is one that DeepSpeed or FSDP has wrapped.
+    Runs three forward passes of a few tokens. Models whose data are not complete in this process (meta device, ZeRO-3,
+    FSDP) are not checked, and neither are models that DeepSpeed or FSDP has wrapped.
     """
     model = unwrapped(model)
     elsewhere = any(p.is_meta or hasattr(p, "ds_id") or hasattr(p, "full_tensor") for p in model.parameters())
-    if elsewhere or hasattr(model, "module"):  # a wrapper that passes on its model's attributes
+    if elsewhere or hasattr(model, "module"):  # a wrapper that forwards its model's attributes
         return
     name = type(model).__name__
     alike = copy.copy(model)
-    vars(alike).pop("forward", None)  # TRL's, and accelerate's, which may round under autocast
+    vars(alike).pop("forward", None)  # those of TRL and accelerate, which may round under autocast
     with KnownOutputs(active_module(lm_head(alike))) as known:
         logits = probe_outputs(alike).logits
     logits_of_its_own = probe_outputs(alike).logits[:, :-1].flatten(0, -2)
@@ -73,8 +73,8 @@ def check_head(
     condition: Condition,
     logits: Tensor,  # (..., V)
 ) -> None:
-    """Raises ValueError unless `logits` are those that softcap, temperature and the weight of the model's LM head make
-    of `hidden`."""
+    """Raises ValueError unless softcap, temperature and the weight of the model's LM head reproduce `logits` from
+    `hidden`."""
     name = type(model).__name__
     try:
         weight, bias = head_tensors(lm_head(model))
@@ -93,7 +93,7 @@ def check_head(
 
 
 def _factor(given: Tensor | None, hidden: Tensor) -> float | None:
-    """The number that makes the head's inputs of the hidden states; None if there is none."""
+    """The number by which the hidden states have to be multiplied to get the head's inputs; None if there is none."""
     if given is None or given.shape != hidden.shape:
         return None
     factor = float((given.float() * hidden.float()).sum() / hidden.float().square().sum())
@@ -103,8 +103,8 @@ def _factor(given: Tensor | None, hidden: Tensor) -> float | None:
 
 
 def _taken_by_trl(model: Any) -> tuple[Tensor, Condition]:
-    """The hidden states of a few tokens, softcap and temperature with which TRL calls its function for a model, whose
-    forward pass becomes TRL's."""
+    """The hidden states of a few tokens, and the softcap and temperature, that TRL passes to its function for a model;
+    replaces the model's forward pass by TRL's."""
     from trl.trainer import utils as module
 
     utils: Any = module
@@ -113,7 +113,7 @@ def _taken_by_trl(model: Any) -> tuple[Tensor, Condition]:
     class Recorder:
         @staticmethod
         def apply(*arguments: Any) -> Any:
-            if threading.get_ident() == here:  # another trainer may take a step meanwhile
+            if threading.get_ident() == here:  # another trainer may train in another thread
                 calls.append(arguments)
             return function.apply(*arguments)
 

@@ -1,11 +1,11 @@
-"""The fused log-probabilities in verl, by its configuration.
+"""The fused log-probabilities in verl, enabled by its configuration.
 
     actor_rollout_ref.model.external_lib: mind_kernels.integrations.verl
     actor_rollout_ref.model.use_fused_kernels: true
 
 verl imports this module in every worker before it builds the model. The import replaces the functions that verl's own
-forward passes call for log-probabilities and entropy from hidden states, whatever `fused_kernel_options.impl_backend`
-names.
+forward passes call to compute log-probabilities and entropy from hidden states, for every
+`fused_kernel_options.impl_backend`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def forward(
     input_ids: Tensor,  # (...)
     temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    """Takes the place of FusedLinearForPPO.forward: log-probability and entropy, (...) each, float32."""
+    """Replaces FusedLinearForPPO.forward: log-probability and entropy, (...) each, float32."""
     return _rows(hidden_states, vocab_weights, input_ids, temperature, None)
 
 
@@ -41,13 +41,13 @@ def linear_cross_entropy(
     reduction: str = "none",
     dist_process_group: distributed.ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Takes the place of verl.utils.kernel.linear_cross_entropy: log-probability and entropy, (N,) each, float32.
+    """Replaces verl.utils.kernel.linear_cross_entropy: log-probability and entropy, (N,) each, float32.
 
-    With a group, whose processes have a part of the vocabulary each (Megatron's tensor parallelism), the gradient of
-    hidden is that of this process's part, as verl's own kernel leaves it: Megatron's sequence parallelism sums it.
+    With a group, each process has a part of the vocabulary (Megatron's tensor parallelism). The gradient of hidden is
+    then that of this process's part, as with verl's own kernel: Megatron's sequence parallelism sums it.
 
     Raises:
-        ValueError: a reduction.
+        ValueError: `reduction` is not "none".
     """
     if reduction != "none":
         raise ValueError(f"reduction is {reduction!r}: expected 'none'")
@@ -71,7 +71,7 @@ def _install() -> None:
     expect("verl", kernel.LinearCrossEntropy, "forward", "ctx", *names)
     torch_functional.FusedLinearForPPO.forward = forward
     original = kernel.linear_cross_entropy
-    for module in [*sys.modules.values()]:  # some of verl's have imported it by name
+    for module in [*sys.modules.values()]:  # some of verl's modules have imported the function by name
         if vars(module).get("linear_cross_entropy") is original:
             module.linear_cross_entropy = linear_cross_entropy  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -1,4 +1,4 @@
-"""Token cross-entropy straight from hidden states and the LM head."""
+"""Cross-entropy of tokens, computed from hidden states and the LM head without logits."""
 
 from mind_kernels.linear_cross_entropy.contract import RowStats
 from mind_kernels.linear_cross_entropy.op import linear_cross_entropy

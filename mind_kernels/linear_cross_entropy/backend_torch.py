@@ -1,9 +1,9 @@
 """Row kernels of linear cross-entropy in plain PyTorch, on any device.
 
-Passes over a chunk of logits, block by block, so that a block stays in the cache: softcap and temperature, tile maxima,
-exponential and sum, then either the gradient in place or the entries above the threshold, which are looked for only in
-tiles whose maximum is above it. Peak memory: one chunk of logits and two blocks beside the gradients. Logits in the
-input's dtype, everything after the product in float32 (float64 for float64 input).
+Passes over a chunk of logits, block by block, so that a block stays in the cache: softcap and temperature; tile maxima;
+exponential and sum; then either the gradient in place, or a search for the entries above the threshold, only in tiles
+whose maximum is above it. Peak memory: one chunk of logits and two blocks beside the gradients. Logits in the input's
+dtype, everything after the product in float32 (float64 for float64 input).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ STREAMED_CHUNKS = 1
 
 
 class _Blocks:
-    """Walks over blocks of logits; the two buffers serve all of them (fresh pages cost more than exp)."""
+    """Iterates over blocks of logits; all use the same two buffers, since fresh pages cost more time than exp."""
 
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
@@ -65,18 +65,19 @@ class _Sums(NamedTuple):
     total: Tensor  # of e^(z - maximum)
     log_total: Tensor
     others: Tensor  # of p, without the target's
-    lse_others: Tensor  # log-sum-exp without the target; inf where all others have no probability: none is above it
+    lse_others: Tensor  # log-sum-exp without the target; inf if all others have probability 0, so that none is above it
 
 
 def _values(
     z: Tensor, target: Tensor, spec: RowSpec, maximum: Tensor, argmax: Tensor, shifted: Tensor, exponential: Tensor
 ) -> tuple[RowValues, _Sums]:
-    """The rows' values and sums; of d = z - max, exponential becomes e^d, 0 at the target, and shifted d times that."""
+    """The rows' values and sums. With d = z - max, exponential becomes e^d, 0 at the target, and shifted d times
+    that."""
     torch.sub(z, maximum[:, None], out=shifted)
     torch.exp(shifted, out=exponential)
     index = target[:, None]
     at_target, of_target = shifted.gather(1, index).squeeze(1), exponential.gather(1, index).squeeze(1)
-    exponential.scatter_(1, index, 0)  # beside a target near 1 the sum of the others would lose its digits
+    exponential.scatter_(1, index, 0)  # the sum of the others would lose its digits beside a target near 1
     others = exponential.sum(1)
     total = others + of_target
     log_total = torch.where(at_target == 0, others.log1p(), total.log())
@@ -89,7 +90,7 @@ def _values(
         value = value + spec.z_loss * lse.square()
     mean = shifted.mul_(exponential).sum(1)
     lowest = torch.finfo(z.dtype).min
-    if may_be_nan(mean):  # where 0 times minus infinity has to be 0
+    if may_be_nan(mean):  # 0 times minus infinity has to be 0
         torch.sub(z, maximum[:, None], out=shifted).clamp_(min=lowest)
         mean = shifted.mul_(exponential).sum(1)
         lse = torch.where(maximum == -math.inf, maximum, lse)
@@ -100,7 +101,7 @@ def _values(
 
 
 def _to_logits(part: Tensor, head: Head) -> Tensor:
-    """z of projected logits; they themselves where neither dtype nor head change them."""
+    """z of projected logits; the same tensor if neither dtype nor head change them."""
     z = part.to(accumulation_dtype(part.dtype))
     if head.softcap is None and head.temperature == 1.0:
         return z
@@ -165,13 +166,13 @@ def shard_sums(logits: Tensor, target: Tensor, spec: RowSpec) -> RowSums:
 
 
 def _sums_of_shard(part: Tensor, target: Tensor, spec: RowSpec, shifted: Tensor, exponential: Tensor) -> RowSums:
-    """Of one block of projected logits."""
+    """The sums of one block of projected logits."""
     z = _to_logits(part, spec.head)
     maximum, argmax, _ = maxima(z)
     index = target.clamp(min=0)[:, None]
     torch.sub(z, torch.where(maximum == -math.inf, 0, maximum)[:, None], out=shifted)
     torch.exp(shifted, out=exponential)
-    if may_be_nan(moment := torch.linalg.vecdot(exponential, shifted)):  # where 0 times minus infinity has to be 0
+    if may_be_nan(moment := torch.linalg.vecdot(exponential, shifted)):  # 0 times minus infinity has to be 0
         moment = torch.linalg.vecdot(exponential, shifted.clamp_(min=torch.finfo(z.dtype).min))
     exponential.scatter_(1, index, torch.where(target >= 0, 0, exponential.gather(1, index).squeeze(1))[:, None])
     at_target = z.gather(1, index).squeeze(1)
@@ -189,7 +190,7 @@ def shard_gradient_(logits: Tensor, target: Tensor, terms: GradientTerms, spec: 
         torch.exp(log_p, out=p)
         if of_block.b is None:
             dz = p.mul_(of_block.a[:, None])
-        else:  # where p is 0, so is p log p
+        else:  # if p is 0, so is p log p
             factor = log_p.masked_fill_(p == 0, 0).mul_(of_block.b[:, None]).add_(of_block.a[:, None])
             dz = p.mul_(factor)
         at_target = torch.where(target[block] >= 0, of_block.at_target, dz.gather(1, index).squeeze(1))
@@ -210,7 +211,7 @@ def sparse_rows(hidden: Tensor, target: Tensor, spec: RowSpec, keep_logits: bool
 
 
 class _SparseRows:
-    """See `contract.SparseRows`. Where a block alone is past the density limit, the search ends and `means` says so."""
+    """See `contract.SparseRows`. If a single block exceeds the density limit, the search ends and `means` says so."""
 
     def __init__(self, hidden: Tensor, target: Tensor, spec: RowSpec) -> None:
         self._spec, self._target = spec, target
@@ -244,17 +245,18 @@ class _SparseRows:
             self.dropped_mass = (self._sums.others - kept).clamp_(min=0)
 
     def _cut(self, sums: _Sums) -> Tensor:
-        """(n,): the logits above it are kept, and the target's."""
+        """(n,): logits above this number are kept, and the target's."""
         return sums.lse_others + self._spec.log_threshold
 
     def _search(
         self, z: Tensor, tiles: Tensor, target: Tensor, maximum: Tensor, sums: _Sums, start: int
     ) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Row, column and log-probability (entries,) of a block's entries; None if they are past the density limit."""
+        """Row, column and log-probability (entries,) of a block's kept entries; None above the density limit."""
         found = entries_above(z, tiles, self._cut(sums), target, most_kept(z.shape[1], z.device))
         if found is None:
             return None
-        # lse = maximum + log_total is rounded by more than either: so, p is as exact as in a dense softmax.
+        # lse = maximum + log_total would be rounded more than either; in this order p is as exact as in a dense
+        # softmax.
         log_p = (found.z - maximum[found.row]) - sums.log_total[found.row]
         return found.row + start, found.column, log_p
 
@@ -295,7 +297,7 @@ def gather_rows(
     """See `sparse_gradient.Gather`."""
     start, stop = int(offsets[0]), int(offsets[-1])
     dtype, size = gradient_dtype(matrix.dtype), matrix.shape[1]
-    # embedding_bag sums in the dtype of the matrix; float16 has not the range, so it is widened some columns at a time.
+    # embedding_bag sums in the dtype of the matrix; float16 would overflow, so some columns at a time become float32.
     at_once = size if dtype == matrix.dtype else rows_per_block(len(matrix), matrix.device)
     for columns in chunks(size, at_once):
         out[:, columns] = F.embedding_bag(

@@ -1,8 +1,8 @@
 """Linear cross-entropy with Triton row kernels around cuBLAS products, for NVIDIA GPUs (and Triton's interpreter).
 
-Exact: the logits of a chunk are read twice and overwritten once by their gradient. Sparse: read twice for statistics
-and counts, once more for the kept entries; two chunks are under way, so that the GPU never waits while the host reads
-the counts of one. Logits in the input's dtype, everything after the product in float32.
+Exact: the logits of a chunk are read twice and overwritten once by their gradient. Sparse: they are read twice for
+statistics and counts, and once more for the kept entries; two chunks are processed at a time, so that the GPU does not
+wait while the host reads the counts of one. Logits in the input's dtype, everything after the product in float32.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Linear cross-entropy with a streaming forward pass in Triton: no logits are written, in no chunk.
+"""Linear cross-entropy with a streaming forward pass in Triton, which stores no logits at all.
 
-Statistics come from one pass with the logits tile in registers. With the sparse gradient that pass also leaves tile
-maxima, and the few tiles above the threshold are computed once more: at 2^-12 about 1.2 products in all, and no chunk
-of logits. An exact gradient needs all logits, so there this backend is `triton`; so it is in all gradients of a head
-that is split over processes, of which it streams the statistics alone. All arithmetic after a product is float32.
+Statistics are computed in one pass with a tile of logits in registers. For the sparse gradient that pass also stores
+tile maxima, and the few tiles above the threshold are computed again: at 2^-12 about 1.2 products in all, and no chunk
+of logits. An exact gradient needs all logits, so this backend then works as `triton`. For a head that is split over
+processes it streams only the statistics, and works as `triton` for gradients. All arithmetic after a product is
+float32.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ __all__ = [
     "stream_sums",
 ]
 
-# Rows of a chunk beside those of the chunked form: tile maxima and kept pieces are a tenth of its logits.
+# Chunks of the chunked form per chunk of this one: tile maxima and kept pieces are a tenth of the logits.
 SPARSE_CHUNKS = 4
 STREAMED_CHUNKS = 1
 

@@ -1,19 +1,19 @@
-"""The sparse gradient of a batch as a whole: left out is what is small beside the gradient of all rows.
+"""The sparse gradient for a batch as a whole (`gradient_error`): drops what is small relative to all rows' gradient.
 
-`gradient_threshold` promises each row an error that is small beside the row's own gradient, and so keeps as many
-entries of a row that is nearly right as of one that is not. Here an entry is kept if |w_r| p_rv > t S, where S is the
-root of the mean square of |w_r| (1 - p_ry) over a sample of the rows: half as many entries have the same error of the
-whole gradient, and rows whose gradient is a thousandth of the others' lose most of it. Two more things make it cheap:
+`gradient_threshold` keeps the error of each row small relative to the row's own gradient, and so keeps as many entries
+of a row that is nearly right as of one that is wrong. Here an entry is kept if |w_r| p_rv > t S, where S is the root
+mean square of |w_r| (1 - p_ry) over a sample of the rows. This needs half as many entries for the same error of the
+whole gradient; rows whose gradient is a thousandth of the others' lose most of it. Two more things make it cheap:
 
-- What a row leaves out is replaced span by span of the vocabulary (`SPAN`), not over all of it at once: each span by
-  its own background distribution times the row's exact sum there, which the pass over the logits knows. A tokenizer
-  numbers its tokens about by frequency, and one distribution for all of them errs mostly along one direction, from rare
-  to frequent. Spans take a third off the error of dH.
+- The dropped part of a row is replaced separately in each span of the vocabulary (`SPAN`), by a background distribution
+of the span times the row's exact sum there, which the pass over the logits computes. A tokenizer numbers its tokens
+roughly by frequency, and the error with one distribution for all of them would mostly be in one direction, from rare to
+frequent. Spans reduce the error of dH by a third.
 - The gradient of the weight, whose error is a fourth, keeps only entries `WEIGHT_SHARE` times as large.
 
-All else is as in sparse_gradient.py. First come the logits of about a hundred sampled rows, from which S and the
-background follow; then all rows, a chunk at a time, from hidden states to lists of kept entries. Peak memory beside the
-gradients: the logits of the sampled rows, and the lists, about `_MOST_ENTRIES` of them at a time.
+Everything else is as in sparse_gradient.py. First, S and the background are computed from the logits of about a hundred
+sampled rows; then the lists of kept entries of all rows from their hidden states, one chunk at a time. Peak memory
+beside the gradients: the logits of the sampled rows, and lists of about `_MOST_ENTRIES` entries at a time.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from mind_kernels.sparse_gradient import (
     worth_it_in_batch,
 )
 
-# Past as many collected entries their gradients are taken: 28 bytes each while they are sorted.
+# When so many entries are collected, their gradients are computed: 28 bytes per entry while they are sorted.
 _MOST_ENTRIES = 1 << 24
 
 SPAN = 6144
-"""Vocabulary entries whose dropped part is replaced by itself: kSpan of csrc/cpu/kernels.h."""
+"""Vocabulary entries per span, whose dropped part is replaced separately: kSpan of csrc/cpu/kernels.h."""
 
 WEIGHT_SHARE = 4
-"""How much larger an entry is that the gradient of the weight keeps: it then errs as that of the hidden states does."""
+"""How much larger an entry has to be for the gradient of the weight, whose error is then that of the hidden states'."""
 
 
 class BatchRows(SparseRows, Protocol):
-    """A chunk of n rows; of `SparseRows` it has no `background` and no `logits`."""
+    """A chunk of n rows, like `SparseRows` but without `background` and `logits`."""
 
     span_mass: Tensor
     """(n, spans), the part of dropped_mass in each `SPAN` entries of the vocabulary."""
@@ -60,25 +60,25 @@ class BatchRows(SparseRows, Protocol):
 
 @runtime_checkable
 class BatchKernels(Protocol):
-    """What a backend needs for it beside `RowKernels`."""
+    """The kernels that a backend needs for this, in addition to `RowKernels`."""
 
     def listed_rows(self, hidden: Tensor, target: Tensor, spec: RowSpec, log_cuts: Tensor, most: int) -> BatchRows:
-        """Of hidden (n, D) and target (n,): kept are the target's entries, and those with log p > log_cuts (n,).
+        """The kept entries of rows with hidden (n, D) and target (n,): the target's, and those with log p > log_cuts
+        (n,).
 
-        Past `most` candidates, in the mean of the rows, none are collected: `means` then says V. There are no
-        `background` and no `logits`.
+        If there are more than `most` candidates per row on average, none are collected, and `means` says V.
         """
         ...
 
     def sort_large_entries(
         self, rows: Tensor, offsets: Tensor, columns: Tensor, values: Tensor, vocabulary: int, least: float
     ) -> ByColumn:
-        """`sort_entries` of those alone that are larger than `least`, whatever their sign."""
+        """`sort_entries` of only those entries whose absolute value is larger than `least`."""
         ...
 
 
 class BatchPass:
-    """Takes the gradient of all rows of a batch."""
+    """Computes the gradient of all rows of a batch."""
 
     def __init__(
         self,
@@ -116,15 +116,16 @@ class BatchPass:
         self._sparse.finish(self._hidden, self._gradients, self._kernels.gather_rows, sort, last=last)
 
     def _log_cuts(self, rows: Tensor) -> Tensor:
-        """log of the probability above which an entry of the rows (n,) is kept, (n,); reads the background too."""
+        """(n,): the log of the probability above which an entry of the rows (n,) is kept; collects the background
+        too."""
         spec, sample = self._spec, rows[sampled_of_batch(len(rows))]
         projected = spec.head.project_wide(self._hidden[sample])
         target, size = self._target[sample], self._weight[sample].abs()
         values = self._kernels.row_kernel_(projected, target, None, spec)
-        known = values.lse.isfinite() & size.isfinite()  # all others would reach every row
+        known = values.lse.isfinite() & size.isfinite()  # the others would spoil every row
         projected, target, size = projected[known], target[known], size[known]
         lse, others = values.lse[known, None], -torch.expm1(-values.nll[known])
-        mean = (size * others).double().square().mean().nan_to_num(0).sqrt()  # of no rows: all is kept
+        mean = (size * others).double().square().mean().nan_to_num(0).sqrt()  # without any such row, everything is kept
         least = WEIGHT_SHARE * self._threshold * float(mean) / spec.head.temperature
         self._least = min(least, torch.finfo(torch.float32).max)
         log_cut = math.log(self._threshold) + mean.log()
@@ -139,7 +140,7 @@ class BatchPass:
         return log_cuts
 
     def _take(self, rows: Tensor, log_cuts: Tensor) -> int:
-        """The statistics and the gradient of rows (n,); how many entries were collected."""
+        """Computes the statistics and collects the gradient of rows (n,); returns the number of collected entries."""
         spec, vocabulary, hidden, target = (
             self._spec,
             self._spec.head.vocabulary,

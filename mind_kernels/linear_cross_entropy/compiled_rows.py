@@ -1,8 +1,9 @@
-"""Row kernels of linear cross-entropy from a compiled library: csrc/cpu on a CPU, csrc/cuda on an NVIDIA GPU.
+"""Row kernels of linear cross-entropy in a compiled library: csrc/cpu for CPUs, csrc/cuda for NVIDIA GPUs.
 
 Logits in float32, bfloat16 or float16, all arithmetic in float32. Exact: the logits of a chunk are read and overwritten
-by their gradient. Sparse: read for statistics and counts, and again for the kept entries. Of a shard of the vocabulary:
-read for the sums that the processes exchange, for the counts, and for what is made from whole rows.
+by their gradient. Sparse: they are read for statistics and counts, and again for the kept entries. For a shard of the
+vocabulary: they are read for the sums that the processes exchange, for the counts, and for the results that need whole
+rows.
 """
 
 from __future__ import annotations
@@ -20,15 +21,14 @@ from mind_kernels.linear_cross_entropy.shard_contract import GradientTerms, RowS
 from mind_kernels.linear_cross_entropy.shard_rows import JoinedRows
 from mind_kernels.sparse_gradient import ByColumn, sort_entries
 
-# The rows of `numbers` in the order of `RowNumber` in csrc/arguments.h, which says what they are.
+# The rows of `numbers`, in the order of `RowNumber` in csrc/arguments.h, which explains them.
 ROW_NUMBERS = ("loss", "nll", "lse", "entropy", "maximum", "log_total", "total", "others", "lse_others", "mean")
 
 
 class CompiledRows:
     """See `contract.RowKernels`, `logits_rows.LogitsKernels` and `sparse_shard_rows.SparseShardKernels`; `library` is
-    "cpp" or "cuda". `entries` and `background` take the logits of a shard, too, with what `count_shard` says of them.
-
-    `StreamedRows` is what backend `cpp` has beyond this.
+    "cpp" or "cuda". `entries` and `background` also work on the logits of a shard, with the results of `count_shard`.
+    `StreamedRows` has further kernels of backend `cpp`.
     """
 
     SPARSE_CHUNKS = 1

@@ -1,4 +1,4 @@
-"""What linear cross-entropy takes, gives and asks of a backend: below its definition and its loop over rows."""
+"""The interface of linear cross-entropy: arguments, outputs, and the kernels that a backend has to supply."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mind_kernels.shards import Group
 from mind_kernels.sparse_gradient import ByColumn, Entries
 
 ROW_KERNELS = "linear_cross_entropy", "linear_cross_entropy, shards"
-"""In `backend.BACKENDS`: the kernels of rows, and those of a head that is split over processes."""
+"""Names in `backend.BACKENDS`: the kernels of rows, and those for a head that is split over processes."""
 
 
 @dataclass(frozen=True)
@@ -31,35 +31,35 @@ class RowSpec:
     batch_threshold: float | None = None  # see batch_rows.py
 
     def with_head(self, head: Head) -> RowSpec:
-        """The same of another head."""
+        """The same loss with another head."""
         return replace(self, head=head)
 
     @property
     def is_sparse(self) -> bool:
-        """Whether the gradient leaves anything out."""
+        """Whether the gradient is a sparse one."""
         return self.gradient_threshold is not None or self.batch_threshold is not None
 
     @property
     def suits_entries(self) -> bool:
-        """Whether kept entries and a rest of rank one make up the gradient: under a softcap the uniform part of label
-        smoothing is not of rank one."""
+        """Whether the gradient is a sum of kept entries and a rest of rank one: with a softcap the uniform part of
+        label smoothing is not of rank one."""
         return not (self.label_smoothing and self.head.softcap)
 
     @property
     def log_threshold(self) -> float:
-        """log(gradient_threshold), where there is one."""
+        """log(gradient_threshold); requires one."""
         assert self.gradient_threshold is not None
         return math.log(self.gradient_threshold)
 
 
 class RowArguments(NamedTuple):
-    """What the operator takes, in the order of its schema."""
+    """The arguments of the operator, in the order of its schema."""
 
     hidden: Tensor  # (N, D)
     spec: RowSpec
-    target: Tensor  # (N,), on the CPU or where hidden is
+    target: Tensor  # (N,), on the CPU or on the device of hidden
     row_weight: Tensor | None  # (N,)
-    segment: Tensor | None  # (N,), on the CPU or where hidden is
+    segment: Tensor | None  # (N,), on the CPU or on the device of hidden
     num_segments: int
     ignore_index: int
     reduction: str
@@ -71,8 +71,8 @@ class RowArguments(NamedTuple):
 class RowValues(NamedTuple):
     """What a row kernel returns, (n,) each, in the accumulation dtype (`correct`: bool).
 
-    All but the first are statistics: whoever passes statistics on does so by these names, so that one more is a field
-    here, in `RowStats`, and in the kernels.
+    All but the first are statistics. Code that passes statistics on uses these names, so that another statistic needs a
+    field here, one in `RowStats`, and the kernels, and no other change.
     """
 
     loss: Tensor
@@ -83,11 +83,11 @@ class RowValues(NamedTuple):
 
 
 class RowTerms(NamedTuple):
-    """What is known of each of N rows."""
+    """Loss and statistics of each of N rows."""
 
     values: RowValues
-    dropped_mass: Tensor  # (N,); empty where every gradient is exact
-    kept_entries: Tensor  # (N,) int64; the same
+    dropped_mass: Tensor  # (N,); empty if every gradient is exact
+    kept_entries: Tensor  # (N,) int64; empty in the same case
     extra: ExtraStats
 
     @classmethod
@@ -121,7 +121,7 @@ class Segments(NamedTuple):
 
     @classmethod
     def of(cls, nll: Tensor, valid: Tensor, segment: Tensor | None, num_segments: int) -> Segments:
-        """From the nll (N,), which rows are valid (N,) bool, and their segments (N,)."""
+        """Computed from the nll (N,), the mask of valid rows (N,) bool, and the segment of each row (N,)."""
         if segment is None:
             return cls.empty(nll, 0)
         segment, valid = segment.to(nll.device), valid.to(nll.device)
@@ -131,13 +131,13 @@ class Segments(NamedTuple):
 
     @classmethod
     def empty(cls, like: Tensor, num_segments: int) -> Segments:
-        """Without data, in the accumulation dtype of `like`."""
+        """Uninitialized tensors, in the accumulation dtype of `like`."""
         dtype = accumulation_dtype(like.dtype)
         return cls(like.new_empty(num_segments, dtype=dtype), like.new_empty(num_segments, dtype=torch.int64))
 
 
 class RowOutputs(NamedTuple):
-    """What the operator gives."""
+    """The outputs of the operator."""
 
     loss: Tensor  # (), or (N,) for reduction "none"
     rows: RowTerms
@@ -146,14 +146,14 @@ class RowOutputs(NamedTuple):
 
 @dataclass(frozen=True)
 class RowStats:
-    """Statistics of the rows, without a gradient; float32 (float64 for float64 input). Ignored rows hold zeros.
+    """Statistics per row, without a gradient; float32 (float64 for float64 input). They are zero in ignored rows.
 
-    Those of N rows have the leading shape of the hidden states, (N,) if these are (N, D).
+    The shape is (N,) for hidden states (N, D), and (...) for hidden states (..., D).
     """
 
     nll: Tensor
     """(N,) negative log-likelihood of the target in nats, without weight, smoothing or z-loss; may be infinite.
-    Of several ids per row in linear_log_prob, that of the likeliest; so is `correct`."""
+    If linear_log_prob has several ids per row, `nll` and `correct` are those of the likeliest id."""
     lse: Tensor
     """(N,) log-sum-exp of the row's logits (after softcap and temperature)."""
     entropy: Tensor
@@ -161,27 +161,28 @@ class RowStats:
     correct: Tensor
     """(N,) bool: the largest logit is the target's."""
     segment_nll: Tensor | None
-    """(S,) mean of `nll` over the rows of a segment that are not ignored, unweighted; nan where there are none."""
+    """(S,) mean of `nll` over the rows of a segment that are not ignored, unweighted; nan if there are none."""
     segment_count: Tensor | None
-    """(S,) int64: how many rows that is."""
+    """(S,) int64: the number of these rows."""
     dropped_mass: Tensor | None = None
-    """(N,) probability of the entries that the sparse gradient replaced, a part of 1 - p of the target; 0 where it is
-    exact. None: no threshold."""
+    """(N,) total probability of the entries that the sparse gradient replaced, at most 1 - p of the target; 0 in rows
+    with the exact gradient. None: no threshold."""
     kept_entries: Tensor | None = None
-    """(N,) int64: the entries of the row's gradient that were computed one by one; V where all were."""
+    """(N,) int64: the number of entries of the row's gradient that were computed exactly; V in rows with the exact
+    gradient. None: no threshold."""
     mean_logit: Tensor | None = None
-    """(N,) mean over the vocabulary of the row's logits (after softcap and temperature); minus infinity if an entry is
-    ruled out. This and what follows: None unless named in `extra_stats`."""
+    """(N,) mean over the vocabulary of the row's logits (after softcap and temperature); minus infinity if a token is
+    excluded. This and the fields that follow are None unless named in `extra_stats`."""
     log_sum_sq: Tensor | None = None
     """(N,) log sum_v p_v^2, p the row's softmax."""
     predicted: Tensor | None = None
-    """(N,) int64: the entry with the largest logit, the first of equal ones."""
+    """(N,) int64: the token with the largest logit, the first one if several are equal."""
 
     @classmethod
     def of(
         cls, rows: RowTerms, segments: Segments | None, shape: Sequence[int], *, sparse: bool, extra: str = ""
     ) -> RowStats:
-        """From what an operator or a definition gives of rows of this leading shape; None: without segments."""
+        """From the outputs of an operator or a definition, for rows of this leading shape. Segments may be None."""
         statistics = {
             name: value.detach().view(shape) for name, value in rows.values._asdict().items() if name != "loss"
         }
@@ -197,11 +198,11 @@ class RowStats:
 
 @dataclass(frozen=True)
 class RowWeights:
-    """d(total loss) / d(row loss) and, where the rows' entropies or lse are part of the loss, d(total loss) / d(those).
+    """d(total loss) / d(row loss); also d(total loss) / d(entropy) and d(lse), if the loss depends on those.
 
-    The first two make up the gradient with respect to the logits z that a row kernel computes:
-    p_v (a + b log p_v) - t 1[v = y] - u. None knows of `lse`: it gets `of_kernel`, and the loop over rows then puts
-    `at_target` in its place. For losses without label smoothing and z-loss.
+    A row kernel computes the gradient with respect to the logits z from the first two: p_v (a + b log p_v) - t 1[v = y]
+    - u. No kernel knows `lse`: it is given `of_kernel`, and the loop over rows then writes `at_target` at the target.
+    This is for losses without label smoothing and z-loss only.
     """
 
     loss: Tensor  # (N,)
@@ -219,7 +220,7 @@ class RowWeights:
         return RowWeights(change(self.loss), entropy, lse)
 
     def magnitude(self) -> Tensor:
-        """The sum of their absolute values (N,): 0 where a row has no gradient, and its weight in a mean over rows."""
+        """The sum of their absolute values (N,): the row's weight in means over rows, 0 if it has no gradient."""
         out = self.loss.abs()
         for weight in (self.entropy, self.lse):
             out = out if weight is None else out + weight.abs()
@@ -227,12 +228,13 @@ class RowWeights:
 
     @property
     def of_kernel(self) -> RowWeights:
-        """The weights with which a row kernel's gradient is right but at the target: that of lse is p, that of nll is
-        p - 1[v = y]."""
+        """Weights without lse, for which a row kernel's gradient is right except at the target: the gradient of lse is
+        p, that of nll is p - 1[v = y]."""
         return self if self.lse is None else RowWeights(self.loss + self.lse, self.entropy)
 
     def at_target(self, values: RowValues) -> Tensor:
-        """The gradient at z_y, (n,): added to what a kernel has there, a small p_y would lose its digits."""
+        """The gradient at z_y, (n,), computed anew: a correction of the kernel's value would lose the digits of a small
+        p_y."""
         p, others = (-values.nll).exp(), -torch.expm1(-values.nll)
         out = -self.loss * others
         if self.lse is not None:
@@ -246,8 +248,8 @@ class RowWeights:
     def coefficients(self, values: RowValues, others: Tensor, spec: RowSpec) -> tuple[Tensor, Tensor | None, Tensor]:
         """a, b (None for zero) and the gradient at the target without u, p_y (a + b log p_y) - t, (N,) each.
 
-        `others` (N,) is 1 - p_y, summed over all entries but the target's: p_y - t would cancel where p_y is near 1,
-        and (1 - t) - others does not.
+        `others` (N,) is 1 - p_y, summed over all entries but the target's: p_y - t would lose its digits if p_y is near
+        1, and (1 - t) - others does not.
         """
         of_lse = 2 * spec.z_loss * values.lse
         a = self.loss * (1 + of_lse)
@@ -263,27 +265,28 @@ class RowWeights:
 
 
 def _of_entropy(values: RowValues) -> Tensor:
-    """p_y (log p_y + entropy), (n,), and 0 where p_y is."""
+    """p_y (log p_y + entropy), (n,), and 0 if p_y is 0."""
     return (-values.nll).exp() * (values.entropy - values.nll.clamp(max=1e30))
 
 
 class SparseRows(Protocol):
-    """A chunk of n rows whose statistics are known and whose gradient is still to be taken."""
+    """A chunk of n rows whose statistics are known and whose gradient is still to be computed."""
 
     values: RowValues
 
     def means(self) -> tuple[float, float]:
-        """Means over the rows of `kept` and of `sparse_gradient.dropped_share`; waits for the device. The first is V
-        or more if the backend stopped collecting entries for this chunk."""
+        """Means over the rows of `kept` and of `sparse_gradient.dropped_share`; waits for the device. A first mean of V
+        or more says that the backend stopped collecting entries for this chunk."""
         ...
 
     kept: Tensor
-    """(n,) int64, entries above the threshold, and the target's. This and what follows is there after `means`."""
+    """(n,) int64: the number of kept entries, those above the threshold and the target's. This and the attributes and
+    methods that follow may be used after `means` only."""
     dropped_mass: Tensor
-    """(n,), the probability of the other entries: no difference from 1."""
+    """(n,), the probability of the other entries, summed over them and not computed as 1 minus the rest."""
 
     def logits(self) -> Tensor:
-        """(n, V): the projected logits, not to be changed. Comes before `dense`."""
+        """(n, V): the projected logits, not to be changed. Called before `dense`."""
         ...
 
     def entries(self, weights: RowWeights) -> Entries:
@@ -291,26 +294,25 @@ class SparseRows(Protocol):
         ...
 
     def background(self, rows: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """(V,): sum over `rows` (m,) int64 of weight (m,) x dropped probability x slope of the logits; and (): the mass
-        of that, without the slope. Comes before `dense`."""
+        """(V,): the sum over `rows` (m,) int64 of weight (m,) x dropped probability x slope of the logits; and (): its
+        total without the slope. Called before `dense`."""
         ...
 
     def dense(self, part: slice, weights: RowWeights) -> Tensor:
-        """(m, V): the exact gradient of the projected logits instead, of the m rows of `part`, for their weights.
-
-        Comes last, once per row: it may reuse the logits' memory."""
+        """(m, V): the exact gradient of the projected logits of the m rows in `part`, for their weights. Called last,
+        and once per row: it may reuse the memory of the logits."""
         ...
 
 
 class RowKernels(Protocol):
-    """What a backend supplies for this operation: a module, or any other object with these names."""
+    """The kernels that a backend has to supply for this operation: a module, or any other object with these names."""
 
     SPARSE_CHUNKS: int
-    """How many chunks of the sparse path `sparse_rows` is given at once."""
+    """How many chunks of the sparse path one call of `sparse_rows` gets."""
 
     STREAMED_CHUNKS: int
-    """The same for `statistics`, and for `sparse_rows` of rows that are not sampled, which then come apart from those
-    that are. More than 1: these keep no logits."""
+    """How many chunks one call of `statistics` gets, and one of `sparse_rows` for rows that are not sampled; these are
+    then separate from the sampled ones. More than 1: such calls keep no logits."""
 
     def row_kernel_(
         self,
@@ -321,7 +323,7 @@ class RowKernels(Protocol):
     ) -> RowValues:
         """Statistics; with weights, the logits become their own gradient, in place.
 
-        Of logits that had softcap and temperature applied before, the head in `spec` has neither.
+        If softcap and temperature have been applied to the logits already, the head in `spec` has neither.
         """
         ...
 
@@ -330,14 +332,14 @@ class RowKernels(Protocol):
         hidden: Tensor,  # (n, D)
         target: Tensor,  # (n,)
         spec: RowSpec,
-        temperature: Tensor | None = None,  # (n,), beside a head whose own is 1; only if STREAMED_CHUNKS is more than 1
+        temperature: Tensor | None = None,  # (n,), with a head whose own is 1; only if STREAMED_CHUNKS is more than 1
     ) -> RowValues:
-        """Statistics of rows, straight from hidden states."""
+        """Statistics of rows, computed from their hidden states."""
         ...
 
     def sparse_rows(self, hidden: Tensor, target: Tensor, spec: RowSpec, keep_logits: bool = True) -> SparseRows:
-        """The same, with what the sparse gradient needs; without `keep_logits`, `background` and `logits`
-        will not be called."""
+        """The same, plus the data that the sparse gradient needs; without `keep_logits`, `background` and `logits` will
+        not be called."""
         ...
 
     def gather_rows(
@@ -359,31 +361,32 @@ class ExactChunk(Protocol):
     def write_products(
         self,
         weights: RowWeights,  # (n,), without lse
-        at_target: Tensor | None,  # (n,), the gradient of the target's projected logit if it is not that of `weights`
+        at_target: Tensor | None,  # (n,), gradient of the target's projected logit; None: follows from `weights`
         of_hidden: Tensor | None,  # (n, D), written
         of_weight: Tensor | None,  # (V, D), written, or added to
         add_weight: bool,
         of_bias: Tensor | None,  # (V,), added to
     ) -> None:
-        """The gradients of hidden states, weight and bias, in the accumulation dtype; None for one not needed."""
+        """Computes the gradients of hidden states, weight and bias, in the accumulation dtype; None: not needed."""
         ...
 
 
 class ExactRows(Protocol):
-    """The exact gradient of rows with products of the backend's own; it holds the logits of one chunk."""
+    """The exact gradient of rows, by the backend's own matrix products; it holds the logits of one chunk."""
 
     size: int
     """Rows of a chunk."""
 
     def chunk(self, hidden: Tensor, target: Tensor) -> ExactChunk:
-        """Of hidden (n, D) and target (n,), at most `size` rows; takes the memory of the chunk before."""
+        """The chunk with hidden (n, D) and target (n,), at most `size` rows; reuses the memory of the previous
+        chunk."""
         ...
 
 
 @runtime_checkable
 class OwnProducts(Protocol):
-    """What the kernels of a backend may have beside those of `RowKernels`."""
+    """Further kernels that a backend may have, beside those of `RowKernels`."""
 
     def exact_rows(self, rows: int, hidden: Tensor, spec: RowSpec) -> ExactRows | None:
-        """For `rows` rows of `hidden`; None if `row_kernel_` and PyTorch's products are faster."""
+        """An object for `rows` rows of `hidden`; None if `row_kernel_` and PyTorch's products are faster."""
         ...

@@ -1,7 +1,7 @@
-"""Statistics of rows that are computed if they are named: mean logit, log sum of squared probabilities, prediction.
+"""Optional statistics of rows, `extra_stats`: mean logit, log sum of squared probabilities, prediction.
 
-They are read from a chunk of projected logits, whatever the backend, in blocks that stay in the cache of a CPU. Peak
-memory: one block (n, V) in float32.
+Every backend computes them from a chunk of projected logits, in blocks that stay in a CPU's cache. Peak memory: one
+block (n, V) in float32.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mind_kernels.row_chunks import Rows, accumulation_dtype, chunks, rows_per_b
 
 
 class ExtraStats(NamedTuple):
-    """(N,) each, or empty for one that is not named. Their names, joined by commas, are an operator's argument."""
+    """The statistics, (N,) each, or empty if not named. An operator gets their names as a string, joined by commas."""
 
     mean_logit: Tensor
     log_sum_sq: Tensor
@@ -26,7 +26,7 @@ class ExtraStats(NamedTuple):
 
     @classmethod
     def zeros(cls, rows: int, like: Tensor, names: str) -> ExtraStats:
-        """Zeros for those that are named, on the device of `like` and in its accumulation dtype."""
+        """Zeros for the named statistics, on the device of `like` and in its accumulation dtype."""
 
         def zeros(name: str) -> Tensor:
             dtype = torch.int64 if name == "predicted" else accumulation_dtype(like.dtype)
@@ -35,11 +35,11 @@ class ExtraStats(NamedTuple):
         return cls(*map(zeros, cls._fields))
 
     def named(self, names: str) -> dict[str, Tensor]:
-        """Those that are named, by name."""
+        """The named statistics, by name."""
         return {name: value for name, value in self._asdict().items() if name in names.split(",")}
 
     def read(self, rows: Rows, logits: Tensor, head: Head, names: str) -> None:
-        """Writes those that are named into their places, of these rows' projected logits (n, V)."""
+        """Computes the named statistics of these rows from their projected logits (n, V), and stores them."""
         if not names:
             return
         blocks = chunks(logits.shape[0], rows_per_block(logits.shape[1], logits.device))
@@ -48,13 +48,13 @@ class ExtraStats(NamedTuple):
         self.write(rows, joined, names)
 
     def write(self, rows: Rows, found: Mapping[str, Tensor], names: str) -> None:
-        """Writes those that are named, of these rows, into their places."""
+        """Stores the named statistics of these rows."""
         for name, place in self.named(names).items():
             place[rows] = found[name]
 
 
 def _of_block(logits: Tensor, head: Head, names: Collection[str]) -> dict[str, Tensor]:
-    """Of a few rows (n, V)."""
+    """The named statistics of a few rows of projected logits (n, V)."""
     z = head.to_logits_(logits.to(accumulation_dtype(logits.dtype), copy=True))
     largest, predicted, _ = maxima(z)
     found = {"predicted": predicted}
@@ -67,14 +67,15 @@ def _of_block(logits: Tensor, head: Head, names: Collection[str]) -> dict[str, T
 
 
 def _powers(z: Tensor, largest: Tensor, predicted: Tensor) -> list[Tensor]:
-    """The sums (n,) of e^d and of e^2d over all entries but the largest, d the distance from it; takes the memory of z
-    (n, V). Beside a probability near 1 the others would lose their digits in either sum."""
+    """The sums (n,) of e^d and of e^2d over all entries but the largest, d the distance from it; overwrites z (n, V).
+    The largest is left out since, if its probability is near 1, the others would lose their digits in either sum."""
     others = z.sub_(largest[:, None]).exp_().scatter_(1, predicted[:, None], 0)
     return [others.sum(1), others.square_().sum(1)]
 
 
 def sums_of_shard(logits: Tensor, head: Head, names: str) -> list[Tensor]:
-    """What `join` needs for those that are named, (n,) each, of a shard's projected logits (n, V_r), V_r >= 0."""
+    """The sums that `join` needs for the named statistics, (n,) each, from a shard's projected logits (n, V_r), V_r >=
+    0."""
     if not {"mean_logit", "log_sum_sq"} & set(names.split(",")):
         return []
     found: list[list[Tensor]] = []
@@ -87,8 +88,8 @@ def sums_of_shard(logits: Tensor, head: Head, names: str) -> list[Tensor]:
 
 
 def join(sums: Tensor, maximum: Tensor, vocabulary: int, names: str) -> dict[str, Tensor]:
-    """Those that are named but `predicted`, (n,) each, from `sums_of_shard` of all processes (processes, k, n), and the
-    maxima of their shards (processes, n)."""
+    """The named statistics except `predicted`, (n,) each, from `sums_of_shard` of all processes (processes, k, n) and
+    the maxima of their shards (processes, n)."""
     found, rest = {}, list(sums.unbind(1))
     if "mean_logit" in names:
         found["mean_logit"] = rest.pop(0).sum(0) / vocabulary
@@ -103,8 +104,8 @@ def join(sums: Tensor, maximum: Tensor, vocabulary: int, names: str) -> dict[str
 def checked_names(names: Sequence[str], return_stats: bool) -> str:
     """The names in the order of `ExtraStats`, joined by commas.
 
-    Raises TypeError for a single string and for what is no sequence, ValueError for a name that there is not, and
-    without statistics to hold them.
+    Raises TypeError for a string or anything else that is not a sequence of names; ValueError for an unknown name, and
+    if there are names but no `return_stats`.
     """
     if isinstance(names, str) or not isinstance(names, Iterable):
         example = names if isinstance(names, str) else "predicted"

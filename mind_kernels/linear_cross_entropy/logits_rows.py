@@ -12,17 +12,18 @@ from mind_kernels.sparse_gradient import Entries, dropped_share, offsets_of
 
 
 class Counted(NamedTuple):
-    """What is known of n rows of logits before their weights. Kept are entries above the threshold and the target's."""
+    """Counts for n rows of logits that do not depend on weights. Kept entries: those above the threshold, and the
+    target's."""
 
     values: RowValues
-    normalizer: Tensor  # for the calls below, as the backend likes it
+    normalizer: Tensor  # for the calls below, in a form that the backend chooses
     kept: Tensor  # (n,) int64, how many entries are kept
     dropped_mass: Tensor  # (n,), the probability of the other entries
-    others: Tensor  # (n,), that of all but the target's
+    others: Tensor  # (n,), the probability of all entries but the target's
 
 
 class KeptEntries(NamedTuple):
-    """The kept entries of n rows, row after row, in increasing column order; see `sparse_gradient.Entries`."""
+    """The kept entries of n rows, row by row, in increasing column order; see `sparse_gradient.Entries`."""
 
     columns: Tensor  # (total,) int32
     values: Tensor  # (total,)
@@ -30,7 +31,8 @@ class KeptEntries(NamedTuple):
 
 
 class EntryKernels(Protocol):
-    """Kernels on projected logits (n, V) that were counted, targets (n,) and weights (n,) in the accumulation dtype."""
+    """Kernels that follow `count`: on projected logits (n, V), targets (n,), and weights (n,) in the accumulation
+    dtype."""
 
     def entries(
         self,
@@ -43,32 +45,32 @@ class EntryKernels(Protocol):
         offsets: Tensor,
         total: int,
     ) -> KeptEntries:
-        """The kept entries. `offsets` (n + 1,) int64 are those of `kept`, `total` is the last of them."""
+        """The kept entries. `offsets` (n + 1,) int64 is the exclusive prefix sum of `kept`, `total` its last number."""
         ...
 
     def background(
         self, logits: Tensor, rows: Tensor, target: Tensor, normalizer: Tensor, weight: Tensor, spec: RowSpec
     ) -> Tensor:
-        """The first of what `contract.SparseRows` says."""
+        """The first result of `contract.SparseRows.background`."""
         ...
 
 
 class LogitsKernels(EntryKernels, Protocol):
-    """And what counts them."""
+    """`EntryKernels` and the kernels that count."""
 
     def row_kernel_(self, logits: Tensor, target: Tensor, weights: RowWeights | None, spec: RowSpec) -> RowValues:
         """See `contract.RowKernels`."""
         ...
 
     def count(self, logits: Tensor, target: Tensor, spec: RowSpec) -> Counted:
-        """Statistics of the rows, and what is kept of them. Leaves the logits as they are."""
+        """Statistics of the rows, and the number of their kept entries. Does not change the logits."""
         ...
 
 
 class HostSums:
-    """Sums of the rows' kept entries and dropped shares on their way to the host: asked for now, read later.
+    """Sums of the rows' kept entries and dropped shares, copied to the host: the copy starts now, and is read later.
 
-    `here`: those of the kept entries that this process collects; None: all.
+    `here`: the numbers of kept entries that this process collects; None: all.
     """
 
     def __init__(self, kept: Tensor, dropped_mass: Tensor, others: Tensor, here: Tensor | None = None) -> None:

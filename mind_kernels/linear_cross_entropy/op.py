@@ -1,4 +1,4 @@
-"""linear_cross_entropy: the public function and its operator."""
+"""`linear_cross_entropy`, the cross-entropy of tokens without logits: the public function and its operator."""
 
 from __future__ import annotations
 
@@ -103,65 +103,70 @@ def linear_cross_entropy(
     """Cross-entropy of softmax(z), z = softcap(hidden weight^T + bias) / temperature, without the N x V logits.
 
     Args:
-        hidden: (N, D) float64, float32, bfloat16 or float16: hidden states of the labeled rows. Takes a gradient. Or
-            (..., D): then all that is (N,) below has the shape (...) of its rows.
-        weight: (V, D) LM head, dtype and device of hidden; or a Head, which has bias, softcap and temperature too.
-            Takes a gradient.
-        target: (N,) int64 or int32 in [0, V) or `ignore_index`; may stay on the CPU, which spares a GPU one
-            synchronization.
-        row_weight: (N,) floating, any sign, a constant: weight of each row (alpha_k / tokens and the like). None: 1
-            each. A row of weight zero still yields its statistics.
-        segment: (N,) int64 or int32 in [0, num_segments): the group of rows (a rationale) whose mean nll the statistics
-            hold; may stay on the CPU.
-        num_segments: S > 0, the number of segments; given with `segment`, and only then.
-        bias: (V,), dtype and device of hidden: added to the projected logits; -inf rules an entry out. Takes a
+        hidden: (N, D) float64, float32, bfloat16 or float16: hidden states of the labeled rows. Receives a gradient.
+            Any leading shape (..., D) is accepted too; each (N,) below then has the shape (...).
+        weight: (V, D), dtype and device of hidden: the weight of the LM head. Or a Head, which also holds bias, softcap
+            and temperature. Receives a gradient.
+        target: (N,) int64 or int32 in [0, V), or `ignore_index`: the token that each row is to predict. May be on the
+            CPU, which saves one synchronization of the GPU.
+        row_weight: (N,) floating, any sign, without a gradient: the weight of each row, such as alpha_k / tokens. None:
+            1 for each row. Rows of weight zero still have statistics.
+        segment: (N,) int64 or int32 in [0, num_segments): the segment (a rationale, for example) that each row belongs
+            to. The statistics then hold the mean nll of each segment. May be on the CPU.
+        num_segments: S > 0, the number of segments. Required with `segment`, refused without it.
+        bias: (V,), dtype and device of hidden: added to the projected logits; -inf excludes a token. Receives a
             gradient.
-        ignore_index: the target of rows that have no loss, no gradient and zeros as statistics; may lie in [0, V).
-        reduction: "mean": sum of weighted row losses / sum of weights over rows that are not ignored (nan where there
-            is none, as torch.nn.functional.cross_entropy); "sum"; "none": (N,) weighted row losses, zero where ignored.
-        label_smoothing: epsilon in [0, 1]: (1 - eps) nll + eps mean_v(-log p_v).
+        ignore_index: the target that marks ignored rows: they add nothing to the loss or its gradient, and their
+            statistics are zero. May be in [0, V).
+        reduction: "mean": the sum of the weighted row losses over the sum of the weights, both over rows that are not
+            ignored (nan if there are none, as in torch.nn.functional.cross_entropy); "sum": the sum of the weighted row
+            losses; "none": the weighted row losses (N,), zero in ignored rows.
+        label_smoothing: epsilon in [0, 1]: the nll of a row becomes (1 - eps) nll + eps mean_v(-log p_v).
         z_loss: adds z_loss * lse^2 to each row's loss, lse in nats.
-        softcap: c > 0: x = hidden weight^T + bias becomes c tanh(x / c), before the temperature. None: x stays.
-        temperature: T > 0: what the logits are divided by.
-        gradient_threshold: None: the exact gradient. A share t in (0, 1), such as 2**-16 (on a GPU 2**-12), or
-            what `threshold_for_error` gives for the error that you accept: the sparse gradient. The loss and the
-            statistics stay exact; of the gradient of the logits, entries with a probability up to t (1 - p),
-            where p is that of the target, are replaced by a background distribution with the same sum. 1 - p is the
-            size of the row's gradient, so at most 1 / t entries are kept beside the target, and the error is small
-            beside the gradient of every row, however confident. Rows where this would be slower or too rough take the
-            exact gradient; RowStats.dropped_mass and .kept_entries report it.
-        gradient_error: None, or instead of a threshold the error that the gradient of the whole batch may have, a
-            number in (0, 1): |found - exact| / |exact| in the Frobenius norm, of the gradient of the hidden states and
-            of the weight's. 3e-5 is about what float32 itself costs in eager PyTorch. Left out is what is small beside
-            the gradient of all rows, weights included; a row whose own gradient is small beside the others' may lose
-            all but its target. The relation to the error was measured on a trained model's rows; it is no bound.
-            Backends "cpp" and "reference" alone have it (in float64 the latter), for reduction "mean" and "sum", and
-            not with label smoothing under a softcap, nor with a process_group. RowStats.dropped_mass and .kept_entries
-            are 0 in rows without a gradient, all rows if nothing takes one.
+        softcap: c > 0: bounds x = hidden weight^T + bias to c tanh(x / c), before the temperature. None: no bound.
+        temperature: T > 0: the logits are divided by it.
+        gradient_threshold: None: the exact gradient. A share t in (0, 1), such as 2**-16 (on a GPU 2**-12), or the
+            result of `threshold_for_error` for the error that you accept: the sparse gradient. The loss and the
+            statistics stay exact. In the gradient of the logits, entries with a probability of at most t (1 - p), where
+            p is the probability of the target, are replaced by a background distribution with the same sum. The size of
+            the row's gradient is 1 - p. So at most 1 / t entries are kept beside the target, and the error is small
+            relative to the gradient of each row, however confident the row is. Rows for which this would be slower or
+            too inaccurate get the exact gradient. RowStats.dropped_mass and RowStats.kept_entries report what was
+            replaced and kept.
+        gradient_error: None; or, instead of a threshold, the error that the gradient of the whole batch may have:
+            |found - exact| / |exact|, a number in (0, 1), in the Frobenius norm, for the gradient of the hidden states
+            and for that of the weight. For comparison, float32 in eager PyTorch has an error of about 3e-5. Entries are
+            left out if they are small relative to the gradient of all rows, weights included; a row whose own gradient
+            is small relative to the others' may lose everything but its target. The relation between choice and error
+            was measured on the rows of a trained model; it is not a bound. Only the backends "cpp" and "reference" have
+            it (float64: only "reference"), for reduction "mean" and "sum", without a process_group, and without the
+            combination of label smoothing and softcap. RowStats.dropped_mass and RowStats.kept_entries are 0 in rows
+            without a gradient, and in all rows if no gradient is needed.
         return_stats: also return RowStats.
-        extra_stats: names of statistics that RowStats hold on demand: "mean_logit", "log_sum_sq", "predicted". They
-            are read from a chunk of logits, which costs some passes over it.
-        process_group: the processes among which the head's rows are split, in rank order (tensor parallelism): weight
-            is (V_r, D) and bias (V_r,) then, this process's rows, of which there may be none, and V in all that is said
-            here is the sum of the V_r. All else is the same in all processes, and so are loss and statistics; the
-            gradients of weight and bias are those of this process's rows, that of hidden is the whole one. None: the
-            head is whole, or weight and hidden are DTensors, the weight Shard(0) over one mesh dimension: the loss is
-            a plain tensor then, the same in all processes of that dimension. Without gradient_error.
-        backend: "auto" or a name that `mind_kernels.backends` lists.
+        extra_stats: names of further statistics for RowStats to hold: "mean_logit", "log_sum_sq", "predicted".
+            Computing them needs the logits of each chunk and some more passes over them.
+        process_group: the processes that share the head (tensor parallelism): each holds a block of its rows, in rank
+            order, and passes these rows as weight (V_r, D) and bias (V_r,). V_r may be 0; V above is the sum of all
+            V_r. All other arguments must be the same in all processes. Loss and statistics are the same in all
+            processes, and so is the gradient of hidden, which counts the whole head; the gradients of weight and bias
+            are those of this process's rows. None: the head is whole; or weight and hidden are DTensors, the weight
+            Shard(0) over one mesh dimension: the loss is then a plain tensor, the same in all processes of that
+            dimension. Not together with gradient_error.
+        backend: "auto", or a name that `mind_kernels.backends()` lists.
 
     Returns:
         The loss in nats, () or (N,) for reduction "none", in float32 (float64 for float64 input), or (loss, RowStats).
 
     Raises:
         ValueError, TypeError: an argument of the wrong shape, device, dtype or range, or a constant that requires a
-            gradient; it is named, and with process_group in all processes. On a GPU a target or segment out of range is
-            a device-side assertion, since reading it would stall the stream.
-        BackendUnavailableError: the backend that was named cannot run here; the message says why.
+            gradient; the message names it, and with process_group all processes raise. On a GPU, a target or segment
+            out of range fails a device-side assertion instead, since reading its values would stall the stream.
+        BackendUnavailableError: the requested backend cannot run here; the message says why.
         RuntimeError: a higher-order gradient, a forward-mode derivative or a transform of torch.func (grad, vmap, ...)
-            through any backend but "reference".
+            with any backend but "reference".
 
     Source:
-        mind_kernels/linear_cross_entropy/README.md derives the gradient, and the sparse one.
+        mind_kernels/linear_cross_entropy/README.md derives the exact and the sparse gradient.
     """
     head = head_of(weight, bias, softcap, temperature)
     hidden, head, group = dtensors.local(hidden, head, process_group)
@@ -235,7 +240,7 @@ def _check_error_fits(
 
 
 def _shard(a: RowArguments, gradients: Sequence[bool]) -> Shard | None:
-    """The shard of this process, if the head is split; checks that all processes were called alike."""
+    """This process's shard, None if the head is whole; checks that all processes got the same arguments."""
     if a.group is None:
         return None
     head, spec = a.spec.head, a.spec
@@ -261,7 +266,7 @@ def _shard(a: RowArguments, gradients: Sequence[bool]) -> Shard | None:
 
 
 def _define(a: RowArguments) -> RowOutputs:
-    """By the definition, differentiable."""
+    """The definition, differentiable."""
     shard = _shard(a, [False, False, False])
     if shard is not None:
         assert a.group is not None
@@ -311,7 +316,7 @@ def _fake(a: RowArguments) -> RowOutputs:
 
 
 def _recompute(a: RowArguments, upstream: RowOutputs) -> RowArguments:
-    """The gradient that arrives at a row's loss is its weight in a sum."""
+    """Arguments for the backward pass: the upstream gradient of each row's loss becomes its weight in a sum."""
     return a._replace(
         row_weight=upstream_weights(upstream.loss, a.row_weight),
         segment=None,

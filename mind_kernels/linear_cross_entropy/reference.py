@@ -1,7 +1,8 @@
 """The definition of linear cross-entropy: plain PyTorch, unchunked, differentiable any number of times.
 
-Allocates N x V. Exact in the dtype of its input (float64 in, float64 throughout); half-precision logits are widened to
-float32 after the product. With a gradient threshold it defines the sparse gradient, of which there is no second.
+Allocates N x V. Computes in the dtype of its input (float64 throughout for float64 input); half-precision logits are
+converted to float32 after the product. With a gradient threshold it defines the sparse gradient, which cannot be
+differentiated again.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from mind_kernels.sparse_gradient import sampled_of_batch, sampled_rows
 
 def forward(
     hidden: Tensor,  # (N, D)
-    target: Tensor,  # (N,), where hidden is
+    target: Tensor,  # (N,), on the device of hidden
     row_weight: Tensor | None,  # (N,)
     spec: RowSpec,
     *,
@@ -46,10 +47,10 @@ def row_terms(
     hidden: Tensor,  # (N, D)
     target: Tensor,  # (N,)
     valid: Tensor,  # (N,) bool
-    weights: RowWeights,  # of the sampled rows in the background of the sparse gradient
+    weights: RowWeights,  # of the rows, for the background of the sparse gradient
     spec: RowSpec,
     *,
-    temperature: Tensor | None = None,  # (N,), beside that of the head
+    temperature: Tensor | None = None,  # (N,), in addition to that of the head
     extra: str = "",
 ) -> RowTerms:
     """Terms of all rows, differentiable; zero (False) in rows that are not `valid`."""
@@ -62,17 +63,17 @@ def row_terms(
         logits, dropped_mass, kept_entries = _sparsify_batch(hidden, spec, target, valid, weights)
     index = torch.where(valid, target, 0)
     lse = torch.logsumexp(logits, dim=-1)
-    lse = torch.where(lse == math.inf, math.nan, lse)  # as the softmax is
+    lse = torch.where(lse == math.inf, math.nan, lse)  # as in the softmax
     nll = lse - logits.gather(-1, index[:, None]).squeeze(-1)
     row_entropy = entropy(torch.log_softmax(logits, dim=-1))
     correct = (logits.argmax(-1) == index) & valid & nll.isfinite()
     nll, lse, row_entropy = (torch.where(valid, value, 0) for value in (nll, lse, row_entropy))
     loss = nll
-    if spec.label_smoothing:  # infinite beside a logit of minus infinity, and without smoothing 0 times that
+    if spec.label_smoothing:  # infinite if a logit is minus infinity; without smoothing it would be 0 times infinity
         # The uniform part of the gradient stays exact.
         uniform = torch.where(valid, torch.logsumexp(logits, dim=-1) - exact.mean(-1), 0)
         loss = (1 - spec.label_smoothing) * nll + spec.label_smoothing * uniform
-    if spec.z_loss:  # the square may be infinite, and without z_loss 0 times that
+    if spec.z_loss:  # the square may be infinite; without z_loss it would be 0 times infinity
         loss = loss + spec.z_loss * lse.square()
     extras = {name: torch.where(valid, _EXTRA[name](exact), 0) for name in extra.split(",") if name}
     named = ExtraStats.zeros(0, hidden, "")._replace(**extras)
@@ -90,11 +91,11 @@ def row_logits(
     hidden: Tensor,  # (N, D)
     weights: RowWeights,  # rows of weight 0 have no gradient
     head: Head,
-    temperature: Tensor | None = None,  # (N,), beside that of the head
+    temperature: Tensor | None = None,  # (N,), in addition to that of the head
 ) -> tuple[Tensor, Tensor]:
     """Projected logits and logits (N, V), differentiable."""
     projected = head.project(hidden).to(accumulation_dtype(hidden.dtype))
-    projected = torch.where((weights.magnitude() == 0)[:, None], projected.detach(), projected)  # even if they are nan
+    projected = torch.where((weights.magnitude() == 0)[:, None], projected.detach(), projected)  # also if they are nan
     logits = head.to_logits(projected)
     return projected, logits if temperature is None else logits / temperature[:, None]
 
@@ -107,7 +108,8 @@ def _sparsify(
     valid: Tensor,  # (N,) bool
     magnitude: Tensor,  # (N,), the rows' weights in the background
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The logits (N, V) with the sparse gradient behind them, and the rows' dropped_mass and kept_entries, (N,)."""
+    """The logits (N, V), whose backward pass is the sparse gradient, and the rows' dropped_mass and kept_entries,
+    (N,)."""
     derivatives.no_transforms("gradient_threshold", [projected], "the sparse gradient", "gradient_threshold=None")
     checks.reads_values("gradient_threshold", projected)
     with torch.no_grad():
@@ -134,11 +136,11 @@ def _sparsify_batch(
     valid: Tensor,  # (N,) bool
     weights: RowWeights,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `_sparsify`, by the batch's threshold: kept is |w| p > t S, and of that in the gradient of the weight what is
-    `WEIGHT_SHARE` times as large."""
+    """As `_sparsify`, with the batch's threshold: entries with |w| p > t S are kept, and for the gradient of the weight
+    those that are `WEIGHT_SHARE` times as large."""
     assert spec.batch_threshold is not None
     head, magnitude = spec.head, weights.magnitude()
-    # Twice, so that hidden states and bias have one gradient and the weight another.
+    # Computed twice, so that hidden states and bias get one gradient and the weight another.
     projected, logits = row_logits(hidden, weights, replace(head, weight=head.weight.detach()))
     bias = None if head.bias is None else head.bias.detach()
     of_weight = row_logits(hidden.detach(), weights, replace(head, bias=bias))
@@ -174,7 +176,7 @@ def _sparsify_batch(
 
 
 def _known(logits: Tensor, magnitude: Tensor) -> Tensor:
-    """(N,) bool: the rows with numbers; through a background that has another, it would reach every row."""
+    """(N,) bool: the rows without nan or infinity; the others would spoil every row through the background."""
     return torch.logsumexp(logits, -1).isfinite() & magnitude.isfinite()
 
 
@@ -184,8 +186,8 @@ def _spans(*values: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 class _ReplaceInBatch(torch.autograd.Function):
-    """As `_ReplaceDropped`, span by span, of logits of which the hidden states and the bias have a gradient, and of the
-    same ones of which the weight has."""
+    """As `_ReplaceDropped`, span by span, on two copies of the logits: one for the gradient of hidden states and bias,
+    one for that of the weight."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, projected: Tensor, *rest: Any) -> Tensor:
@@ -205,8 +207,8 @@ class _ReplaceInBatch(torch.autograd.Function):
 
 
 class _ReplaceDropped(torch.autograd.Function):
-    """Identity of the logits z. Backward, their gradient goes to kept entries; its sum over the dropped ones of a row,
-    times the background distribution, goes to the projected logits."""
+    """The identity on the logits z. In the backward pass the gradient of kept entries passes; the sum of a row's
+    dropped ones, times the background distribution, is added to the gradient of the projected logits."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, projected: Tensor, keep: Tensor, background: Tensor) -> Tensor:

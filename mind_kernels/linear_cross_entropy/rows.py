@@ -1,10 +1,10 @@
 """The passes of linear cross-entropy over its rows, exact and sparse; a backend supplies the row kernels.
 
 Exact: the loop of `row_loop`, with the backend's own products if it has them (`OwnProducts`). Sparse
-(`gradient_threshold`): logits of a chunk, its statistics and kept entries, and after the last chunk two gathers.
-Kernels that stream (`STREAMED_CHUNKS`) get the rows that make up the background distribution first, by chunks of
-logits, and then all others. Peak memory: one chunk of logits (two on a GPU for the sparse gradient, so that it never
-waits for the host) beside the gradients.
+(`gradient_threshold`): for each chunk logits, statistics and kept entries, and after the last chunk two gathers.
+Kernels that stream (`STREAMED_CHUNKS`) first get the rows for the background distribution, as chunks of logits, and
+then all others. Peak memory: one chunk of logits (two on a GPU for the sparse gradient, so that it need not wait for
+the host) beside the gradients.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from mind_kernels.sparse_gradient import SparseGradient, sampled_rows, worth_it
 
 
 def forward(
-    kernels: Any,  # RowKernels; of a shard ShardKernels
+    kernels: Any,  # RowKernels; for a shard ShardKernels
     hidden: Tensor,  # (N, D)
-    target: Tensor,  # (N,), on the CPU or where hidden is
+    target: Tensor,  # (N,), on the CPU or on the device of hidden
     row_weight: Tensor | None,  # (N,)
     spec: RowSpec,
     needs: list[bool],
@@ -51,7 +51,7 @@ def forward(
 ) -> tuple[Tensor, RowTerms, HeadGradients]:
     """The loss, () or (N,) for reduction "none", the rows' terms, and the gradients that are needed.
 
-    Of the hidden states of a shard, that is the shard's part."""
+    For a shard, the gradient of the hidden states is the shard's part."""
     terms = RowTerms.zeros(hidden.shape[0], hidden, sparse=spec.is_sparse, extra=extra)
     gradients = HeadGradients(hidden, spec.head, needs)
     valid, index = target != ignore_index, target.to(hidden.device).contiguous()
@@ -103,7 +103,7 @@ def run_terms(
         if exact is not None:
             _run_exact(exact, rows, hidden, target, weights, spec, terms, gradients)
             return
-    # One memory for all chunks: on a CPU, fresh pages would add a fifth to the time of the product.
+    # All chunks use the same memory: on a CPU, fresh pages would add a fifth to the time of the product.
     memory = hidden.new_empty(min(size, count), spec.head.vocabulary)
 
     def kernel(chunk: Rows, part: Tensor, weights: RowWeights | None) -> tuple[RowValues, Tensor | None]:
@@ -131,7 +131,7 @@ def run_shard_terms(
     extra: str,
     shard: Shard,
 ) -> None:
-    """`run_terms` of a head that is split: the gradients are the shard's, and the shard's part of dH."""
+    """`run_terms` for a head that is split: the gradients are the shard's dW and db, and the shard's part of dH."""
     run = run_shards if spec.gradient_threshold is None else run_sparse_shards
     run(kernels, rows, hidden, target, weights, spec, terms, gradients, extra, shard)
 
@@ -146,7 +146,7 @@ def _run_exact(
     terms: RowTerms,
     gradients: HeadGradients,
 ) -> None:
-    """`run_terms` with products of the backend's own."""
+    """`run_terms` with the backend's own products."""
 
     def kernel(chunk: Rows, part: Tensor, weights: RowWeights | None) -> tuple[RowValues, None]:
         assert weights is not None
@@ -164,13 +164,14 @@ def _at_target(weights: RowWeights, values: RowValues, spec: RowSpec) -> Tensor:
 
 
 def _put_at_target(dlogits: Tensor, target: Tensor, weights: RowWeights, values: RowValues, spec: RowSpec) -> None:
-    """Completes a kernel's gradient (n, V) of projected logits with that of lse."""
+    """Adds the gradient of lse to a kernel's gradient (n, V) of projected logits."""
     if weights.lse is not None:
         dlogits.scatter_(1, target[:, None], _at_target(weights, values, spec)[:, None].to(dlogits.dtype))
 
 
 class _SparsePass:
-    """Takes the gradient of a chunk from its kept entries where that pays, and the exact one elsewhere."""
+    """Computes the gradient of a chunk from its kept entries if that is faster and accurate enough, else the exact
+    one."""
 
     def __init__(
         self,
@@ -188,7 +189,7 @@ class _SparsePass:
         self._weights, self._spec, self._terms, self._gradients = weights, spec, terms, gradients
         self._sparse = SparseGradient(spec.head, hidden)
         self._size = rows_per_chunk(spec.head.vocabulary, hidden.device, hidden.element_size(), sparse=True)
-        # Extra statistics do, and rows like those that fell back to the exact gradient.
+        # True for extra statistics, and after a chunk had to use the exact gradient.
         self._needs_logits = bool(extra)
 
     def run(self, rows: Tensor | int) -> None:
@@ -200,7 +201,7 @@ class _SparsePass:
             if self._extra:
                 self._terms.extra.read(chunk, found.logits(), self._spec.head, self._extra)
             pending.append((chunk, found, sample))
-            # The host looks at a chunk when the next one is already under way on the GPU.
+            # The host reads the means of a chunk when the GPU is already computing the next one.
             if hidden.device.type == "cpu" or len(pending) == 2:
                 self._take_gradient(*pending.pop(0))
         for waiting in pending:
@@ -208,7 +209,7 @@ class _SparsePass:
         self._sparse.finish(hidden, self._gradients, self._kernels.gather_rows, self._kernels.sort_entries)
 
     def _visits(self, rows: Tensor | int) -> Iterator[tuple[Rows, range]]:
-        """The chunks of the rows, and the positions in them of those that make up the background distribution."""
+        """The chunks of the rows, and the positions in them of the rows for the background distribution."""
         kernels, total = self._kernels, rows if isinstance(rows, int) else rows.numel()
         if kernels.STREAMED_CHUNKS == 1:
             start = 0
@@ -223,13 +224,14 @@ class _SparsePass:
         for chunk in chunks(every[is_sampled], kernels.SPARSE_CHUNKS * self._size):
             yield chunk, range(chunk.numel())
         rest = every[~is_sampled]
-        while rest.numel():  # what the last chunk was found to need is known only now
+        while rest.numel():  # only now is it known whether the last chunk needed the exact gradient
             at_once = kernels.SPARSE_CHUNKS if self._needs_logits else kernels.STREAMED_CHUNKS
             yield rest[: at_once * self._size], range(0)
             rest = rest[at_once * self._size :]
 
     def _take_gradient(self, chunk: Rows, found: SparseRows, sample: range) -> None:
-        """Of a chunk, sparse or exact; `sample` are the positions of its rows for the background distribution."""
+        """Computes the gradient of a chunk, sparse or exact; `sample`: the positions of its rows for the background
+        distribution."""
         spec, vocabulary, device = self._spec, self._spec.head.vocabulary, self._hidden.device
         kept, share = found.means()
         use_entries = spec.suits_entries and worth_it(kept, share, vocabulary, device)
@@ -240,7 +242,7 @@ class _SparsePass:
             return
         weights = self._weights[chunk]
         rows = torch.arange(chunk.start, chunk.stop, device=device) if isinstance(chunk, slice) else chunk
-        if sample:  # also of rows whose own gradient is exact: other chunks may drop entries
+        if sample:  # also if the chunk's own gradient is exact, since other chunks may drop entries
             positions = torch.arange(sample.start, sample.stop, sample.step, device=device)
             self._sparse.add_sample(positions, weights.magnitude()[positions], found.values.lse, found.background)
         if not use_entries:
@@ -255,7 +257,7 @@ class _SparsePass:
         self._sparse.add(rows, entries, residual[:, None], of_kernel.uniform(spec))
 
     def _add_exact(self, rows: Tensor, part: slice, found: SparseRows, weights: RowWeights) -> None:
-        """The exact gradient of `part` of a chunk, which has these rows."""
+        """Adds the exact gradient of `part` of a chunk, which has these rows."""
         dlogits = found.dense(part, weights.of_kernel)
         values = RowValues(*(value[part] for value in found.values))
         _put_at_target(dlogits, self._target[rows], weights, values, self._spec)

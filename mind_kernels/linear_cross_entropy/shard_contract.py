@@ -1,7 +1,8 @@
-"""What a backend supplies for a head that is split over the vocabulary, and what passes between the two of its passes.
+"""The kernels that a backend has to supply for a split head, and the data that its two passes exchange.
 
-A process has the logits (n, V_r) of its shard. `shard_sums` reads them, `shard_rows.join` makes whole rows of all
-processes' sums, and `shard_gradient_` turns the logits into their own gradient. Of an empty shard nobody calls either.
+A process has the logits (n, V_r) of its shard. `shard_sums` reads them, `shard_rows.join` combines the sums of all
+processes to those of whole rows, and `shard_gradient_` overwrites the logits by their gradient. Neither kernel is
+called for an empty shard.
 """
 
 from __future__ import annotations
@@ -16,62 +17,63 @@ from mind_kernels.row_chunks import accumulation_dtype
 
 
 class RowSums(NamedTuple):
-    """Of this shard's logits z of n rows, after softcap and temperature; (n,) each, in the accumulation dtype."""
+    """Sums over this shard's logits z of n rows, after softcap and temperature; (n,) each, in the accumulation
+    dtype."""
 
     maximum: Tensor
-    """The largest z; minus infinity if the shard rules out all of its entries, or has none."""
+    """The largest z; minus infinity if all entries of the shard are excluded, or it has none."""
     others: Tensor
     """The sum of e^(z - maximum) over all entries but the target's; 0 if the maximum is minus infinity."""
     moment: Tensor
-    """The sum of e^(z - maximum) (z - maximum) over all entries, of which those without probability add nothing."""
+    """The sum of e^(z - maximum) (z - maximum) over all entries; those with probability 0 add nothing."""
     at_target: Tensor
     """z of the target; any number if another process has it."""
     sum: Tensor
     """The sum of z; any number without label smoothing."""
     argmax: Tensor
-    """int64 in [0, V_r): the entry of the maximum, the first of equal ones."""
+    """int64 in [0, V_r): the entry with the maximum, the first one if several are equal."""
 
     @classmethod
     def empty(cls, rows: int, like: Tensor) -> RowSums:
-        """Those of a shard without entries, on the device of `like` and in its accumulation dtype."""
+        """The sums of a shard without entries, on the device of `like` and in its accumulation dtype."""
         zeros = torch.zeros(rows, dtype=accumulation_dtype(like.dtype), device=like.device)
         return cls(zeros - torch.inf, zeros, zeros, zeros, zeros, zeros.long())
 
 
 class GradientTerms(NamedTuple):
-    """What the gradient of n whole rows is made of; (n,) each, in the accumulation dtype.
+    """The numbers that determine the gradient of n whole rows; (n,) each, in the accumulation dtype.
 
-    dz_v = p_v (a + b log p_v) - u, and at the target at_target - u in place of that.
+    dz_v = p_v (a + b log p_v) - u, and at_target - u at the target.
     """
 
     maximum: Tensor
-    """Of the whole row. log p_v = (z_v - maximum) - log_total: lse, the sum of both, is rounded by more than either."""
+    """Of the whole row. log p_v = (z_v - maximum) - log_total: their sum lse would be rounded more than either."""
     log_total: Tensor
     a: Tensor
     b: Tensor | None
-    """None: 0. Where p_v is 0, so is p_v log p_v."""
+    """None: 0. If p_v is 0, p_v log p_v is 0 too."""
     at_target: Tensor
     uniform: Tensor | None
     """u; None: 0."""
 
     def of_rows(self, rows: slice) -> GradientTerms:
-        """Those of some of the rows."""
+        """The terms of some of the rows."""
         return GradientTerms(*(None if term is None else term[rows] for term in self))  # pyright: ignore[reportArgumentType]
 
 
 class ShardKernels(Protocol):
-    """What a backend supplies for "linear_cross_entropy, shards" in `backend.BACKENDS`.
+    """The kernels that a backend has to supply for "linear_cross_entropy, shards" in `backend.BACKENDS`.
 
-    A target (n,) int64 in [0, V_r) is an entry of this shard; of -1 another process has it.
+    A target (n,) int64 in [0, V_r) is an entry of this shard; -1: another process has it.
     """
 
     def shard_sums(self, logits: Tensor, target: Tensor, spec: RowSpec) -> RowSums:
-        """Of projected logits (n, V_r), which stay as they are. Softcap and temperature are those of the head in
-        `spec`."""
+        """The sums of projected logits (n, V_r), which are not changed; softcap and temperature are those of the head
+        in `spec`."""
         ...
 
     def shard_gradient_(self, logits: Tensor, target: Tensor, terms: GradientTerms, spec: RowSpec) -> None:
-        """The same logits become their own gradient, in place: dz of `terms` times the slope of the head in `spec`."""
+        """Overwrites the same logits by their gradient: dz of `terms` times the slope of the head in `spec`."""
         ...
 
 
@@ -93,35 +95,36 @@ class ShardChunk(Protocol):
 
 
 class ExactShards(Protocol):
-    """The exact gradient of rows with products of the backend's own; it holds the logits of one chunk."""
+    """The exact gradient of rows, by the backend's own matrix products; it holds the logits of one chunk."""
 
     size: int
     """Rows of a chunk."""
 
     def chunk(self, hidden: Tensor, target: Tensor) -> ShardChunk:
-        """Of hidden (n, D) and target (n,), at most `size` rows; takes the memory of the chunk before."""
+        """The chunk with hidden (n, D) and target (n,), at most `size` rows; reuses the memory of the previous
+        chunk."""
         ...
 
 
 @runtime_checkable
 class OwnShardProducts(Protocol):
-    """What the kernels of a backend may have beside those of `ShardKernels`."""
+    """Further kernels that a backend may have, beside those of `ShardKernels`."""
 
     def exact_shards(self, rows: int, hidden: Tensor, spec: RowSpec, largest: int) -> ExactShards | None:
-        """For `rows` rows of `hidden`; None if `ShardKernels` and PyTorch's products are faster.
+        """An object for `rows` rows of `hidden`; None if `ShardKernels` and PyTorch's products are faster.
 
-        Whether it is None, and the size of a chunk, follow from `rows`, `hidden` and the size of the `largest` shard
-        alone, which are the same in all processes."""
+        Whether it is None, and the size of a chunk, may depend only on `rows`, `hidden` and the size of the `largest`
+        shard, which are the same in all processes."""
         ...
 
 
 @runtime_checkable
 class StreamedShards(Protocol):
-    """What the kernels of a backend that keeps no logits may have beside those of `ShardKernels`."""
+    """Further kernels of a backend that keeps no logits, beside those of `ShardKernels`."""
 
     def stream_sums(self, hidden: Tensor, target: Tensor, spec: RowSpec) -> RowSums:
-        """Those of `shard_sums`, straight from hidden states (n, D) and the head in `spec`.
+        """The sums of `shard_sums`, computed from hidden states (n, D) and the head in `spec`.
 
         `argmax` is the target if that is the first of the largest entries, and else any entry on the same side of the
-        target as that: enough to tell whether a row is correct, and in no other place is it read."""
+        target as that one. This is enough to know whether a row is correct, and it is used for nothing else."""
         ...

@@ -1,9 +1,9 @@
-"""The exact pass over rows of a head that is split over the vocabulary; a backend supplies `ShardKernels`.
+"""The exact pass over rows for a head that is split over the vocabulary; a backend supplies `ShardKernels`.
 
-A chunk: logits of the shard (product 1), their sums, one collective that gathers the sums of all processes, and then
-as on one device: the gradient in place and two products, for the shard's rows of dW and a part of dH that the caller
-sums over the group. Every chunk makes that one collective, whatever is needed of it. Peak memory: one chunk of logits
-(two on a GPU) beside the gradients.
+For each chunk: the logits of the shard (product 1), their sums, and one collective that gathers the sums of all
+processes. Then as on one device: the gradient in place of the logits, and two products, for the shard's rows of dW and
+for its part of dH, which the caller sums over the group. Every chunk makes that collective, whatever is needed of it.
+Peak memory: one chunk of logits (two on a GPU) beside the gradients.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from mind_kernels.shards import Gathered, Shard, chunks_ahead, run_ahead
 
 
 class JoinedRows(NamedTuple):
-    """What is known of n whole rows, (n,) each."""
+    """Values of n whole rows, (n,) each."""
 
     values: RowValues
     maximum: Tensor
     log_total: Tensor  # lse - maximum
     others: Tensor  # 1 - p_y, without cancellation
-    lse_others: Tensor  # log-sum-exp without the target; inf where all others have no probability: none is above it
+    lse_others: Tensor  # log-sum-exp without the target; inf if all others have probability 0, so that none is above it
     here: Tensor  # the probability of this shard's entries but the target's
-    extra: dict[str, Tensor]  # extra statistics by name, and more of them than were asked for
+    extra: dict[str, Tensor]  # extra statistics by name; may have more than those requested
 
     def terms(self, weights: RowWeights, spec: RowSpec, vocabulary: int) -> GradientTerms:
-        """Of the gradient for the rows' weights; `vocabulary` is V."""
+        """The terms of the gradient for the rows' weights; `vocabulary` is V."""
         a, b, at_target = weights.of_kernel.coefficients(self.values, self.others, spec)
         if weights.lse is not None:
             at_target = weights.at_target(self.values)
@@ -52,16 +52,16 @@ class JoinedRows(NamedTuple):
 
 
 def gather(sums: RowSums, shard: Shard, more: Sequence[Tensor] = ()) -> Gathered:
-    """Starts to gather the sums of all processes, and `more` numbers of the rows, for `join`."""
+    """Starts to gather the sums of all processes, and `more` numbers per row, for `join`."""
     dtype = sums.maximum.dtype
     argmax = sums.argmax if dtype == torch.float64 else sums.argmax.int()
-    return shard.gather(torch.stack([*sums[:-1], argmax.view(dtype), *more]))  # a gather leaves the bits alone
+    return shard.gather(torch.stack([*sums[:-1], argmax.view(dtype), *more]))  # gathering does not change bits
 
 
 def join(gathered: Tensor, target: Tensor, spec: RowSpec, shard: Shard, extra: str = "") -> JoinedRows:
-    """Whole rows from the sums of all processes, as `gather` has packed them, and targets (n,) in [0, V).
+    """The values of whole rows, from the sums of all processes in the format of `gather`, and targets (n,) in [0, V).
 
-    With `extra` statistics, `more` was the sums that they need."""
+    With `extra` statistics, `more` has to be the sums that they need."""
     sums, more = gathered.split([len(RowSums._fields), gathered.shape[1] - len(RowSums._fields)], 1)
     maximum, others, moment, at_target, z_sum, argmax = sums.unbind(1)  # (processes, n) each
     first = argmax.view(torch.int64 if argmax.dtype == torch.float64 else torch.int32) + shard.starts[:, None]
@@ -69,7 +69,7 @@ def join(gathered: Tensor, target: Tensor, spec: RowSpec, shard: Shard, extra: s
     z_y = at_target.gather(0, owner).squeeze(0)
     top = maximum.amax(0)
     below, of_target = z_y - top, (z_y - top).exp()
-    distance = maximum - top  # minus infinity where a shard has no probability
+    distance = maximum - top  # minus infinity if a shard has no probability
     scale = distance.exp()
     others_of_shard = others * scale  # in units of e^top
     shard_total = others_of_shard.scatter_add(0, owner, of_target[None])
@@ -110,7 +110,7 @@ def run_shards(
     """Fills `terms` for the rows, with the `extra` statistics, and adds their gradient products: the shard's, and the
     shard's part of dH."""
     count = rows if isinstance(rows, int) else rows.numel()
-    if not extra and isinstance(kernels, OwnShardProducts):  # with or without weights, which processes may differ in
+    if not extra and isinstance(kernels, OwnShardProducts):  # processes may differ in whether they have weights
         exact = kernels.exact_shards(count, hidden, spec, shard.largest)
         if exact is not None:
             _run_exact(exact, rows, hidden, target, weights, spec, terms, gradients, shard)
@@ -150,8 +150,8 @@ def rows_of_shard_(
     spec: RowSpec,
     shard: Shard,
 ) -> RowValues:
-    """As `contract.RowKernels.row_kernel_`, of whole rows, by one collective: with weights, the logits become their own
-    gradient, in place."""
+    """As `contract.RowKernels.row_kernel_`, for whole rows, by one collective: with weights, overwrites the logits by
+    their gradient."""
     local = shard.local(target)
     sums = kernels.shard_sums(logits, local, spec) if shard.size else RowSums.empty(len(logits), logits)
     joined = join(gather(sums, shard).wait(), target, spec, shard)
@@ -171,7 +171,7 @@ def _run_exact(
     gradients: HeadGradients,
     shard: Shard,
 ) -> None:
-    """`run_shards` with products of the backend's own."""
+    """`run_shards` with the backend's own products."""
     for chunk in chunks(rows, exact.size):
         part, y = hidden[chunk], target[chunk]
         found = exact.chunk(part, shard.local(y)) if shard.size else None
@@ -193,7 +193,7 @@ def _run_streamed(
     terms: RowTerms,
     shard: Shard,
 ) -> None:
-    """`run_shards` for statistics alone. Chunks are as there, since another process may need a gradient."""
+    """`run_shards` for statistics only. The chunks are the same, since another process may need a gradient."""
 
     def start(chunk: Rows, part: Tensor) -> Gathered:
         local = shard.local(target[chunk])

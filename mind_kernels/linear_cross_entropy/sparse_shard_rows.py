@@ -1,15 +1,17 @@
-"""The sparse pass over rows of a head that is split over the vocabulary; a backend supplies `SparseShardKernels`.
+"""The sparse pass over rows for a head that is split over the vocabulary; a backend supplies `SparseShardKernels`.
 
-The same entries are kept as on one device: those above the threshold of the whole row, each in the process that has it,
-and the target's. A chunk of rows makes two collectives. The first is that of the exact pass, after which every process
-knows whole rows (`shard_rows.join`). By these it counts what is kept of its shard, and how much probability is not;
-the second gathers both, so that all processes take the same decision, from the same numbers: the gradient from the
-kept entries, or the exact one. On a GPU the next chunk's logits are computed while the sums travel, and the chunk's own
-after that while the counts do, so that three chunks of logits are in memory.
+The same entries are kept as on one device: those above the threshold of the whole row, and the target's, each in the
+process that has it. Each chunk of rows needs two collectives. The first is that of the exact pass, after which every
+process knows the sums of whole rows (`shard_rows.join`). With them it counts the kept entries of its shard, and sums
+the probability of the others. The second collective gathers both, so that all processes make the same decision: to
+compute the gradient from the kept entries, or the exact one. On a GPU, the logits of the next chunk are computed while
+the sums are exchanged, and those of the chunk after it while the counts are, so that three chunks of logits are in
+memory.
 
-What a row drops is D_r q, as on one device: D_r of the whole row, and q of the whole vocabulary, of which a process
-has the part of its shard. D_r is the dropped probability times what multiplies it. With entropy weights it is what the
-kept gradients of all processes lack of the row's known sum, which is one more collective a call.
+The dropped part of a row is replaced by D_r q, as on one device, with D_r of the whole row and q over the whole
+vocabulary, of which each process has its shard's part. D_r is the dropped probability times its factor in the gradient.
+With entropy weights it is the difference between the row's known sum and the kept gradients of all processes, which
+needs one more collective per call.
 """
 
 from __future__ import annotations
@@ -34,13 +36,12 @@ from mind_kernels.sparse_gradient import ByColumn, Entries, SparseGradient, offs
 
 
 class SparseShardKernels(ShardKernels, EntryKernels, Protocol):
-    """What a backend supplies for the sparse gradient of a shard; `entries` and `background` take targets of -1."""
+    """The kernels that a backend has to supply for the sparse gradient of a shard; targets may be -1."""
 
     def count_shard(self, logits: Tensor, target: Tensor, joined: JoinedRows, spec: RowSpec) -> Counted:
-        """What is kept of projected logits (n, V_r), which stay as they are, and what is dropped: of this shard alone.
-
-        Kept are entries with z > joined.lse_others + spec.log_threshold, and the target's. The values and `others` are
-        those of the whole rows."""
+        """Counts kept and dropped entries of this shard's projected logits (n, V_r), which are not changed. Kept are
+        entries with z > joined.lse_others + spec.log_threshold, and the target's. The values and `others` are those of
+        the whole rows."""
         ...
 
     def gather_rows(
@@ -56,27 +57,27 @@ class SparseShardKernels(ShardKernels, EntryKernels, Protocol):
 
 @dataclass
 class _Chunk:
-    """n rows, as far as they are known."""
+    """A chunk of n rows, and the results for it so far."""
 
     rows: Rows
-    sample: range  # the positions of those that make up the background distribution
+    sample: range  # the positions of the rows for the background distribution
     hidden: Tensor  # (n, D)
     target: Tensor  # (n,) of this shard, or -1
     logits: Tensor  # (n, V_r)
     joined: JoinedRows
     counted: Counted  # of this shard
-    kept: Tensor  # (n,), of whole rows, as what follows
+    kept: Tensor  # (n,), of whole rows, as the following ones
     dropped_mass: Tensor  # (n,)
     sums: HostSums
 
 
 @dataclass
 class _Collected:
-    """A chunk whose gradient is taken from its kept entries, at the end."""
+    """A chunk whose gradient is computed from its kept entries, at the end."""
 
     rows: Tensor  # (n,) int64
-    entries: Entries | None  # None: of an empty shard
-    residual: Tensor  # (n,), what is left out; a part of it, if it is to be summed over the group
+    entries: Entries | None  # None for an empty shard
+    residual: Tensor  # (n,), the sum of what is left out; this process's part, if it has to be summed over the group
     uniform: Tensor | None
 
 
@@ -128,7 +129,7 @@ class _Pass:
             elif len(under_way) == 3:
                 oldest = under_way.popleft()
                 next(oldest)
-                next(under_way[0])  # behind what the host is to read, so that the GPU has work while it reads
+                next(under_way[0])  # queued behind the numbers that the host reads: the GPU has work meanwhile
                 _complete(oldest)
         for chunk in under_way:
             _complete(chunk)
@@ -144,7 +145,7 @@ class _Pass:
             start += count
 
     def _steps(self, rows: Rows, sample: range) -> Iterator[None]:
-        """Of a chunk; between them something travels, to other processes or to the host."""
+        """The steps for a chunk; between them data are sent to other processes or to the host."""
         spec, shard, hidden, kernels = self._spec, self._shard, self._hidden[rows], self._kernels
         target = shard.local(self._target[rows])
         logits = spec.head.project(hidden)
@@ -163,7 +164,7 @@ class _Pass:
         self._take_gradient(_Chunk(rows, sample, hidden, target, logits, joined, counted, kept, dropped_mass, on_host))
 
     def _take_gradient(self, chunk: _Chunk) -> None:
-        """Of a chunk, sparse or exact."""
+        """Computes the gradient of a chunk, sparse or exact."""
         spec, vocabulary, device = self._spec, self._shard.vocabulary, self._hidden.device
         kept, share = chunk.sums.means()
         use_entries = spec.suits_entries and worth_it(kept, share, vocabulary, device)
@@ -181,7 +182,8 @@ class _Pass:
             self._gradients.add(chunk.rows, chunk.hidden, chunk.logits)
 
     def _add_background(self, chunk: _Chunk, weight: Tensor) -> None:
-        """Of the sampled rows with numbers, also of a chunk whose own gradient is exact: others may drop entries."""
+        """Adds the background of sampled rows without nan or infinity, also if the chunk's own gradient is exact:
+        others may drop entries."""
         if self._sparse is None or not chunk.sample:
             return
         sample = torch.arange(chunk.sample.start, chunk.sample.stop, chunk.sample.step, device=weight.device)
@@ -198,7 +200,7 @@ class _Pass:
         rows = torch.arange(rows.start, rows.stop, device=values.lse.device) if isinstance(rows, slice) else rows
         of_kernel, found = weights.of_kernel, None
         residual = terms.a * chunk.dropped_mass
-        if of_kernel.entropy is not None:  # a part: one process adds what all kept entries together are to lack
+        if of_kernel.entropy is not None:  # one process adds the known sum, all subtract their kept entries
             residual = of_kernel.total(values.lse, spec) if self._shard.rank == 0 else torch.zeros_like(residual)
         if self._shard.size:
             counts = chunk.counted.kept
@@ -220,7 +222,7 @@ class _Pass:
         self._collected.append(_Collected(rows, found, residual, terms.uniform))
 
     def _finish(self) -> None:
-        """The gradient of all that was collected."""
+        """Adds the gradient of everything collected."""
         collected = self._collected
         if not collected:
             return
@@ -236,7 +238,7 @@ class _Pass:
 
 
 def _overlaps(hidden: Tensor) -> bool:
-    """Whether chunks are under way side by side: on a CPU they would take the caches from one another."""
+    """Whether several chunks are processed at a time: on a CPU they would compete for the caches."""
     return hidden.is_cuda
 
 
@@ -246,6 +248,6 @@ def _complete(steps: Iterator[None]) -> None:
 
 
 def _nothing(joined: JoinedRows) -> Counted:
-    """What is kept of an empty shard."""
+    """The counts of an empty shard."""
     zeros = torch.zeros_like(joined.others)
     return Counted(joined.values, zeros, zeros.long(), zeros, joined.others)

@@ -1,10 +1,10 @@
-"""Row kernels of backend `cpp`: those of csrc/cpu on logits, and csrc/cpu/stream.h straight from hidden states.
+"""Row kernels of backend `cpp`: on logits in memory, and directly from hidden states (csrc/cpu/stream.h).
 
-Statistics without a gradient, and the forward pass of the sparse gradient, keep no logits: beside what they return they
-need hidden states in float32 (4 N D bytes) and the lists of kept entries. The exact gradient needs all logits and goes
-by chunks of them (csrc/cpu/gradient.h). Their products are our own, in float32 for every dtype of the input. Of a head
-that is split over processes the exact gradient goes the same way; statistics do, too, with a chunk of logits, and the
-sparse gradient takes PyTorch's product.
+Statistics without a gradient, and the forward pass of the sparse gradient, keep no logits: beside their results they
+need hidden states in float32 (4 N D bytes) and the lists of kept entries. The exact gradient needs all logits and
+computes them chunk by chunk (csrc/cpu/gradient.h). All of these use this package's own matrix products, in float32 for
+every dtype of the input. For a head that is split over processes, exact gradient and statistics both use the chunks of
+logits of csrc/cpu/gradient.h, and the sparse gradient uses PyTorch's product.
 """
 
 from __future__ import annotations
@@ -31,18 +31,19 @@ from mind_kernels.linear_cross_entropy.logits_rows import HostSums
 from mind_kernels.linear_cross_entropy.shard_contract import GradientTerms, RowSums
 from mind_kernels.sparse_gradient import ByColumn, Entries, most_kept, offsets_of
 
-# Logits come in whole blocks of the vocabulary (kBlock in csrc/cpu/kernels.h) and whole vectors of rows.
+# Logits are stored in whole blocks of the vocabulary (kBlock in csrc/cpu/kernels.h) and whole vectors of rows.
 _BLOCK, _LANES = 96, 16
 # A chunk of logits for an exact gradient: strips of 48 rows (AVX-512; a multiple of the 16 of AVX2), as many as fit a
-# budget, at least one and at most four. More rows would halve the traffic of dW, which hides behind the products, and
-# their hidden states and dH would not fit the L2 cache.
+# budget, at least one and at most four. More rows would reduce the traffic of dW, which overlaps with the products
+# anyway, but their hidden states and dH would not fit the L2 cache.
 _STRIP, _MOST_STRIPS, _CHUNK_BYTES = 48, 4, 48 << 20
 
 
 def _are_streamed(hidden: Tensor) -> bool:
-    """From FEWEST_ROWS on, a vector of them: 0.5 to 0.8 of the time of a product and a pass over its logits at 16 rows,
-    and 1.7 at one row (V 8192 to 49152, D 576 and 2048). Half precision always is: its logits in memory are rounded,
-    and no number may depend on how many rows there are. A product of depth 0 is none."""
+    """Whether the statistics are streamed: from FEWEST_ROWS on, a vector of rows. At 16 rows this takes 0.5 to 0.8 of
+    the time of a product and a pass over its logits, at one row 1.7 (V 8192 to 49152, D 576 and 2048). Half precision
+    is always streamed: its logits in memory would be rounded, and no result may depend on the number of rows. D has to
+    be above 0."""
     return hidden.shape[1] > 0 and (hidden.dtype != torch.float32 or len(hidden) >= FEWEST_ROWS)
 
 
@@ -64,8 +65,8 @@ class StreamedRows(CompiledRows):
     def sparse_rows(self, hidden: Tensor, target: Tensor, spec: RowSpec, keep_logits: bool = True) -> SparseRows:
         if keep_logits or not _are_streamed(hidden):
             return super().sparse_rows(hidden, target, spec)
-        # Candidates are more than what is kept in the end; past twice the limit, in the mean of the rows, they are
-        # given up.
+        # There are more candidates than entries kept in the end; above twice the limit per row on average, the search
+        # ends.
         most = 2 * math.ceil(most_kept(spec.head.vocabulary, hidden.device))
         return _SparseRows(self, hidden, target, spec, None, most)
 
@@ -94,10 +95,10 @@ class StreamedRows(CompiledRows):
 
 
 class _ExactMemory:
-    """The memory of an exact gradient's chunks: one for all, since fresh pages would add to the time of each."""
+    """The memory for the chunks of an exact gradient, which all of them use, since fresh pages would cost time."""
 
     def __init__(self, kernels: StreamedRows, rows: int, hidden: Tensor, spec: RowSpec, largest: int) -> None:
-        """Of `rows` rows; their chunks have the size for a vocabulary of `largest`."""
+        """For `rows` rows, in chunks of the size for a vocabulary of `largest` entries."""
         strips = min(max(_CHUNK_BYTES // (4 * _up_to_multiple(largest, _BLOCK) * _STRIP), 1), _MOST_STRIPS)
         self.size = max(min(rows, strips * _STRIP), 1)
         vocabulary = _up_to_multiple(spec.head.vocabulary, _BLOCK)
@@ -113,7 +114,7 @@ class _ExactRows(_ExactMemory):
 
 
 class _ExactChunk:
-    """See `contract.ExactChunk`. The logits lie transposed, projected."""
+    """See `contract.ExactChunk`. The projected logits are stored transposed."""
 
     def __init__(self, rows: _ExactRows, hidden: Tensor, target: Tensor) -> None:
         self._rows, self._hidden, self._target = rows, hidden, target
@@ -160,7 +161,7 @@ class _ExactShards(_ExactMemory):
 
 
 class _ShardChunk:
-    """See `shard_contract.ShardChunk`. The logits lie transposed, projected."""
+    """See `shard_contract.ShardChunk`. The projected logits are stored transposed."""
 
     def __init__(self, shards: _ExactShards, hidden: Tensor, target: Tensor) -> None:
         self._shards, self._hidden, self._target = shards, hidden, target
@@ -195,7 +196,7 @@ class _ShardChunk:
 
 
 class _SparseRows:
-    """See `contract.SparseRows`, and with `log_cuts` `batch_rows.BatchRows`."""
+    """See `contract.SparseRows`; with `log_cuts`, see `batch_rows.BatchRows`."""
 
     def __init__(
         self,
@@ -203,8 +204,8 @@ class _SparseRows:
         hidden: Tensor,
         target: Tensor,
         spec: RowSpec,
-        log_cuts: Tensor | None,  # (n,); None: by the spec's threshold
-        most: int,  # candidates, in the mean of the rows
+        log_cuts: Tensor | None,  # (n,); None: the spec's threshold
+        most: int,  # candidates per row on average
     ) -> None:
         self._kernels, self._hidden, self._target, self._spec = kernels, hidden, target, spec
         self._numbers, correct = outputs(hidden)
@@ -267,7 +268,7 @@ class _SparseRows:
 
 
 def _target_logits(hidden: Tensor, target: Tensor, head: Head) -> Tensor:
-    """The logit of each row's target (n,), which is no more than its log-sum-exp."""
+    """The logit of each row's target (n,), limited to the row's log-sum-exp."""
     logits = torch.linalg.vecdot(hidden.float(), head.weight[target].float())
     if head.bias is not None:
         logits += head.bias[target]

@@ -1,4 +1,5 @@
-"""Maxima of rows of logits in plain PyTorch, tile by tile: few tiles hold an entry above a threshold."""
+"""Finds the entries of logits above a threshold in plain PyTorch, by the maxima of tiles: few tiles have such an
+entry."""
 
 from __future__ import annotations
 
@@ -30,12 +31,12 @@ def tile_maxima(z: Tensor) -> Tensor:
 
 
 def columns_of(tiles: Tensor, vocabulary: int) -> Tensor:
-    """Vocabulary entries (m, TILE) of tiles (m, 1); beyond the end the last one again."""
+    """Vocabulary entries (m, TILE) of tiles (m, 1); beyond the end, the last entry is repeated."""
     return (tiles * TILE + torch.arange(TILE, device=tiles.device)).clamp_(max=vocabulary - 1)
 
 
 class Found(NamedTuple):
-    """Entries of rows of logits, row after row, in increasing column order."""
+    """Entries of rows of logits, row by row, in increasing column order."""
 
     row: Tensor  # (entries,) int64
     column: Tensor  # (entries,) int64
@@ -43,17 +44,17 @@ class Found(NamedTuple):
 
 
 def entries_above(z: Tensor, tiles: Tensor, cut: Tensor, target: Tensor, most: float = math.inf) -> Found | None:
-    """The entries of z (n, V) above cut (n,), and the target's (n,); of a target of -1 there is none.
+    """The entries of z (n, V) above cut (n,), and the targets' (n,); a target of -1 has no entry.
 
-    `tiles` are those of `maxima`. None if there are more than `most` for each row, in the mean.
+    `tiles` is a result of `maxima`. Returns None if there are more than `most` entries per row on average.
     """
     mask, place = tiles > cut[:, None], target.clamp(min=0)[:, None] // TILE
     mask.scatter_(1, place, mask.gather(1, place) | (target >= 0)[:, None])
     row, tile = mask.nonzero(as_tuple=True)
-    if len(row) / len(z) - 1 > most:  # a tile without an entry above the cut may hold the target
+    if len(row) / len(z) - 1 > most:  # the target may be in a tile without an entry above the cut
         return None
     columns = columns_of(tile[:, None], z.shape[1])
     of_tile = z[row[:, None], columns]
     keep = (of_tile > cut[row, None]) | (columns == target[row, None])
-    keep[:, 1:] &= columns[:, 1:] != columns[:, :-1]  # the last entry, repeated
+    keep[:, 1:] &= columns[:, 1:] != columns[:, :-1]  # removes repetitions of the last entry
     return Found(row[:, None].expand_as(keep)[keep], columns[keep], of_tile[keep])

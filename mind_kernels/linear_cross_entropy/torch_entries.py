@@ -1,7 +1,8 @@
-"""The kept entries of a shard's logits in plain PyTorch, once whole rows are known: see `sparse_shard_rows`.
+"""The kept entries of a shard's logits in plain PyTorch, after the sums of whole rows are known: see
+`sparse_shard_rows`.
 
-Rows are searched block by block, in the tiles whose maximum is above the threshold; twice, once for the counts and once
-for the entries, since only between the two is it known whether the entries are few.
+Rows are searched block by block, in the tiles whose maximum is above the threshold. They are searched twice, first to
+count the entries and then to list them, since it has to be known first whether there are few enough.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class _Normalizer(NamedTuple):
 
 
 class _Kept(NamedTuple):
-    """Of all rows, one after the other; (entries,) each."""
+    """The kept entries of all rows, row by row; (entries,) each."""
 
     row: Tensor
     column: Tensor
@@ -41,7 +42,7 @@ def count_shard(logits: Tensor, target: Tensor, joined: JoinedRows, spec: RowSpe
     """See `sparse_shard_rows.SparseShardKernels`."""
     normalizer = torch.stack([joined.maximum, joined.log_total, joined.others, joined.lse_others])
     kept, mass = torch.zeros_like(target), torch.zeros_like(joined.here)
-    for block in chunks(len(logits), rows_per_block(logits.shape[1], logits.device)):  # one holds any number of entries
+    for block in chunks(len(logits), rows_per_block(logits.shape[1], logits.device)):  # with any number of entries
         found = _kept(logits[block], target[block], normalizer[:, block], spec)
         kept[block] = torch.bincount(found.row, minlength=len(kept[block]))
         mass[block] = mass[block].index_add_(0, found.row, found.log_p.exp() * ~found.is_target)

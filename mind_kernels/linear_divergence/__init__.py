@@ -1,4 +1,4 @@
-"""Divergences of a student's softmax from a teacher's, straight from hidden states and LM heads."""
+"""Divergences between a student's and a teacher's softmax, computed from hidden states and LM heads without logits."""
 
 from mind_kernels.linear_divergence.contract import DivergenceStats
 from mind_kernels.linear_divergence.op import linear_divergence

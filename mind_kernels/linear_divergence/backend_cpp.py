@@ -1,8 +1,8 @@
-"""Divergences with the row kernels of csrc/cpu/divergence.h, on float32 logits of a chunk; with gradients mostly by the
-products of `streamed_rows`.
+"""Divergences by the compiled kernels of csrc/cpu: divergence.h on a chunk of logits, and `streamed_rows` for
+gradients.
 
-Both rows are read from memory once, and the student's overwritten once. The listed tokens of a teacher's list, T per
-row, are gathered and scattered by PyTorch.
+The kernels of divergence.h read both rows from memory once, and overwrite the student's once. PyTorch gathers and
+scatters the T listed tokens per row of a teacher's list.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mind_kernels.linear_divergence.streamed_rows import exact_rows
 
 __all__ = ["divergence_", "exact_rows", "listed_divergence_"]
 
-# kListed of csrc/cpu/divergence.h: stands in the place of a listed token, before a softcap.
+# kListed of csrc/cpu/divergence.h: replaces the logit of a listed token, before a softcap.
 _LISTED = -1e18
 
 

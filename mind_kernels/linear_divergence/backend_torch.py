@@ -23,9 +23,9 @@ from mind_kernels.row_chunks import chunks, known_finite, may_be_nan, rows_per_b
 
 
 class _Blocks:
-    """Walks over blocks of logits; the buffers serve all of them (fresh pages cost more than exp).
+    """Iterates over blocks of logits; all use the same buffers, since fresh pages cost more time than exp.
 
-    Blocks of half the rows that the cache has room for: a block's passes use twice as many arrays as buffers.
+    Blocks have half the rows that fit the cache: a block's passes use twice as many arrays as buffers.
     """
 
     def __init__(self, logits: Tensor, buffers: int) -> None:
@@ -47,7 +47,7 @@ def _softmax(z: Tensor, maximum: Tensor, shifted: Tensor, q: Tensor) -> Tensor:
 
 
 def _mean(q: Tensor, shifted: Tensor) -> Tensor:
-    """sum q shifted (n,), in which 0 times minus infinity is 0."""
+    """sum q shifted (n,), where 0 times minus infinity is 0."""
     mean = vecdot(q, shifted)
     return vecdot(q, shifted.clamp(min=LOWEST)) if may_be_nan(mean) else mean
 
@@ -66,7 +66,7 @@ def divergence_(
         z, theirs = head.to_logits_(logits[block]), teacher_head.to_logits_(teacher_logits[block])
         log_total = _softmax(z, z.amax(1, keepdim=True), shifted, q)
         values.entropy[block] = log_total.squeeze(1) - _mean(q, shifted)
-        if divergence.interpolation != 1:  # of logits below 0: a rounding of large ones would be one of p
+        if divergence.interpolation != 1:  # of shifted logits, at most 0: rounding of large ones would change p
             theirs.sub_(theirs.amax(1, keepdim=True))
             if not (known_finite(shifted) and known_finite(theirs)):
                 shifted.clamp_(min=LOWEST)
@@ -98,7 +98,7 @@ def listed_divergence_(
         lowest = torch.finfo(z.dtype).min
         maximum = z.scatter_(1, index, lowest).amax(1, keepdim=True)
         log_total = _softmax(z, maximum, shifted, q).squeeze(1)
-        maximum.masked_fill_(maximum == lowest, -math.inf)  # no other has any probability
+        maximum.masked_fill_(maximum == lowest, -math.inf)  # all others have probability 0
         found, gradient = event_terms(
             listed, maximum.squeeze(1), log_total, _mean(q, shifted), log_p[block], divergence
         )
@@ -136,12 +136,12 @@ def shard_sums_(
 
 
 def _finite(maximum: Tensor) -> Tensor:
-    """0 for minus infinity: of a shard whose entries are all ruled out."""
+    """The maximum, but 0 for minus infinity, which a shard has if all its entries are excluded."""
     return torch.where(maximum == -math.inf, 0, maximum)
 
 
 def _sums(z: Tensor, shifted: Tensor, exponential: Tensor) -> SoftmaxSums:
-    """Of a block z (n, V_r); fills both buffers."""
+    """The sums of a block z (n, V_r); fills both buffers."""
     maximum = z.amax(1)
     torch.sub(z, _finite(maximum)[:, None], out=shifted)
     total = torch.exp(shifted, out=exponential).sum(1)
@@ -149,7 +149,7 @@ def _sums(z: Tensor, shifted: Tensor, exponential: Tensor) -> SoftmaxSums:
 
 
 def _shares(z: Tensor, maximum: Tensor, total: Tensor, shifted: Tensor, q: Tensor) -> None:
-    """Fills shifted = z - maximum (it may be z) and the shares q of the softmax, (n, V_r)."""
+    """Fills shifted = z - maximum (it may be z) and the shard's part q of the softmax, (n, V_r)."""
     torch.sub(z, maximum[:, None], out=shifted)
     torch.exp(shifted, out=q).div_(total[:, None])
 
@@ -210,5 +210,5 @@ def spread_(logits: Tensor, numbers: Tensor, gradient: Tensor, head: Head) -> No
 
 
 def _unlisted(projected: Tensor, head: Head, out: Tensor) -> Tensor:
-    """z (n, V_r) in the memory of `out`; minus infinity where a token is listed."""
+    """z (n, V_r) in the memory of `out`; minus infinity for listed tokens."""
     return head.to_logits_(out.copy_(projected)).masked_fill_(projected == LISTED, -math.inf)

@@ -1,7 +1,7 @@
 """Divergences with Triton row kernels around cuBLAS products, for NVIDIA GPUs (and Triton's interpreter).
 
 The logits of a chunk, float32 whatever the input's dtype, are read three times and overwritten once; see `_triton` for
-the passes. The listed tokens of a teacher's list, T per row, are gathered and scattered by PyTorch.
+the passes. PyTorch gathers and scatters the T listed tokens per row of a teacher's list.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What linear divergence takes, gives and asks of a backend: below its definition and its pass over the rows."""
+"""The interface of linear divergence: arguments, outputs, and the kernels that a backend has to supply."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mind_kernels.shards import Group
 
 
 class DivergenceArguments(NamedTuple):
-    """What the operator takes, in the order of its schema."""
+    """The arguments of the operator, in the order of its schema."""
 
     hidden: Tensor  # (N, D)
     head: Head
@@ -28,7 +28,7 @@ class DivergenceArguments(NamedTuple):
 
 
 class RowValues(NamedTuple):
-    """What a row kernel returns, (n,) each, in the accumulation dtype."""
+    """The values that a row kernel returns, (n,) each, in the accumulation dtype."""
 
     divergence: Tensor
     entropy: Tensor
@@ -36,16 +36,16 @@ class RowValues(NamedTuple):
 
 
 class DivergenceOutputs(NamedTuple):
-    """What the operator gives."""
+    """The outputs of the operator."""
 
     loss: Tensor  # (), or (N,) for reduction "none"
     values: RowValues  # (N,)
 
 
 class RowKernels(Protocol):
-    """What a backend supplies for this operation: a module, or any other object with these names.
+    """The kernels that a backend has to supply for this operation: a module, or any other object with these names.
 
-    With weights, the logits become their own gradient, in place.
+    With weights, the kernel overwrites the student's logits by their gradient.
     """
 
     def divergence_(
@@ -57,7 +57,7 @@ class RowKernels(Protocol):
         teacher_head: Head,
         divergence: Divergence,
     ) -> RowValues:
-        """The divergence from a teacher of the same vocabulary; overwrites both logits."""
+        """The divergence from a teacher with the same vocabulary; overwrites the logits of both."""
         ...
 
     def listed_divergence_(
@@ -71,14 +71,15 @@ class RowKernels(Protocol):
     ) -> RowValues:
         """The divergence from a teacher's list; overwrites the logits.
 
-        The events are each of the T tokens and, last, all others together. Where log_p is -inf there is no event: such
-        a token is one of the others, and without the last event the student is renormalized over the rest.
+        The events are each of the T tokens and, last, all other tokens together. An entry of log_p that is -inf is no
+        event: the token then counts among the others; if the last event is missing, the student is renormalized over
+        the listed tokens.
         """
         ...
 
 
 class ExactRows(Protocol):
-    """Rows with a gradient, from hidden states to gradients in chunks of `size`."""
+    """Rows with a gradient, computed from hidden states to gradients in chunks of `size`."""
 
     size: int
 
@@ -86,32 +87,33 @@ class ExactRows(Protocol):
         self,
         rows: Rows,  # a chunk
         hidden: Tensor,  # (n, D), its hidden states
-        weights: Tensor,  # (n,), of its rows
+        weights: Tensor,  # (n,), weights of its rows
         gradients: HeadGradients,
     ) -> RowValues:
-        """The values of the chunk's rows; adds their gradients."""
+        """Returns the values of the chunk's rows, and adds their gradients."""
         ...
 
 
 @runtime_checkable
 class OwnProducts(Protocol):
-    """What the kernels of a backend may have beside those of `RowKernels`."""
+    """Further kernels that a backend may have, beside those of `RowKernels`."""
 
     def exact_rows(
         self, rows: int, hidden: Tensor, head: Head, teacher: Teacher, divergence: Divergence
     ) -> ExactRows | None:
-        """For `rows` rows of `hidden`; None if those of `RowKernels` and PyTorch's products are to be taken."""
+        """An object for `rows` rows of `hidden`; None if `RowKernels` and PyTorch's products are to be used."""
         ...
 
 
 @dataclass(frozen=True)
 class DivergenceStats:
-    """Statistics of the rows, (N,), without a gradient; float32 (float64 for float64 input)."""
+    """Statistics per row, without a gradient; float32 (float64 for float64 input)."""
 
     divergence: Tensor
     """(N,) the divergence of the row in nats, without its weight."""
     entropy: Tensor
     """(N,) entropy of the student's softmax in nats."""
     target_entropy: Tensor
-    """(N,) entropy in nats of the teacher's distribution as it is compared: p_t of kind "taid", or of a list's events.
-    With the divergence of "forward_kl" or "taid" it adds up to the student's cross-entropy under that target."""
+    """(N,) entropy in nats of the distribution that the student is compared with: the teacher's, p_t for kind "taid",
+    or that of a list's events. For "forward_kl" and "taid", divergence plus this entropy is the student's cross-entropy
+    under that distribution."""

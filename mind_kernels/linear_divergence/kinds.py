@@ -1,4 +1,4 @@
-"""The kinds of divergence: their parameters, the few numbers that every backend computes with, and the definition."""
+"""The kinds of divergence: their parameters, the coefficients that backends use, and the definition."""
 
 from __future__ import annotations
 
@@ -26,28 +26,29 @@ class Divergence:
     student_part: float
     """b"""
     mixture: float
-    """c: 0 where m is q, 1 where m is p."""
+    """c: m is q for 0, and p for 1."""
     interpolation: float = 1.0
-    """t: p is the softmax of (1 - t) z_student + t z_teacher, a constant."""
+    """t: p is the softmax of (1 - t) z_student + t z_teacher, without a gradient."""
 
     @property
     def difference_part(self) -> float:
-        """d = a (1 - c) - b c: the -x + m above sum to d sum_v (q_v - p_v), which vanishes but for rounding.
+        """d = a (1 - c) - b c: the terms -x + m above sum to d sum_v (q_v - p_v), which is 0 except for rounding.
 
         The derivative with respect to q is F' = b log(q / m) + (1 - c) d (q - p) / m.
         """
         return self.teacher_part * (1 - self.mixture) - self.student_part * self.mixture
 
     def target(self, log_q: Tensor, log_p: Tensor) -> Tensor:
-        """log p of what the student is compared with: the teacher's, or p_t between both, a constant; (N, E) all."""
+        """log p of the distribution that the student is compared with: the teacher's, or p_t, without a gradient; (N,
+        E)."""
         if self.interpolation == 1:
             return log_p
         return torch.log_softmax(torch.lerp(finite(log_q.detach()), finite(log_p), self.interpolation), -1)
 
     def of(
         self,
-        log_q: Tensor,  # (N, E), the student's, of E events
-        log_p: Tensor,  # (N, E), those of `target`
+        log_q: Tensor,  # (N, E), the student's, for E events
+        log_p: Tensor,  # (N, E), the result of `target`
     ) -> Tensor:
         """The divergence of each row (N,): the definition, differentiable with respect to the student."""
         c = self.mixture
@@ -64,7 +65,7 @@ class Divergence:
 
 
 class Kind(NamedTuple):
-    """A name of a divergence: the parameter that it takes, and what it is for a value of that."""
+    """A kind of divergence: the name of its parameter, and the Divergence for a value of it."""
 
     parameter: str | None
     divergence: Callable[[float], Divergence]
@@ -82,7 +83,7 @@ _DEFAULTS = {"beta": 0.5, "skew": 0.1}
 
 
 def divergence_of(kind: str, beta: float | None, skew: float | None, interpolation: float | None) -> Divergence:
-    """The divergence of this kind. Raises ValueError, naming the parameter, for one that is off or not the kind's."""
+    """The Divergence of this kind. Raises ValueError for a parameter that is out of range or not used by the kind."""
     if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"kind is {kind!r}: expected one of {', '.join(map(repr, KINDS))}")
     given = {"beta": beta, "skew": skew, "interpolation": interpolation}

@@ -1,6 +1,6 @@
-"""The divergence from a teacher's list by two row kernels of a backend: of all others together, and their gradient.
+"""The divergence from a teacher's list, by two kernels of a backend for the tokens that are not listed.
 
-The listed tokens, T per row, are gathered and scattered by PyTorch.
+One kernel computes their sums, the other their gradient. PyTorch gathers and scatters the T listed tokens per row.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ def listed_divergence_by(
 
     Args:
         others: (logits, head) -> maximum, log-sum-exp and mean (3, n) of the tokens that are not listed.
-        spread_: (logits, those numbers, gradient (n,) of the last event, head): writes their gradient over the logits.
-        listed_value: by which both know a listed token's logit, before a softcap.
+        spread_: (logits, those numbers, gradient (n,) of the last event, head): overwrites the logits by the gradient
+            of these tokens.
+        listed_value: the number by which both recognize a listed token's logit, before a softcap.
     """
     listed = head.to_logits_(logits.gather(1, ids))
     logits.scatter_(1, ids, listed_value)

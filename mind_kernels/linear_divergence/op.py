@@ -1,4 +1,4 @@
-"""linear_divergence: the public function and its operator."""
+"""`linear_divergence`, distillation losses without logits: the public function and its operator."""
 
 from __future__ import annotations
 
@@ -109,64 +109,69 @@ def linear_divergence(
     process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> Tensor | tuple[Tensor, DivergenceStats]:
-    """Divergence of the student's softmax q from the teacher's p, in nats, without either's N x V logits.
+    """Divergence between a student's softmax q and a teacher's softmax p, in nats, without the N x V logits of either.
 
-    q is the softmax of z = softcap(hidden weight^T + bias) / temperature, p the same of the teacher, both of logits in
-    float32 whatever the dtype of hidden. The loss is not multiplied by temperature^2. Kinds, per row:
+    q is the softmax of z = softcap(hidden weight^T + bias) / temperature, and p that of the teacher's z. Both are
+    computed from float32 logits, whatever the dtype of hidden. The loss is not multiplied by temperature^2. Kinds, per
+    row:
         "forward_kl": KL(p || q).
         "reverse_kl": KL(q || p).
         "jsd": beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q: GKD (arXiv 2306.13649).
         "skew_forward_kl": KL(p || skew p + (1 - skew) q): DistiLLM (arXiv 2402.03898).
-        "skew_reverse_kl": KL(q || (1 - skew) p + skew q): the same.
-        "taid": KL(p_t || q), p_t the softmax of (1 - t) z_student + t z_teacher, a constant, at t = interpolation, each
-            z at its own temperature: TAID (arXiv 2501.16937).
+        "skew_reverse_kl": KL(q || (1 - skew) p + skew q): DistiLLM.
+        "taid": KL(p_t || q), p_t the softmax of (1 - t) z_student + t z_teacher for t = interpolation, each z with its
+        own temperature; no gradient flows through p_t: TAID (arXiv 2501.16937).
 
     Args:
-        hidden: (N, D) float64, float32, bfloat16 or float16: the student's hidden states. Takes a gradient. Or
-            (..., D): then all that begins with N below has the leading shape (...) of its rows.
-        weight: (V, D) the student's LM head, dtype and device of hidden; or a Head, which has bias, softcap and
-            temperature too. Takes a gradient.
-        teacher_hidden: (N, D') the teacher's hidden states, on the device of hidden, of a floating dtype of its own; a
-            constant, as is all of the teacher.
-        teacher_weight: (V, D') the teacher's LM head, dtype of teacher_hidden; or a Head, which has teacher_bias,
-            teacher_softcap and teacher_temperature too.
-        teacher_ids: (N, T) int64 or int32 in [0, V), distinct in each row save for padding, in place of the two before:
-            the divergence is that of T + 1 events, each listed token and all others together. It is a lower bound of
-            the full divergence.
-        teacher_log_prob: (N, T) float32 or float64, log-probabilities of those tokens at this temperature, in nats. All
-            others together have the rest, at least the rounding of 1 in its dtype. An entry of -inf is padding, whose
-            id may be anything: it says nothing of a token, also not that its probability is 0, for which a low number
-            such as -50 stands. For a row of padding alone the divergence is 0, without a gradient.
-        teacher_mask: (N, T) bool, a list alone: False where an entry is padding too, whatever its log-probability.
-        tail: "bucket": all others together are an event, as above. "renormalize", a list alone: they are none, and both
-            sides' probabilities of the T listed tokens are divided by their sum. Then teacher_log_prob may be off by a
-            constant in each row, as the logits of a list are.
-        kind: the divergence, one of those above.
-        beta: in (0, 1), kind "jsd" alone; None is 0.5.
-        skew: in (0, 1), the skewed kinds alone; None is 0.1.
-        interpolation: in [0, 1], kind "taid" alone, which requires it.
-        row_weight: (N,) floating, any sign, a constant: weight of each row. None: 1 each. A row of weight zero still
-            yields its statistics.
-        bias: (V,), dtype and device of hidden: added to the student's projected logits; -inf rules an entry of the
-            vocabulary out. Takes a gradient.
-        teacher_bias: (V,), dtype of teacher_hidden: added to the teacher's; may be -inf too. Where one side alone is
-            ruled out, "forward_kl" or "reverse_kl" is infinite.
-        softcap: c > 0: the student's x = hidden weight^T + bias becomes c tanh(x / c), before the temperature. None: x
-            stays.
-        teacher_softcap: the same of the teacher.
-        temperature: T > 0: what the student's logits are divided by.
-        teacher_temperature: the same of the teacher. None: the student's, or that of a Head as teacher_weight.
-        reduction: "mean": sum of weighted divergences / sum of weights (nan where there is none); "sum"; "none": (N,)
-            weighted divergences.
+        hidden: (N, D) float64, float32, bfloat16 or float16: the student's hidden states. Receives a gradient. Any
+            leading shape (..., D) is accepted too; it then replaces the leading N of every shape below.
+        weight: (V, D), dtype and device of hidden: the weight of the student's LM head. Or a Head, which also holds
+            bias, softcap and temperature. Receives a gradient.
+        teacher_hidden: (N, D') of any floating dtype, on the device of hidden: the teacher's hidden states. Nothing of
+            the teacher receives a gradient.
+        teacher_weight: (V, D'), dtype of teacher_hidden: the weight of the teacher's LM head. Or a Head, which also
+            holds teacher_bias, teacher_softcap and teacher_temperature.
+        teacher_ids: (N, T) int64 or int32 in [0, V): a list of tokens per row, instead of teacher_hidden and
+            teacher_weight. Apart from padding, no id may occur twice in a row. The divergence is then over T + 1
+            events, each listed token and all others together, and is a lower bound of the divergence over the whole
+            vocabulary.
+        teacher_log_prob: (N, T) float32 or float64, in nats: the teacher's log-probabilities of these tokens, at its
+            temperature. All other tokens together have the rest of the probability, at least the rounding of 1 in this
+            dtype. An entry of -inf is padding, and its id may be any number: it makes no statement about a token, not
+            even that its probability is 0 (use a low number such as -50 for that). A row that consists of padding has
+            divergence 0 and no gradient.
+        teacher_mask: (N, T) bool, only with a list: False marks an entry as padding too, whatever its log-probability.
+        tail: "bucket": all other tokens together are one event, as above. "renormalize", only with a list: they are no
+            event; the probabilities of the T listed tokens are divided by their sum, on both sides. teacher_log_prob
+            may then be shifted by a constant per row, so that logits can be passed.
+        kind: the divergence: one of the names above.
+        beta: in (0, 1), only for kind "jsd". None: 0.5.
+        skew: in (0, 1), only for the skewed kinds. None: 0.1.
+        interpolation: in [0, 1], required by kind "taid", refused by the others.
+        row_weight: (N,) floating, any sign, without a gradient: the weight of each row. None: 1 for each row. Rows of
+            weight zero still have statistics.
+        bias: (V,), dtype and device of hidden: added to the student's projected logits; -inf excludes a token. Receives
+            a gradient.
+        teacher_bias: (V,), dtype of teacher_hidden: added to the teacher's projected logits; -inf excludes a token here
+            too. If a token is excluded on one side only, "forward_kl" or "reverse_kl" is infinite.
+        softcap: c > 0: bounds the student's x = hidden weight^T + bias to c tanh(x / c), before the temperature. None:
+            no bound.
+        teacher_softcap: c > 0: bounds the teacher's x in the same way. None: no bound.
+        temperature: T > 0: the student's logits are divided by it.
+        teacher_temperature: T > 0: the teacher's logits are divided by it. None: the temperature of the Head in
+            teacher_weight, else the student's.
+        reduction: "mean": the sum of the weighted divergences over the sum of the weights (nan if there are no rows);
+            "sum": the sum of the weighted divergences; "none": the weighted divergences (N,).
         return_stats: also return DivergenceStats.
-        process_group: the processes among which the head's rows are split, in rank order (tensor parallelism): weight
-            is (V_r, D) and bias (V_r,) then, this process's rows, of which there may be none, and V in all that is said
-            here is the sum of the V_r. teacher_weight (V_r, D') and teacher_bias (V_r,) are the same entries of the
-            vocabulary; teacher_ids are of all V. All else is the same in all processes, and so are loss and statistics;
-            the gradients of weight and bias are those of this process's rows, that of hidden is the whole one. None:
-            the heads are whole, or hidden and weight of both sides are DTensors, both weights Shard(0) over the same
-            mesh dimension: the loss is a plain tensor then, the same in all processes of that dimension.
-        backend: "auto" or a name that `mind_kernels.backends` lists.
+        process_group: the processes that share the head (tensor parallelism): each holds a block of its rows, in rank
+            order, and passes these rows as weight (V_r, D) and bias (V_r,). V_r may be 0; V above is the sum of all
+            V_r. Each also passes the same vocabulary entries of the teacher, teacher_weight (V_r, D') and teacher_bias
+            (V_r,); teacher_ids refer to all V entries. All other arguments must be the same in all processes. Loss and
+            statistics are the same in all processes, and so is the gradient of hidden, which counts the whole head; the
+            gradients of weight and bias are those of this process's rows. None: the heads are whole; or hidden and
+            weight of both sides are DTensors, both weights Shard(0) over the same mesh dimension: the loss is then a
+            plain tensor, the same in all processes of that dimension.
+        backend: "auto", or a name that `mind_kernels.backends()` lists.
 
     Returns:
         The loss in nats, () or (N,) for reduction "none", in float32 (float64 for float64 input), or (loss,
@@ -174,14 +179,14 @@ def linear_divergence(
 
     Raises:
         ValueError, TypeError: an argument of the wrong shape, device, dtype or range, or a constant that requires a
-            gradient; it is named. On a GPU a wrong teacher_ids or teacher_log_prob is a device-side assertion, since
-            reading it would stall the stream.
-        BackendUnavailableError: the backend that was named cannot run here; the message says why.
+            gradient; the message names it. On a GPU, wrong values in teacher_ids or teacher_log_prob fail a device-side
+            assertion instead, since reading them would stall the stream.
+        BackendUnavailableError: the requested backend cannot run here; the message says why.
         RuntimeError: a higher-order gradient, a forward-mode derivative or a transform of torch.func (grad, vmap, ...)
-            through any backend but "reference".
+            with any backend but "reference".
 
     Source:
-        mind_kernels/linear_divergence/README.md derives the gradient that all kinds share.
+        mind_kernels/linear_divergence/README.md derives the gradient of all kinds.
     """
     head = head_of(weight, bias, softcap, temperature)
     hidden, head, group = dtensors.local(hidden, head, process_group)
@@ -235,7 +240,7 @@ _OPERATION = "linear_divergence", "linear_divergence, shards"  # in backend.BACK
 def _teacher_head(
     weight: Tensor | Head, bias: Tensor | None, softcap: float | None, temperature: float | None, student: Head
 ) -> Head:
-    """The teacher's head; its temperature is the student's if nothing gives another."""
+    """The teacher's head, with the student's temperature if the arguments give no other."""
     if not isinstance(weight, Head):
         return Head(weight, bias, softcap, student.temperature if temperature is None else temperature)
     if temperature is not None:
@@ -246,7 +251,7 @@ def _teacher_head(
 def _head_teacher(
     hidden: Tensor, head: Head, teacher_hidden: Tensor, teacher_head: Head, *, is_shard: bool
 ) -> HeadTeacher:
-    """The teacher that these make up, checked against the student."""
+    """The teacher with these hidden states and this head, checked against the student."""
     teacher_hidden, teacher_head = checks.head_arguments(
         teacher_hidden, teacher_head, "(..., D')", "teacher_", or_empty=is_shard
     )
@@ -254,7 +259,7 @@ def _head_teacher(
     checks.device("teacher_hidden", teacher_hidden, hidden)
     size = teacher_hidden.shape[-1]
     checks.shape("teacher_hidden", teacher_hidden, (*hidden.shape[:-1], size), checks.row_meaning(hidden, "D'"))
-    if not is_shard:  # else `_shard` checks it, in all processes
+    if not is_shard:  # for a shard, `_shard` checks it in all processes
         checks.shape("teacher_weight", teacher_head.weight, (head.vocabulary, size), "(V, D')")
     return HeadTeacher(flat_rows(teacher_hidden, 1), teacher_head)
 
@@ -262,7 +267,7 @@ def _head_teacher(
 def _list_teacher(
     hidden: Tensor, head: Head, ids: Tensor, log_prob: Tensor, mask: Tensor | None, tail: str, *, is_shard: bool
 ) -> ListTeacher:
-    """The teacher of which these (N, T) are known, checked against the student."""
+    """The teacher that is known by these lists (N, T), checked against the student."""
     checks.tensors(teacher_ids=ids, teacher_log_prob=log_prob, teacher_mask=mask)
     checks.constants(teacher_log_prob=log_prob)
     checks.dimensions("teacher_ids", ids, "(..., T)")
@@ -273,7 +278,7 @@ def _list_teacher(
     if log_prob.dtype not in (torch.float32, torch.float64):
         expected = "torch.float32 or torch.float64; pass teacher_log_prob.float()"
         raise TypeError(f"teacher_log_prob has dtype {log_prob.dtype}: expected {expected}")
-    if not is_shard:  # else `_shard` knows the vocabulary
+    if not is_shard:  # for a shard, `_shard` knows the vocabulary
         _list_length(ids, head.vocabulary)
     for name, tensor in (("teacher_ids", ids), ("teacher_log_prob", log_prob), ("teacher_mask", mask)):
         if tensor is not None:
@@ -292,7 +297,7 @@ def _list_length(ids: Tensor, vocabulary: int) -> None:
 
 
 def _shard(a: DivergenceArguments, needs: Sequence[bool]) -> Shard | None:
-    """The shard of this process, if the head is split; checks that all processes were called alike."""
+    """This process's shard, None if the head is whole; checks that all processes got the same arguments."""
     if a.group is None:
         return None
     teacher = a.teacher
@@ -330,7 +335,7 @@ def _shard(a: DivergenceArguments, needs: Sequence[bool]) -> Shard | None:
 
 
 def _define(a: DivergenceArguments) -> DivergenceOutputs:
-    """By the definition, differentiable."""
+    """The definition, differentiable."""
     shard, teacher = _shard(a, [False, False, False]), a.teacher
     if shard is not None:
         assert a.group is not None
@@ -345,7 +350,7 @@ def _define(a: DivergenceArguments) -> DivergenceOutputs:
 
 def _run(a: DivergenceArguments, needs: list[bool]) -> tuple[DivergenceOutputs, HeadGradients]:
     shard, teacher = _shard(a, needs), a.teacher
-    if isinstance(teacher, HeadTeacher):  # by the student's product: equal distributions are exactly 0 apart
+    if isinstance(teacher, HeadTeacher):  # the student's product: equal distributions then differ by exactly 0
         teacher = HeadTeacher(row_major(teacher.hidden), backends.head_on(a.backend, teacher.head))
     else:
         teacher.check_values(a.head.vocabulary if shard is None else shard.vocabulary)
@@ -371,7 +376,7 @@ def _fake(a: DivergenceArguments) -> DivergenceOutputs:
 
 
 def _recompute(a: DivergenceArguments, upstream: DivergenceOutputs) -> DivergenceArguments:
-    """The gradient that arrives at a row's loss is its weight in a sum."""
+    """Arguments for the backward pass: the upstream gradient of each row's loss becomes its weight in a sum."""
     return a._replace(row_weight=upstream_weights(upstream.loss, a.row_weight), reduction="sum")
 
 

@@ -1,7 +1,7 @@
 """The definition of the divergences: plain PyTorch, unchunked, differentiable any number of times.
 
-Allocates N x V. Exact in the dtype of its input (float64 in, float64 throughout); half-precision logits are widened to
-float32 after the product. The divergence of two rows is defined in `kinds`.
+Allocates N x V. Computes in the dtype of its input (float64 throughout for float64 input); half-precision logits are
+converted to float32 after the product. `kinds` defines the divergence of two rows.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from mind_kernels.row_chunks import reduced, row_weights, weighted
 def events(
     log_q: Tensor,  # (N, V)
     ids: Tensor,  # (N, T)
-    log_p: Tensor,  # (N, T + 1), the teacher's; minus infinity where there is no event
+    log_p: Tensor,  # (N, T + 1), the teacher's; minus infinity for no event
 ) -> Tensor:
-    """Log-probabilities (N, T + 1) of each listed token and of all others together; without these, renormalized."""
+    """Log-probabilities (N, T + 1) of each listed token and of all others together; renormalized if the latter are no
+    event."""
     is_event = log_p > -math.inf
     listed, vocabulary = is_event[:, :-1], log_q.shape[1]
     taken = torch.zeros(len(ids), vocabulary + 1, dtype=torch.bool, device=ids.device)
     taken = taken.scatter(1, torch.where(listed, ids, vocabulary), True)[:, :vocabulary]
     others = log_q.masked_fill(taken, -math.inf)
-    some = (others > -math.inf).any(1, keepdim=True)  # of a row without any, log-sum-exp has no gradient
+    some = (others > -math.inf).any(1, keepdim=True)  # without any, log-sum-exp would have no gradient
     rest = torch.where(some, torch.where(some, others, 0).logsumexp(1, keepdim=True), -math.inf)
     found = torch.where(is_event, torch.cat([log_q.gather(1, torch.where(listed, ids, 0)), rest], 1), -math.inf)
     return torch.where(is_event[:, -1:], found, torch.log_softmax(found, 1))
@@ -44,10 +45,10 @@ def forward(
     divergence: Divergence,
     reduction: str,
 ) -> DivergenceOutputs:
-    """The loss, differentiable, and the rows' values, without a gradient."""
+    """The loss, which is differentiable, and the rows' values, without a gradient."""
     weight = row_weights(row_weight, None, hidden)
     log_q = torch.log_softmax(head.logits(hidden), -1)
-    log_q = torch.where((weight == 0)[:, None], log_q.detach(), log_q)  # even if their divergence is infinite
+    log_q = torch.where((weight == 0)[:, None], log_q.detach(), log_q)  # also if their divergence is infinite
     row_entropy = entropy(log_q)
     if isinstance(teacher, ListTeacher):
         log_p = teacher.log_p(slice(None), head.vocabulary, log_q.dtype)

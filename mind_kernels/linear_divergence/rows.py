@@ -1,9 +1,9 @@
-"""The pass of the divergences over their rows; a backend supplies the row kernels.
+"""The pass of linear_divergence over its rows; a backend supplies the row kernels.
 
-Logits of a chunk in float32 (float64 for float64 input) whatever the input's dtype, the teacher's beside them, row
-kernel in place, gradient products; or all of this by the backend, where it has `OwnProducts`. Of a head that is split
-over processes a chunk is that of a shard, between whose passes `shard_rows` joins what they found. Peak memory: one
-chunk, in which both logits share the room, beside the gradients.
+For each chunk: the logits of student and teacher in float32 (float64 for float64 input) whatever the input's dtype, the
+row kernel in place, and the gradient products; or all of this by the backend, if it has `OwnProducts`. For a head that
+is split over processes, the kernels work on the logits of a shard, and between their passes `shard_rows` combines the
+results. Peak memory: one chunk, shared by the logits of both sides, beside the gradients.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def forward(
 ) -> tuple[Tensor, RowValues, HeadGradients]:
     """The loss, () or (N,) for reduction "none", the rows' values, and the gradients that are needed.
 
-    Of the hidden states of a shard, that is the shard's part."""
+    For a shard, the gradient of the hidden states is the shard's part."""
     weight = row_weights(row_weight, None, hidden)
     values = RowValues(*(torch.zeros_like(weight) for _ in RowValues._fields))
     gradients = HeadGradients(hidden, head, needs)
@@ -81,7 +81,7 @@ def _divergence_(
     divergence: Divergence,
     shard: Shard | None,
 ) -> RowValues:
-    """The values of these rows of the teacher; with weights the logits become their gradient."""
+    """The values of these rows; with weights, overwrites the logits by their gradient."""
     if isinstance(teacher, HeadTeacher):
         theirs = teacher.head.project_wide(teacher.hidden[rows]).to(logits.dtype)
         of_rows = logits, theirs, weights, head, teacher.head, divergence

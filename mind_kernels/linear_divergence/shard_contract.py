@@ -1,9 +1,9 @@
-"""What a backend supplies for a head that is split over the vocabulary, and what passes between its passes.
+"""The kernels that a backend has to supply for a split head, and the data that its passes exchange.
 
-A process has the logits (n, V_r) of its shard. From a teacher's head: `shard_sums_` reads both sides,
-`shard_rows.divergence_` makes normalizers of whole rows of what all shards found, `shard_parts_` gives what divergence
-and S are made of, and `shard_gradient_` writes the gradient over the student's logits. From a teacher's list: `others`
-and `spread_`, of the tokens that are not listed. Of an empty shard nobody calls any of them.
+A process has the logits (n, V_r) of its shard. For a teacher's head, `shard_sums_` reads both sides,
+`shard_rows.divergence_` computes the normalizers of whole rows from the sums of all shards, `shard_parts_` returns the
+shard's parts of divergence and S, and `shard_gradient_` overwrites the student's logits by the gradient. For a
+teacher's list, `others` and `spread_` handle the tokens that are not listed. None of them is called for an empty shard.
 """
 
 from __future__ import annotations
@@ -19,53 +19,54 @@ from mind_kernels.linear_divergence.terms import Parts
 
 
 class SoftmaxSums(NamedTuple):
-    """Of logits z of n rows, this shard's or all; (n,) each."""
+    """Sums over the logits z of n rows, of this shard or of whole rows; (n,) each."""
 
     maximum: Tensor
-    """The largest z; minus infinity if all entries are ruled out, or there is none."""
+    """The largest z; minus infinity if all entries are excluded, or there are none."""
     total: Tensor
-    """The sum of e^(z - maximum); 0 of a shard whose maximum is minus infinity."""
+    """The sum of e^(z - maximum); 0 for a shard whose maximum is minus infinity."""
     moment: Tensor
-    """The sum of e^(z - maximum) (z - maximum), to which entries without probability add nothing."""
+    """The sum of e^(z - maximum) (z - maximum), to which entries with probability 0 add nothing."""
 
     @classmethod
     def empty(cls, rows: int, like: Tensor) -> SoftmaxSums:
-        """Those of a shard without entries, on the device of `like` and in its dtype."""
+        """The sums of a shard without entries, on the device of `like` and in its dtype."""
         zeros = like.new_zeros(rows)
         return cls(zeros - torch.inf, zeros, zeros)
 
 
 class ShardSums(NamedTuple):
-    """Of this shard's logits of both sides."""
+    """The sums over this shard's logits of both sides."""
 
     student: SoftmaxSums
     target: SoftmaxSums
-    """Of what the student is compared with, as `shard_sums_` has left it in the teacher's place."""
+    """The sums of the logits that the student is compared with, by which `shard_sums_` has replaced the teacher's."""
     target_offset: Tensor
-    """(n,) float64: what is to be added there, to have logits of the same scale in all shards. 0 but for "taid", whose
-    logits between both sides are taken from the shard's own maxima: a rounding of large ones would be one of p."""
+    """(n,) float64: a shift to add to those logits, so that they have the same scale in all shards. 0 except for
+    "taid", whose interpolated logits are relative to the shard's own maxima, since rounding of large logits would
+    change p."""
 
 
 class Normalizers(NamedTuple):
-    """Of whole rows, (n,) each, in the dtype of the logits."""
+    """The normalizers of whole rows, (n,) each, in the dtype of the logits."""
 
     maximum: Tensor
     total: Tensor
     their_maximum: Tensor
-    """In the shard's own scale: without its `target_offset`."""
+    """In the scale of this shard, without its `target_offset`."""
     their_total: Tensor
 
 
 class ShardKernels(Protocol):
-    """What a backend supplies for "linear_divergence, shards" in `backend.BACKENDS`."""
+    """The kernels that a backend has to supply for "linear_divergence, shards" in `backend.BACKENDS`."""
 
     LISTED: float
-    """Stands in the place of a listed token's projected logit."""
+    """The number that replaces a listed token's projected logit."""
 
     def shard_sums_(
         self,
         logits: Tensor,  # (n, V_r), projected; becomes z
-        teacher_logits: Tensor,  # (n, V_r), projected; becomes what the student is compared with
+        teacher_logits: Tensor,  # (n, V_r), projected; becomes the logits that the student is compared with
         head: Head,
         teacher_head: Head,
         divergence: Divergence,
@@ -76,7 +77,7 @@ class ShardKernels(Protocol):
     def shard_parts_(
         self,
         logits: Tensor,  # (n, V_r), z
-        target_logits: Tensor,  # (n, V_r), as `shard_sums_` left them; becomes what `shard_gradient_` needs of them
+        target_logits: Tensor,  # (n, V_r), after `shard_sums_`; overwritten by data for `shard_gradient_`
         normalizers: Normalizers,
         divergence: Divergence,
     ) -> Parts:
@@ -86,7 +87,7 @@ class ShardKernels(Protocol):
     def shard_gradient_(
         self,
         logits: Tensor,  # (n, V_r), z; becomes the gradient of the projected logits
-        slopes: Tensor,  # (n, V_r), as `shard_parts_` left them; overwritten
+        slopes: Tensor,  # (n, V_r), after `shard_parts_`; overwritten
         normalizers: Normalizers,
         parts: Parts,  # of whole rows
         weights: Tensor,  # (n,)
@@ -97,11 +98,12 @@ class ShardKernels(Protocol):
         ...
 
     def others(self, logits: Tensor, head: Head) -> Tensor:
-        """(3, n) of projected logits (n, V_r), LISTED where a token is listed, which stay as they are: of the other
-        tokens maximum, log sum e^(z - maximum) and mean of z - maximum; -inf, 0, 0 where none has any probability."""
+        """(3, n): maximum, log sum e^(z - maximum) and mean of z - maximum over the tokens that are not listed; -inf,
+        0, 0 if all of them have probability 0. The projected logits (n, V_r), LISTED for listed tokens, are not
+        changed."""
         ...
 
     def spread_(self, logits: Tensor, numbers: Tensor, gradient: Tensor, head: Head) -> None:
-        """The same logits become the gradient of the others' log-sum-exp times `gradient` (n,), where these `numbers`
-        (3, n) are those of the others in all shards. Listed tokens get any number."""
+        """Overwrites the same logits by the gradient of the others' log-sum-exp times `gradient` (n,); `numbers` (3, n)
+        are those of the others in all shards. The results for listed tokens are arbitrary."""
         ...

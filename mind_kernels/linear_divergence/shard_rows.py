@@ -1,8 +1,9 @@
-"""The divergences of a chunk of rows of a head that is split over the vocabulary; a backend supplies `ShardKernels`.
+"""The divergences of a chunk of rows for a head that is split over the vocabulary; a backend supplies `ShardKernels`.
 
-From a teacher's head, two collectives: one gathers the sums of both softmaxes, one the parts of the divergence and of S
-= sum q F' / sum q. From a teacher's list one: the sums of the tokens that are not listed, and the logits of those that
-are, each from the process that has it. All processes join what they gathered by the same arithmetic in the same order.
+A teacher's head needs two collectives: one gathers the sums of both softmaxes, the other the parts of the divergence
+and of S = sum q F' / sum q. A teacher's list needs one, for the sums of the tokens that are not listed, and the logits
+of the listed ones, each from the process that has it. All processes combine the gathered numbers by the same arithmetic
+in the same order.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def divergence_(
     divergence: Divergence,
     shard: Shard,
 ) -> RowValues:
-    """As `contract.RowKernels.divergence_`, of whole rows."""
+    """As `contract.RowKernels.divergence_`, for whole rows."""
     rows, dtype = len(logits), logits.dtype
     if shard.size:
         sums = kernels.shard_sums_(logits, teacher_logits, head, teacher_head, divergence)
@@ -60,7 +61,7 @@ def listed_divergence_(
     divergence: Divergence,
     shard: Shard,
 ) -> RowValues:
-    """As `contract.RowKernels.listed_divergence_`, of whole rows."""
+    """As `contract.RowKernels.listed_divergence_`, for whole rows."""
     rows, dtype = len(logits), logits.dtype
     places = _Places(shard.local(ids))
     listed, sums = logits.new_zeros(ids.shape), SoftmaxSums.empty(rows, logits)
@@ -87,9 +88,9 @@ def listed_divergence_(
 
 
 def join(maximum: Tensor, total: Tensor, moment: Tensor) -> SoftmaxSums:
-    """Of whole rows (...), from those of all shards (processes, ...)."""
+    """The sums of whole rows (...), from those of all shards (processes, ...)."""
     top = maximum.amax(0)
-    distance = maximum - top  # nan where no shard has any probability: a row of minus infinity alone has no softmax
+    distance = maximum - top  # nan if all logits of the row are minus infinity: such a row has no softmax
     scale = distance.exp()
     moment = torch.where(scale == 0, 0, scale * (moment + distance * total)).sum(0)
     return SoftmaxSums(top, (scale * total).sum(0), moment)
@@ -100,20 +101,21 @@ def _entropy(sums: SoftmaxSums) -> Tensor:
 
 
 class _Places:
-    """Where the listed tokens of rows are among the entries of this shard."""
+    """The positions of the rows' listed tokens among the entries of this shard."""
 
-    def __init__(self, local: Tensor) -> None:  # (n, T), -1 where another process has the token
+    def __init__(self, local: Tensor) -> None:  # (n, T), -1 if another process has the token
         self._mine = local >= 0
-        # Another's token goes where one of the row's own does, with the same value; entry 0 if the row has none.
+        # A token of another process writes the same value to the same place as one of the row's own tokens, so nothing
+        # changes; to entry 0 if the row has none.
         self._first = self._mine.byte().argmax(1, keepdim=True)
         self._any = self._mine.any(1, keepdim=True)
         self._columns = torch.where(self._mine, local, torch.where(self._any, local.gather(1, self._first), 0))
 
     def read(self, matrix: Tensor) -> Tensor:
-        """(n, T) of matrix (n, V_r); any number where another process has the token."""
+        """Reads (n, T) numbers from matrix (n, V_r); arbitrary ones if another process has the token."""
         return matrix.gather(1, self._columns)
 
     def write_(self, matrix: Tensor, values: Tensor) -> None:
-        """Puts values (n, T) into their places of matrix (n, V_r)."""
+        """Writes values (n, T) to their places in matrix (n, V_r)."""
         instead = torch.where(self._any, values.gather(1, self._first), matrix[:, :1])
         matrix.scatter_(1, self._columns, torch.where(self._mine, values, instead))

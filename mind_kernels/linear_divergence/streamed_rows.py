@@ -1,8 +1,8 @@
-"""Gradients of backend `cpp` by its own products, from hidden states: csrc/cpu/stream.h and divergence_gradient.h.
+"""Gradients of linear_divergence in backend `cpp`, by its own matrix products (csrc/cpu/divergence_gradient.h).
 
-A chunk's logits are in memory once, transposed, and with those of a dense teacher beside them: one pass for each side
-writes them and sums up their softmax, and the pass of the products makes a block's gradient from them in the cache. The
-divergence of a list comes between both, from T + 1 numbers of each row (`terms.event_terms`).
+A chunk's logits, and those of a teacher's head, are stored transposed: one pass per side writes them and sums their
+softmax (csrc/cpu/stream.h). A last pass turns them into gradients in the cache, block by block, and multiplies. For a
+teacher's list, the divergence is computed between these passes, from T + 1 numbers per row (`terms.event_terms`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from mind_kernels.linear_divergence.teachers import HeadTeacher, ListTeacher, Te
 from mind_kernels.linear_divergence.terms import EVENT_TENSORS, event_terms
 from mind_kernels.row_chunks import Rows
 
-# Dtypes of hidden states and weight that the products read; the row kernels take logits of any in float32.
+# Dtypes of hidden states and weight for which these products exist; for others, the row kernels use float32 logits.
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Logits come in whole blocks of the vocabulary (kBlock in csrc/cpu/kernels.h) and whole vectors of rows.
+# Logits are stored in whole blocks of the vocabulary (kBlock in csrc/cpu/kernels.h) and whole vectors of rows.
 _BLOCK, _LANES = 96, 16
 # Rows of a chunk: as many as fit a budget, at most the four strips of 48 of linear_cross_entropy.
 _MOST_ROWS, _CHUNK_BYTES = 192, 48 << 20
@@ -40,7 +40,7 @@ def exact_rows(rows: int, hidden: Tensor, head: Head, teacher: Teacher, divergen
 
 
 def rows_of_chunk(rows: int, numbers: int) -> int:
-    """Rows of a chunk of at most `rows`, for each of which so many float32 numbers are in memory."""
+    """The number of rows per chunk, at most `rows`, if so many float32 numbers per row are in memory."""
     fit = _CHUNK_BYTES // (4 * numbers * _LANES) * _LANES
     return min(max(fit, _LANES), _MOST_ROWS, rows)
 
@@ -52,7 +52,7 @@ class _ExactRows:
         sides, listed = (2, 0) if isinstance(teacher, HeadTeacher) else (1, teacher.ids.shape[1])
         vocabulary = _up_to_multiple(head.vocabulary, _BLOCK)
         self.size = rows_of_chunk(rows, sides * vocabulary + EVENT_TENSORS * listed)
-        # One memory for all chunks: fresh pages would add to the time of each.
+        # All chunks use the same memory, since fresh pages would cost time.
         shape = sides, vocabulary, _up_to_multiple(self.size, _LANES)
         self._logits = hidden.new_empty(shape, dtype=torch.float32)
         self._head, self._teacher, self._divergence = head, teacher, divergence
@@ -123,8 +123,8 @@ def _softmax(
     hidden: Tensor,  # (n, D)
     head: Head,
     logits: Tensor,  # to be filled with projected logits, or with z if `conditioned`
-    ids: Tensor | None = None,  # (n, T), which are left out
-    listed: Tensor | None = None,  # (n, T), to be filled with their z
+    ids: Tensor | None = None,  # (n, T), tokens to leave out
+    listed: Tensor | None = None,  # (n, T), filled with their z
     conditioned: bool = False,
 ) -> Tensor:
     """Maximum, log sum exp(z - maximum) and mean of z - maximum of the rows' softmax, (3, n) float64."""

@@ -1,4 +1,4 @@
-"""What is known of a teacher: a head of the same vocabulary, or a list of its most likely tokens per row."""
+"""The two forms of a teacher: a head with the same vocabulary, or a list of its most likely tokens per row."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from mind_kernels import checks
 from mind_kernels.head import Head
 from mind_kernels.row_chunks import Rows
 
-# A log-probability in place of minus infinity: its exponential is 0, and so is 0 times it, which would be nan.
+# Replaces a log-probability of minus infinity: its exponential is 0, and 0 times it is 0 and not nan.
 LOWEST = -1e18
 TAILS = ("bucket", "renormalize")
-# By which the probabilities of a teacher's list may sum to more than 1: servers round them, and float16 rounds a
+# By how much the probabilities of a teacher's list may sum to more than 1: servers round them, and float16 rounds a
 # log-probability above -8 by at most 2^-9.
 _TOLERANCE = 2e-3
 
 
 @dataclass(frozen=True)
 class HeadTeacher:
-    """A teacher that is a head of the same vocabulary."""
+    """A teacher that is a head with the same vocabulary."""
 
     hidden: Tensor  # (N, D')
     head: Head
@@ -29,10 +29,10 @@ class HeadTeacher:
 
 @dataclass(frozen=True)
 class ListTeacher:
-    """A teacher of which at most T tokens per row are known.
+    """A teacher for which at most T tokens per row are known.
 
-    The events of a row are each of them and, for the tail "bucket", all other tokens together. An entry whose
-    log-probability is minus infinity is padding: its id means nothing, and its token is one of the others.
+    The events of a row are each of these tokens and, for the tail "bucket", all other tokens together. An entry with a
+    log-probability of minus infinity is padding: its id has no meaning, and the token counts among the others.
     """
 
     ids: Tensor  # (N, T) int64
@@ -40,9 +40,10 @@ class ListTeacher:
     tail: str  # of TAILS
 
     def distinct_ids(self, rows: Rows) -> Tensor:
-        """The ids (n, T), in the place of padding a token that the row does not list: all of a row's are distinct.
+        """The ids (n, T), all distinct within a row: padding is replaced by tokens that the row does not list.
 
-        Of the first T tokens of the vocabulary, a row with k entries of padding leaves out at least k.
+        This is possible since, of the first T tokens of the vocabulary, a row with k entries of padding lists at most T
+        - k.
         """
         ids, padding = self.ids[rows], self.log_prob[rows] == -torch.inf
         count = ids.shape[1]
@@ -53,10 +54,11 @@ class ListTeacher:
         return torch.where(padding, unlisted_first.gather(1, padding.cumsum(1).sub_(1).clamp_(min=0)), ids)
 
     def log_p(self, rows: Rows, vocabulary: int, dtype: torch.dtype) -> Tensor:
-        """Log-probabilities of the events (n, T + 1), the others last; minus infinity where there is no event.
+        """Log-probabilities of the events (n, T + 1), the others last; minus infinity for no event.
 
-        All others have the rest of the probability, which is known to the rounding of the list: that is its floor. If a
-        list is renormalized, they are no event, but of a row of padding alone they are the only one.
+        All others together have the rest of the probability, at least the rounding of the list's dtype, since it is not
+        known more exactly. If a list is renormalized, they are no event, except in a row that consists of padding,
+        where they are the only one.
         """
         listed = self.log_prob[rows].double()
         count = (listed > -torch.inf).sum(1, keepdim=True)
@@ -70,11 +72,11 @@ class ListTeacher:
         return torch.where(log_p == -torch.inf, log_p, log_p.clamp(min=LOWEST)).to(dtype)
 
     def check_values(self, vocabulary: int) -> None:
-        """Raises ValueError unless what is no padding has distinct ids, and log_prob is part of a distribution."""
+        """Raises ValueError unless the ids are distinct, apart from padding, and log_prob is part of a distribution."""
         ids, listed = self.ids, self.log_prob != -torch.inf
         inside = (ids >= 0) & (ids < vocabulary) | ~listed
         checks.values(inside, f"teacher_ids: expected values in [0, {vocabulary})", ids)
-        others = torch.arange(-ids.shape[1], 0, device=ids.device)  # distinct, and no ids
+        others = torch.arange(-ids.shape[1], 0, device=ids.device)  # distinct numbers that are no ids
         in_order = torch.where(listed, ids, others).sort(1).values
         checks.values(
             in_order.diff(dim=1) != 0,
@@ -90,7 +92,7 @@ class ListTeacher:
             )
 
     def check_log_prob(self) -> None:
-        """The part of `check_values` that concerns log_prob alone, whatever the vocabulary."""
+        """The part of `check_values` that needs only log_prob, and not the vocabulary."""
         if self.tail == "renormalize":
             message = "teacher_log_prob: expected numbers, or -inf for padding"
             checks.values(self.log_prob < torch.inf, message, self.log_prob)
@@ -103,7 +105,7 @@ class ListTeacher:
         )
 
     def facts(self) -> dict[str, object]:
-        """All on which `check_values` depends beside `check_log_prob`: see shards.agree."""
+        """Everything that `check_values` depends on, beyond `check_log_prob`: see shards.agree."""
         padding = self.log_prob == -torch.inf
         return {
             "teacher_ids": self.ids.masked_fill(padding, 0),

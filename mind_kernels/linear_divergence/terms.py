@@ -1,13 +1,14 @@
-"""The divergence of rows and its gradient, from both softmaxes, in plain PyTorch.
+"""The divergence of rows and its gradient, computed from both softmaxes without cancellation, in plain PyTorch.
 
-Cancellation-proof: with e = log(q / p), q - p is (p + q) tanh(e / 2), so that equal distributions give exactly 0, and
-the error of nearly equal ones is a rounding of e, not of p. For a mixture m = c p + (1 - c) q, with R = (q - p) / m,
+With e = log(q / p), q - p is (p + q) tanh(e / 2), so that equal distributions give exactly 0, and the error of nearly
+equal ones is a rounding of e, not of p. For a mixture m = c p + (1 - c) q, with R = (q - p) / m,
     log(max(p, q) / m) = log1p(max(c R, (c - 1) R)),   log(q / m) = that + min(e, 0),   log(p / m) = that - max(e, 0):
-no argument is near -1, nothing overflows, and no term grows that its probability does not bound. The row scalar
-S = sum q F' / sum q is made from the same numbers as F', so that a rounding error of a normalizer cancels in F' - S.
+no argument of log1p is near -1, nothing overflows, and every large term is multiplied by a small probability. The
+number S = sum q F' / sum q of a row is computed from the same numbers as F', so that a rounding error of a normalizer
+cancels in F' - S.
 
-Where p or q is 0, a ratio that is infinite or nan (of logits of minus infinity) would make 0 times that nan. A finite
-one stands for it there; it stays where the other's term is infinite.
+If p or q is 0, a ratio that is infinite or nan (from logits of minus infinity) times 0 would be nan. A finite ratio is
+used instead, except where the divergence really is infinite.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from mind_kernels.linear_divergence.contract import RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
 from mind_kernels.row_chunks import known_finite
 
-# |log(q / p)| where q or p is 0: then tanh of it is 1, and e^-_FAR is 0.
+# Used as |log(q / p)| if q or p is 0: its tanh is 1, and e^-_FAR is 0.
 _FAR = 1e4
-# About as many tensors (n, T) are alive in `event_terms`: they share a chunk's room with the logits.
+# About the number of tensors (n, T) that `event_terms` holds: they share a chunk's memory with the logits.
 EVENT_TENSORS = 12
 
 
 class Parts(NamedTuple):
-    """What is summed up over the entries of rows, (n,) each: those of whole rows are the sums of all shards' ones."""
+    """Sums over the entries of rows, (n,) each; the sums of whole rows are those of all shards added."""
 
     value: Tensor  # of the divergence
     weighted: Tensor  # of q F'
@@ -38,12 +39,12 @@ class Parts(NamedTuple):
 
     @property
     def divergence(self) -> Tensor:
-        """Of each row (n,)."""
+        """The divergence of each row (n,)."""
         return self.value.clamp(min=0)
 
     def gradient_(self, slope: Tensor, q: Tensor, divergence: Divergence) -> Tensor:
-        """q (F' - S) with respect to the student's logits (n, E), from what `divergence_parts_` left; in the memory of
-        one of the two."""
+        """q (F' - S), the gradient by the student's logits (n, E), from the results of `divergence_parts_`; overwrites
+        one of the two tensors."""
         share = (self.weighted / self.mass)[:, None]
         return slope.sub_(q.mul_(share)) if divergence.mixture == 0 else slope.sub_(share).mul_(q)
 
@@ -57,7 +58,7 @@ def divergence_terms_(
 ) -> tuple[Tensor, Tensor]:
     """The divergence of each row (n,) and its gradient q (F' - S) with respect to the student's logits (n, E).
 
-    Overwrites its arguments; the gradient lies in the memory of one of them.
+    Overwrites its arguments; the gradient is in the memory of one of them.
     """
     parts, slope = divergence_parts_(ratio, q, p, scratch, divergence)
     return parts.divergence, parts.gradient_(slope, q, divergence)
@@ -72,7 +73,7 @@ def divergence_parts_(
 ) -> tuple[Parts, Tensor]:
     """The sums of each row, and F' (n, E), or q F' for a mixture of 0.
 
-    Overwrites its arguments except q; F' lies in the memory of one of the others.
+    Overwrites its arguments except q; F' is in the memory of one of the others.
     """
     if not known_finite(ratio):
         if divergence.mixture != 1:
@@ -111,17 +112,17 @@ def _mixed_(ratio: Tensor, difference: Tensor, q: Tensor, p: Tensor, divergence:
 
 def event_terms(
     listed: Tensor,  # (n, T), logits of distinct tokens
-    maximum: Tensor,  # (n,), of all other logits z; -inf where none has any probability, and then
-    log_total: Tensor,  # (n,), log sum exp(z - maximum) of the others, is finite, or nan if any of them is; so is the
-    mean: Tensor,  # (n,), mean of z - maximum in their softmax
-    log_p: Tensor,  # (n, T + 1), the teacher's; -inf where there is no event
+    maximum: Tensor,  # (n,), of all other logits z; -inf if all of them have probability 0
+    log_total: Tensor,  # (n,), log sum exp(z - maximum) of the others; finite for a maximum of -inf; nan if any is nan
+    mean: Tensor,  # (n,), mean of z - maximum in the others' softmax; finite or nan in the same cases
+    log_p: Tensor,  # (n, T + 1), the teacher's; -inf for no event
     divergence: Divergence,
 ) -> tuple[RowValues, Tensor]:
     """The values (n,), and the gradient of the divergence with respect to the logits of the T tokens and to
     the log-sum-exp of the others (n, T + 1).
 
-    The last event is that of the others and of the tokens that are none themselves: its logit is the log-sum-exp of
-    these, and the softmax within them distributes its gradient.
+    The last event combines the others and the listed tokens that are no events: its logit is the log-sum-exp of theirs,
+    and their softmax distributes its gradient.
     """
     top = torch.maximum(listed.amax(1), torch.where(log_total.isnan(), log_total, maximum))  # nan in every event
     z = torch.cat([listed - top[:, None], ((maximum - top) + log_total)[:, None]], 1)

@@ -1,4 +1,4 @@
-"""Log-probability and entropy of every row, straight from hidden states and the LM head."""
+"""Log-probability and entropy per row, computed from hidden states and the LM head without logits."""
 
 from mind_kernels.linear_log_prob.contract import RowLogProbs
 from mind_kernels.linear_log_prob.op import linear_log_prob

@@ -1,4 +1,4 @@
-"""What linear_log_prob takes and gives; its rows and kernels are those of linear_cross_entropy."""
+"""The arguments and outputs of linear_log_prob; its kernels are those of linear_cross_entropy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mind_kernels.shards import Group
 
 
 class Upstream(NamedTuple):
-    """d(loss) / d(what the operator gives): known in the backward pass only, and there as far as it is used."""
+    """d(loss) / d(outputs of the operator), known in the backward pass only; None for an output that is not used."""
 
     log_prob: Tensor | None = None  # (N, K)
     entropy: Tensor | None = None  # (N,)
@@ -19,12 +19,12 @@ class Upstream(NamedTuple):
 
 
 class LogProbArguments(NamedTuple):
-    """What the operator takes, in the order of its schema."""
+    """The arguments of the operator, in the order of its schema."""
 
     hidden: Tensor  # (N, D)
     spec: RowSpec
-    target: Tensor  # (N, K), on the CPU or where hidden is
-    temperature: Tensor | None  # (N,), beside a head whose own is 1
+    target: Tensor  # (N, K), on the CPU or on the device of hidden
+    temperature: Tensor | None  # (N,), with a head whose own is 1
     upstream: Upstream
     ignore_index: int
     extra_stats: str  # see extra_stats.ExtraStats of linear_cross_entropy
@@ -33,16 +33,16 @@ class LogProbArguments(NamedTuple):
 
 
 class LogProbOutputs(NamedTuple):
-    """What the operator gives; log_prob, and entropy and lse in `rows`, are differentiable."""
+    """The outputs of the operator; log_prob, and entropy and lse in `rows`, are differentiable."""
 
     log_prob: Tensor  # (N, K)
     rows: RowTerms
 
 
 class RowLogProbs(NamedTuple):
-    """All differentiable, float32 (float64 for float64 input), zero in ignored rows.
+    """The results of `linear_log_prob`: differentiable, float32 (float64 for float64 input), zero in ignored rows.
 
-    A tuple, unlike the statistics of the operations: `log_prob, entropy, lse = linear_log_prob(...)` is the result.
+    A tuple, so that one can write `log_prob, entropy, lse = linear_log_prob(...)`.
     """
 
     log_prob: Tensor
@@ -50,4 +50,4 @@ class RowLogProbs(NamedTuple):
     entropy: Tensor
     """(N,) entropy of softmax(z), in nats."""
     lse: Tensor
-    """(N,) log-sum-exp of z: a z-loss on its square, or the parts of a vocabulary that is divided among processes."""
+    """(N,) log-sum-exp of z. Its square is a z-loss."""

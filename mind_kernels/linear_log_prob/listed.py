@@ -1,17 +1,20 @@
-"""Rows with several ids or a temperature each. Row kernels know one id and one temperature: the loop here reads the
-other logits from a chunk before the kernel runs, and completes its gradient after.
+"""The loop over rows with several ids per row, or a temperature per row.
 
-The kernel's target y is the most likely of a row's ids. Its log-probability keeps its digits however confident the row
-is, and those of the others differ from it by differences of logits; and no other id has a probability near 1, whose
-gradient g (1 - p) would cancel. With G the sum of the ids' upstream gradients g_k and l that of lse, d loss / d z_v is
+Row kernels support one id per row and one temperature. The loop reads the logits of the other ids from a chunk before
+the kernel runs, and completes the kernel's gradient afterwards.
+
+The kernel's target y is the most likely of a row's ids. The kernel computes its log-probability exactly, however
+confident the row is, and those of the others differ from it by differences of logits. No other id can have a
+probability near 1, for which the gradient g (1 - p) would cancel. Let G be the sum of the ids' upstream gradients g_k,
+and l the upstream gradient of lse. Then d loss / d z_v is
 
     (l - G) p_v + sum_k g_k 1[v = t_k]                                       for v other than y
     (1 - p_y) sum_(t_k = y) g_k + p_y (l - sum_(t_k != y) g_k)               for y
 
-of which the kernel computes the first term; the second is added to it, and the last line put in place of what it has at
-y. Where a backend streams statistics, a forward pass computes the logits of the ids one by one, and holds no others.
-Peak memory: one chunk of logits beside the gradients; in float32 with a temperature per row, and with that and a
-softcap another one for its slope.
+The kernel computes the first term; the loop adds the second one, and replaces the entry at y by the last line. If a
+backend streams statistics, a forward pass computes the logits of the ids one by one and stores no others. Peak memory:
+one chunk of logits beside the gradients; in float32 with a temperature per row, and with that and a softcap another
+chunk for its slope.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ from mind_kernels.linear_log_prob.contract import Upstream
 from mind_kernels.row_chunks import Rows, accumulation_dtype, chunks, row_weights, rows_per_block, rows_per_chunk
 from mind_kernels.row_loop import run_rows
 
-# Ids per row, as a share of V, up to which statistics are streamed and the ids' logits computed one by one.
+# With at most this number of ids per row, as a share of V, statistics are streamed and the ids' logits computed one by
+# one.
 _STREAMED_SHARE = 1 / 64
 
 
@@ -35,12 +39,12 @@ _STREAMED_SHARE = 1 / 64
 class Ids:
     """The ids of rows, (n, K) each."""
 
-    ids: Tensor  # int64 in [0, V), any where absent
+    ids: Tensor  # int64 in [0, V), arbitrary if absent
     present: Tensor  # bool
 
     @classmethod
     def of(cls, target: Tensor, ignore_index: int) -> Ids:
-        """From target (n, K), absent where it is `ignore_index`."""
+        """The ids of target (n, K); an entry is absent if it is `ignore_index`."""
         present = target != ignore_index
         return cls(torch.where(present, target, 0), present)
 
@@ -50,15 +54,15 @@ class Ids:
 
 @dataclass(frozen=True)
 class ListWeights:
-    """d(total loss) / d(log-probabilities), and with them those of entropy and lse."""
+    """d(total loss) / d(log-probabilities), d(entropy) and d(lse)."""
 
     rows: RowWeights  # `loss` is -G
-    ids: Tensor  # (N, K), 0 where absent
+    ids: Tensor  # (N, K), 0 if absent
 
     @classmethod
     def of(cls, upstream: Upstream, listed: Ids, temperature: Tensor | None, hidden: Tensor) -> ListWeights:
-        """The weights, divided by the rows' temperatures (N,). In a forward pass, where none is known, ones: it visits
-        every valid row for its results."""
+        """The weights, divided by the rows' temperatures (N,). In a forward pass, where none is known, they are 1, so
+        that every valid row is visited."""
         valid = listed.present.any(1)
         ones = row_weights(None, valid, hidden)
         scale = ones if temperature is None else ones / temperature
@@ -74,7 +78,7 @@ class ListWeights:
 
     @property
     def every(self) -> tuple[Tensor | None, ...]:
-        """(N,) each: no number in the gradient of a row's logits is of another order than these."""
+        """(N,) each: tensors that bound the order of magnitude of the gradient of a row's logits."""
         return self.rows.loss, self.rows.entropy, self.rows.lse, self.ids.abs().sum(1)
 
     def __getitem__(self, rows: Rows) -> ListWeights:
@@ -84,35 +88,35 @@ class ListWeights:
         return ListWeights(self.rows * factor, self.ids * factor)
 
     def magnitude(self) -> Tensor:
-        """(N,): 0 where a row has no gradient."""
+        """(N,): 0 for rows without a gradient."""
         return self.rows.magnitude() + self.ids.abs().sum(1)
 
 
 class KnownIds:
-    """The logits of the ids of a chunk of rows, (n, K) in the accumulation dtype, and what follows from them."""
+    """The logits of the ids of a chunk of rows, (n, K) in the accumulation dtype, and results derived from them."""
 
     def __init__(self, listed: Ids, logits: Tensor, vocabulary: int) -> None:
         self._listed = listed
         self._logits = torch.where(listed.present, logits, -torch.inf)
         self._largest = self._logits.amax(1, keepdim=True)
         best = listed.present & (self._logits == self._largest)
-        self.likeliest = torch.where(best, listed.ids, vocabulary - 1).amin(1)  # (n,), the first of equal ones
+        self.likeliest = torch.where(best, listed.ids, vocabulary - 1).amin(1)  # (n,), the first of several
 
     def log_prob(self, of_likeliest: Tensor) -> Tensor:
-        """(n, K), 0 where absent, from that of the likeliest id (n,)."""
+        """The log-probabilities (n, K), 0 if absent, given that of the likeliest id (n,)."""
         below = torch.where(self._logits == self._largest, 0, self._logits - self._largest)
         return torch.where(self._listed.present, of_likeliest[:, None] + below, 0)
 
     def complete(self, dlogits: Tensor, weights: ListWeights, values: RowValues, head: Head) -> None:
         """Completes the kernel's gradient (n, V) of the logits before this head's softcap: adds that of the other ids,
-        and puts that of the likeliest one in its place."""
+        and replaces the entry at the likeliest one."""
         added = self.of_others(weights, head).to(dlogits.dtype)
         at_likeliest = self.at_likeliest(weights, values)[:, None] * head.slope(self._largest)
         dlogits.scatter_add_(1, self._listed.ids, added)
         dlogits.scatter_(1, self.likeliest[:, None], at_likeliest.to(dlogits.dtype))
 
     def of_others(self, weights: ListWeights, head: Head) -> Tensor:
-        """(n, K): what is added to the kernel's gradient at the ids, 0 at the likeliest one."""
+        """(n, K): the numbers to add to the kernel's gradient at the ids, 0 at the likeliest one."""
         of_others = torch.where(self._is_likeliest, 0, weights.ids)
         return torch.where(of_others == 0, 0, of_others * head.slope(self._logits))
 
@@ -133,7 +137,7 @@ def run_listed(
     rows: Tensor | int,  # the rows to visit, or how many from the start
     hidden: Tensor,  # (N, D)
     listed: Ids,  # of all N rows
-    temperature: Tensor | None,  # (N,), beside a head whose own is 1
+    temperature: Tensor | None,  # (N,), with a head whose own is 1
     weights: ListWeights | None,  # divided by the temperature; None: statistics only
     spec: RowSpec,
     log_prob: Tensor,  # (N, K)
@@ -161,7 +165,7 @@ def run_listed(
         of_chunk, slope = spec, 1.0
         if temperature is None:
             logits = head.project(part)
-        else:  # the kernel gets logits that had softcap and temperature applied before
+        else:  # softcap and temperature have been applied to the kernel's logits
             logits, of_chunk = head.to_logits_(head.project_wide(part)), RowSpec(Head(head.weight))
             if weights is not None:
                 slope = head.slope(logits)
@@ -182,14 +186,15 @@ def run_listed(
 
 
 def itemsize_of(hidden: Tensor, head: Head, temperature: Tensor | None) -> int:
-    """Bytes per logit of a chunk: with a temperature per row they are wide, and under a softcap with a slope beside."""
+    """Bytes per logit of a chunk: with a temperature per row logits are float32 or wider, and with a softcap too there
+    is a slope per logit."""
     if temperature is None:
         return hidden.element_size()
     return accumulation_dtype(hidden.dtype).itemsize * (1 if head.softcap is None else 2)
 
 
 def _logits_of(ids: Tensor, hidden: Tensor, head: Head) -> Tensor:
-    """The logits (n, K) of ids (n, K) and hidden (n, D), in the accumulation dtype: a product for each id."""
+    """The logits (n, K) of ids (n, K) and hidden (n, D), in the accumulation dtype, by one product per id."""
     count, size = ids.shape[1], hidden.shape[1]
     wide = accumulation_dtype(hidden.dtype)
     projected = hidden.new_empty(ids.shape, dtype=wide)

@@ -1,7 +1,7 @@
-"""Rows with several ids or a temperature each, of a head that is split over the vocabulary: `listed` over shards.
+"""The loop of `listed` (several ids or a temperature per row) for a head that is split over the vocabulary.
 
-Which id is the likeliest is known once all processes have told their logits of the ids: with several ids a chunk makes
-two collectives, one after the other, and else one. Peak memory: that of `listed`, twice as much of it on a GPU.
+The likeliest id is known only after all processes have exchanged their logits of the ids: with several ids a chunk
+needs two collectives, one after the other, else one. Peak memory: that of `listed`, on a GPU twice as much.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from mind_kernels.shards import Gathered, Shard, run_ahead
 
 @dataclass(frozen=True)
 class _Started:
-    """A chunk of rows whose sums travel."""
+    """A chunk of rows whose sums are being exchanged."""
 
     logits: Tensor  # (n, V_r)
-    slope: Tensor | float  # of the logits, if the kernel does not know it
-    spec: RowSpec  # that of the kernel
+    slope: Tensor | float  # of the logits, if the kernel does not apply it
+    spec: RowSpec  # the spec for the kernel
     known: KnownIds
     sums: Gathered
 
@@ -37,7 +37,7 @@ def run_listed_shards(
     rows: Tensor | int,  # the rows to visit, or how many from the start
     hidden: Tensor,  # (N, D)
     listed: Ids,  # of all N rows
-    temperature: Tensor | None,  # (N,), beside a head whose own is 1
+    temperature: Tensor | None,  # (N,), with a head whose own is 1
     weights: ListWeights | None,  # divided by the temperature; None: statistics only
     spec: RowSpec,  # of this shard's head
     log_prob: Tensor,  # (N, K)
@@ -46,14 +46,14 @@ def run_listed_shards(
     extra: str,
     shard: Shard,
 ) -> None:
-    """Fills `log_prob` and `terms` for the rows, and adds their gradient products: the shard's part of dH."""
+    """Fills `log_prob` and `terms` for the rows, and adds their gradient products, for dH the shard's part."""
     head = spec.head
 
     def start(chunk: Rows, part: Tensor) -> _Started:
         of_chunk, slope = spec, 1.0
         if temperature is None:
             logits = head.project(part)
-        else:  # the kernel gets logits that had softcap and temperature applied before
+        else:  # softcap and temperature have been applied to the kernel's logits
             logits, of_chunk = head.to_logits_(head.project_wide(part)), RowSpec(Head(head.weight))
             if weights is not None:
                 slope = head.slope(logits)
@@ -88,7 +88,7 @@ def run_listed_shards(
 
 def _logits_of(local: Tensor, logits: Tensor, head: Head, shard: Shard) -> Tensor:
     """The logits (n, K) of ids, given as entries of this shard or -1, in all processes, in the accumulation dtype.
-    Zeros for one id per row, of which there is nothing to compare."""
+    Zeros for one id per row, since there is nothing to compare."""
     wide = accumulation_dtype(logits.dtype)
     found = logits.new_zeros(local.shape, dtype=wide)
     if local.shape[1] == 1:

@@ -1,8 +1,9 @@
-"""linear_log_prob: the public function and its operator.
+"""`linear_log_prob`, log-probabilities of tokens without logits: the public function and its operator.
 
-The rows of linear_cross_entropy with upstream gradients per row: d(loss) / d(log_prob) is a weight of -nll,
-d(loss) / d(entropy) the weight of the entropy in the same row kernel, and that of lse a weight of nll and an addition
-at the target. They are known in the backward pass only, which projects the logits again: four products.
+It uses the row kernels of linear_cross_entropy with one upstream gradient per row and result: d(loss) / d(log_prob) is
+a weight of -nll, d(loss) / d(entropy) the weight of the entropy in the same kernel, and d(loss) / d(lse) a weight of
+nll plus a term at the target. Upstream gradients are known in the backward pass only. It therefore projects the logits
+again: four matrix products in all.
 """
 
 from __future__ import annotations
@@ -81,56 +82,58 @@ def linear_log_prob(
     process_group: ProcessGroup | None = None,
     backend: str = "auto",
 ) -> RowLogProbs | tuple[RowLogProbs, RowStats]:
-    """Log-probability of each target, entropy and log-sum-exp, z = softcap(hidden weight^T + bias) / temperature.
+    """Log-probability of each target, entropy and log-sum-exp of z = softcap(hidden weight^T + bias) / temperature.
 
-    For losses that weigh rows by what only the caller knows (REDI, DPO, GRPO, unlikelihood): any function of the three
-    may follow, each number has its own upstream gradient, and the N x V logits are never held.
+    For losses that weight rows in their own way (REDI, DPO, GRPO, unlikelihood): apply any differentiable function to
+    the three results. The gradient flows back through each of their numbers, and the N x V logits are never allocated.
 
     Args:
-        hidden: (N, D) float64, float32, bfloat16 or float16: hidden states of the labeled rows. Takes a gradient. Or
-            (..., D): then all that is (N,) below has the shape (...) of its rows.
-        weight: (V, D) LM head, dtype and device of hidden; or a Head, which has bias, softcap and temperature too.
-            Takes a gradient.
-        target: (N,) or (N, K) int64 or int32 in [0, V) or `ignore_index`: one id per row, or K of them, such as a
-            teacher's most likely ones; an id may occur twice. May stay on the CPU, which spares a GPU one
-            synchronization.
-        bias: (V,), dtype and device of hidden: added to the projected logits; -inf rules an entry out. Takes a
+        hidden: (N, D) float64, float32, bfloat16 or float16: hidden states of the labeled rows. Receives a gradient.
+            Any leading shape (..., D) is accepted too; each (N,) below then has the shape (...).
+        weight: (V, D), dtype and device of hidden: the weight of the LM head. Or a Head, which also holds bias, softcap
+            and temperature. Receives a gradient.
+        target: (N,) or (N, K) int64 or int32 in [0, V), or `ignore_index`: one token id per row, or K of them, such as
+            a teacher's most likely tokens. An id may occur twice. May be on the CPU, which saves one synchronization of
+            the GPU.
+        bias: (V,), dtype and device of hidden: added to the projected logits; -inf excludes a token. Receives a
             gradient.
-        ignore_index: an id whose log_prob is zero, without a gradient; a row without any other id has zeros as results
-            and no gradient at all. May lie in [0, V).
-        softcap: c > 0: x = hidden weight^T + bias becomes c tanh(x / c), before the temperature. None: x stays.
-        temperature: T > 0: what the logits are divided by. Or (N,) floating, where hidden is, a constant: one per row;
-            the logits of a chunk are float32 then, whatever the dtype of hidden.
-        gradient_threshold: None: the exact gradient. A share t in (0, 1), such as 2**-16 (on a GPU 2**-14), or
-            what `threshold_for_error` gives for the error that you accept of log_prob: the sparse gradient. The results
-            stay exact; of the gradient of the logits, entries with a probability up to t (1 - p), where p is
-            that of the target, are replaced by a background distribution with the same sum. That of the entropy errs
-            about ten times as much as that of log_prob: 2**-14 is below bfloat16 arithmetic there, 2**-12 is not. Rows
-            where this would be slower or too rough take the exact gradient; RowStats.dropped_mass and .kept_entries
-            report it. Of one id per row and one temperature.
-        return_stats: also return RowStats, without segments. Of several ids, nll and correct are of the likeliest.
-        extra_stats: names of statistics that RowStats hold on demand: "mean_logit", "log_sum_sq", "predicted". They
-            are read from a chunk of logits, which costs some passes over it.
-        process_group: the processes among which the head's rows are split, in rank order (tensor parallelism): weight
-            is (V_r, D) and bias (V_r,) then, this process's rows, of which there may be none, and V in all that is said
-            here is the sum of the V_r. All else is the same in all processes, and so are the results; the gradients of
-            weight and bias are those of this process's rows, that of hidden is the whole one. None: the head is whole,
-            or weight and hidden are DTensors, the weight Shard(0) over one mesh dimension: the results are plain
-            tensors then, the same in all processes of that dimension.
-        backend: "auto" or a name that `mind_kernels.backends` lists.
+        ignore_index: the id that marks an ignored entry: its log_prob is zero and has no gradient. If all ids of a row
+            are ignored, all results of the row are zero, without a gradient. May be in [0, V).
+        softcap: c > 0: bounds x = hidden weight^T + bias to c tanh(x / c), before the temperature. None: no bound.
+        temperature: T > 0: the logits are divided by it. Or (N,) floating, on the device of hidden, without a gradient:
+            one temperature per row. The logits of a chunk are then float32, whatever the dtype of hidden.
+        gradient_threshold: None: the exact gradient. A share t in (0, 1), such as 2**-16 (on a GPU 2**-14), or the
+            result of `threshold_for_error` for the error in the gradient of log_prob that you accept: the sparse
+            gradient. The results stay exact. In the gradient of the logits, entries with a probability of at most t (1
+            - p), where p is the probability of the target, are replaced by a background distribution with the same sum.
+            The gradient of the entropy has about ten times the error of that of log_prob: 2**-14 is below the error of
+            bfloat16 arithmetic there, 2**-12 is not. Rows for which this would be slower or too inaccurate get the
+            exact gradient. RowStats.dropped_mass and RowStats.kept_entries report what was replaced and kept. Needs one
+            id per row and one temperature for all rows.
+        return_stats: also return RowStats, without segments. With several ids per row, nll and correct refer to the
+            likeliest of them.
+        extra_stats: names of further statistics for RowStats to hold: "mean_logit", "log_sum_sq", "predicted".
+            Computing them needs the logits of each chunk and some more passes over them.
+        process_group: the processes that share the head (tensor parallelism): each holds a block of its rows, in rank
+            order, and passes these rows as weight (V_r, D) and bias (V_r,). V_r may be 0; V above is the sum of all
+            V_r. All other arguments must be the same in all processes. The results are the same in all processes, and
+            so is the gradient of hidden, which counts the whole head; the gradients of weight and bias are those of
+            this process's rows. None: the head is whole; or weight and hidden are DTensors, the weight Shard(0) over
+            one mesh dimension: the results are then plain tensors, the same in all processes of that dimension.
+        backend: "auto", or a name that `mind_kernels.backends()` lists.
 
     Returns:
         RowLogProbs, or (RowLogProbs, RowStats).
 
     Raises:
-        ValueError, TypeError: an argument of the wrong shape, device, dtype or range; it is named. On a GPU a target
-            out of range is a device-side assertion, since reading it would stall the stream.
-        BackendUnavailableError: the backend that was named cannot run here; the message says why.
+        ValueError, TypeError: an argument of the wrong shape, device, dtype or range; the message names it. On a GPU, a
+            target out of range fails a device-side assertion instead, since reading its values would stall the stream.
+        BackendUnavailableError: the requested backend cannot run here; the message says why.
         RuntimeError: a higher-order gradient, a forward-mode derivative or a transform of torch.func (grad, vmap, ...)
-            through any backend but "reference".
+            with any backend but "reference".
 
     Source:
-        mind_kernels/linear_log_prob/README.md derives the gradient and has losses on top of it.
+        mind_kernels/linear_log_prob/README.md derives the gradient and shows losses that use it.
     """
     target, temperature = map(dtensors.whole, (target, temperature))
     of_rows = temperature if isinstance(temperature, Tensor) and temperature.dim() > 0 else None
@@ -171,7 +174,7 @@ def linear_log_prob(
 
 
 def _valid(a: LogProbArguments) -> Tensor:
-    """Which rows have an id that is not ignored (N,), where target is."""
+    """(N,) bool, on the device of target: which rows have an id that is not ignored."""
     return (a.target != a.ignore_index).any(1)
 
 
@@ -188,7 +191,7 @@ def _check_values(a: LogProbArguments, vocabulary: int) -> None:
 
 
 def _shard(a: LogProbArguments, needs: Sequence[bool]) -> Shard | None:
-    """The shard of this process, if the head is split; checks that all processes were called alike."""
+    """This process's shard, None if the head is whole; checks that all processes got the same arguments."""
     if a.group is None:
         return None
     upstream = a.upstream._asdict().items()
@@ -210,7 +213,7 @@ def _shard(a: LogProbArguments, needs: Sequence[bool]) -> Shard | None:
 
 
 def _define(a: LogProbArguments) -> LogProbOutputs:
-    """By the definition, differentiable."""
+    """The definition, differentiable."""
     shard = _shard(a, [False])
     if shard is not None and a.group is not None:
         hidden, head = shards.with_whole_head(shard, a.group, a.hidden, a.spec.head)
@@ -231,7 +234,7 @@ def _run(a: LogProbArguments, needs: list[bool]) -> tuple[LogProbOutputs, HeadGr
     target = a.target.to(hidden.device).contiguous()
     listed = Ids.of(target, a.ignore_index)
     temperature = None
-    if a.temperature is not None:  # of an ignored row it may be any number
+    if a.temperature is not None:  # it may be any number in an ignored row
         temperature = torch.where(valid.to(hidden.device), a.temperature.to(terms.values.lse.dtype), 1)
     weights = ListWeights.of(a.upstream, listed, temperature, hidden)
     gradients.choose_unit(*weights.every)

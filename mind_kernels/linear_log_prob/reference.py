@@ -13,14 +13,14 @@ from mind_kernels.row_chunks import row_weights
 
 def forward(
     hidden: Tensor,  # (N, D)
-    target: Tensor,  # (N, K), where hidden is
-    temperature: Tensor | None,  # (N,), beside that of the head
+    target: Tensor,  # (N, K), on the device of hidden
+    temperature: Tensor | None,  # (N,), in addition to that of the head
     spec: RowSpec,
     *,
     ignore_index: int,
     extra: str,
 ) -> LogProbOutputs:
-    """Log-probability of each target, and the rows' terms, of the likeliest of its targets; all differentiable."""
+    """Log-probability of each target, and the rows' terms for the likeliest target of each row; all differentiable."""
     present = target != ignore_index
     valid = present.any(1)
     weights = RowWeights(row_weights(None, valid, hidden))
@@ -39,5 +39,5 @@ def forward(
     with torch.no_grad():
         listed = torch.where(present, logits.gather(1, index), -torch.inf)
         best = present & (listed == listed.amax(1, keepdim=True))
-        likeliest = torch.where(best, index, spec.head.vocabulary - 1).amin(1)  # the first of equal ones
+        likeliest = torch.where(best, index, spec.head.vocabulary - 1).amin(1)  # the first one if several are equal
     return LogProbOutputs(log_prob, terms_of(likeliest))

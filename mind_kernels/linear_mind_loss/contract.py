@@ -1,4 +1,4 @@
-"""What the joint loss takes and gives; its kernels are those of linear_cross_entropy and linear_pairwise_jsd."""
+"""The arguments and outputs of linear_mind_loss; its kernels are those of the losses that it joins."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from mind_kernels.shards import Group
 
 
 class MindArguments(NamedTuple):
-    """What the operator takes, in the order of its schema."""
+    """The arguments of the operator, in the order of its schema."""
 
     hidden: Tensor  # (N, D)
     spec: RowSpec
-    target: Tensor  # (N,), on the CPU or where hidden is
+    target: Tensor  # (N,), on the CPU or on the device of hidden
     row_weight: Tensor  # (N,)
-    answer_rows: Tensor  # (P, K), -1 where absent; on the CPU or where hidden is
+    answer_rows: Tensor  # (P, K), -1 if absent; on the CPU or on the device of hidden
     group_weight: Tensor  # (P, K, K) of pairs or (P, K) of a mixture: see linear_pairwise_jsd.forms
-    segment: Tensor | None  # (N,), on the CPU or where hidden is
+    segment: Tensor | None  # (N,), on the CPU or on the device of hidden
     num_segments: int
     ignore_index: int
     backend: str
@@ -29,7 +29,7 @@ class MindArguments(NamedTuple):
 
 
 class MindOutputs(NamedTuple):
-    """What the operator gives."""
+    """The outputs of the operator."""
 
     loss: Tensor  # ()
     cross_entropy: Tensor  # ()
@@ -41,13 +41,13 @@ class MindOutputs(NamedTuple):
 
 @dataclass(frozen=True)
 class MindStats:
-    """Statistics of one batch, without a gradient; float32 (float64 for float64 input)."""
+    """Statistics of a batch, without a gradient; float32 (float64 for float64 input)."""
 
     cross_entropy: Tensor
     """() sum_r row_weight[r] nll[r], in nats."""
     consistency: Tensor
     """() the weighted sum of the divergences, in nats."""
     rows: RowStats
-    """Of the N rows, answer rows among them: kept_entries is V and dropped_mass 0 there."""
+    """Statistics of the N rows, including the answer rows, which have kept_entries V and dropped_mass 0."""
     pairs: PairStats | MixtureStats
-    """Of the P groups of answer rows: MixtureStats with `mixture_weight`."""
+    """Statistics of the P groups of answer rows; MixtureStats with `mixture_weight`."""

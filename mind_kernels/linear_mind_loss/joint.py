@@ -1,9 +1,9 @@
-"""The joint loss in one pass over the logits, written once; a backend supplies the row and the group kernels.
+"""The joint loss of linear_mind_loss in one pass over the logits; a backend supplies the row and the group kernels.
 
-Groups of answer rows come first: float32 logits, the divergences' gradient, then the cross-entropy's in place, and one
-set of gradient products for their sum, exact. All other rows take the pass of linear_cross_entropy, exact or sparse.
-Of a head that is split over processes, three collectives a chunk of groups: two for the divergences, and one for the
-cross-entropy of their rows.
+Groups of answer rows are computed first: float32 logits, the divergences' gradient, then the cross-entropy's gradient
+in place of the logits, and one set of gradient products for their sum; all exact. All other rows are computed by the
+pass of linear_cross_entropy, exact or sparse. If the head is split over processes, a chunk of groups needs three
+collectives: two for the divergences, and one for the cross-entropy of their rows.
 Peak memory: one chunk of logits beside the gradients.
 """
 
@@ -25,12 +25,12 @@ from mind_kernels.shards import Shard
 
 
 def forward(
-    row_kernels: Any,  # RowKernels of linear_cross_entropy, or its ShardKernels with a shard
-    group_kernels: Any,  # GroupKernels of linear_pairwise_jsd, or its ShardKernels
+    row_kernels: Any,  # RowKernels of linear_cross_entropy; with a shard its ShardKernels
+    group_kernels: Any,  # GroupKernels of linear_pairwise_jsd; with a shard its ShardKernels
     hidden: Tensor,  # (N, D)
-    target: Tensor,  # (N,), on the CPU or where hidden is
+    target: Tensor,  # (N,), on the CPU or on the device of hidden
     row_weight: Tensor,  # (N,)
-    answer_rows: Tensor,  # (P, K), -1 where absent; on the CPU or where hidden is
+    answer_rows: Tensor,  # (P, K), -1 if absent; on the CPU or on the device of hidden
     group_weight: Tensor,  # (P, K, K) of pairs or (P, K) of a mixture, accumulation dtype
     spec: RowSpec,
     needs: list[bool],
@@ -38,9 +38,8 @@ def forward(
     ignore_index: int,
     shard: Shard | None = None,
 ) -> tuple[RowTerms, Tensor, Tensor, HeadGradients]:
-    """(the rows' terms, their effective weights (N,), divergences shaped as group_weight, the gradients needed).
-
-    Of the hidden states of a shard, that is the shard's part."""
+    """(the rows' terms, their effective weights (N,), divergences shaped as group_weight, the gradients needed). For a
+    shard, the gradient of the hidden states is the shard's part."""
     rows, device, head = hidden.shape[0], hidden.device, spec.head
     valid = target != ignore_index
     valid_here, index = valid.to(device), target.to(device).contiguous()
@@ -51,7 +50,7 @@ def forward(
     gradients.choose_unit(weight, group_weight)
     weight_in_unit = gradients.in_unit(weight)
 
-    of_logits = RowSpec(Head(head.weight))  # chunks come with softcap and temperature applied
+    of_logits = RowSpec(Head(head.weight))  # softcap and temperature have been applied to the logits of chunks
 
     def finish(chunk: GroupChunk) -> None:
         """Cross-entropy of answer rows, and the products of both gradients."""
@@ -72,7 +71,7 @@ def forward(
             chunk.add_gradient(dlogits, chunk.weighted | (scale != 0), gradients)
 
     divergence = run_groups(group_kernels, hidden, answer_rows, head, group_weight, gradients, finish, shard=shard)
-    # An answer row is absent from the second pass, an absent answer (-1) marks the spare last entry.
+    # Leaves answer rows out of the second pass; an absent answer (-1) marks the spare last entry.
     others = torch.cat([valid, valid.new_zeros(1)]).index_fill(0, answer_rows.to(valid.device).flatten(), False)[:-1]
 
     def run(rows: Tensor | int, weights: RowWeights | None) -> None:

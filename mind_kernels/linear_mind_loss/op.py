@@ -1,4 +1,4 @@
-"""linear_mind_loss: the public function and its operator."""
+"""`linear_mind_loss`, MIND's student loss without logits: the public function and its operator."""
 
 from __future__ import annotations
 
@@ -88,63 +88,66 @@ def linear_mind_loss(
 ) -> Tensor | tuple[Tensor, MindStats]:
     """sum_r row_weight[r] nll[r] + sum_p sum_{i<j} pair_weight[p, i, j] JSD(P_i, P_j), in one pass over the logits.
 
-    L_total of MIND (arXiv 2601.03717) for row_weight = alpha_k / tokens_k and pair_weight = lambda alpha_i alpha_j /
-    answer positions. P_k at position p is the softmax of row answer_rows[p, k]; such a row is projected once and
-    receives both gradients. With `mixture_weight` w the second term is sum_p sum_k w[p, k] KL(P_k || M), M the mean of
-    the P_k weighted by w.
+    This is L_total of MIND (arXiv 2601.03717) for row_weight = alpha_k / tokens_k and pair_weight = lambda alpha_i
+    alpha_j / answer positions. P_k at position p is the softmax of row answer_rows[p, k]. Such a row is projected once
+    for both terms, and receives the gradient of both. With `mixture_weight` w, the second term is sum_p sum_k w[p, k]
+    KL(P_k || M), where M is the mean of the P_k weighted by w.
 
     Args:
-        hidden: (N, D) float64, float32, bfloat16 or float16: hidden states of the labeled rows. Takes a gradient. Or
-            (..., D): then all that is (N,) below has the shape (...) of its rows.
-        weight: (V, D) LM head, dtype and device of hidden; or a Head, which has bias, softcap and temperature too.
-            Takes a gradient.
-        target: (N,) int64 or int32 in [0, V) or `ignore_index`; may stay on the CPU, which spares a GPU one
-            synchronization.
-        row_weight: (N,) floating, any sign, a constant: weight of each row's nll. A row of weight zero still yields its
-            statistics.
-        answer_rows: (P, K) int64 or int32, indices of the N rows, each at most once, or -1 where absent; K >= 2
-            perspectives at P aligned answer positions. May stay on the CPU, which spares a GPU one synchronization.
-        pair_weight: (P, K, K) floating, finite, any sign, a constant: weight of each pair, of which the upper triangle
-            (i < j) counts.
-        mixture_weight: (P, K) floating, finite, not negative, a constant: weight of each row in its group's mixture and
-            of its divergence from it. Exactly one of the two is given.
-        segment: (N,) int64 or int32 in [0, num_segments): the group of rows (a rationale) whose mean nll the statistics
-            hold; may stay on the CPU.
-        num_segments: S > 0, the number of segments; given with `segment`, and only then.
-        bias: (V,), dtype and device of hidden: added to the projected logits; -inf rules an entry out. Takes a
+        hidden: (N, D) float64, float32, bfloat16 or float16: hidden states of the labeled rows. Receives a gradient.
+            Any leading shape (..., D) is accepted too; each (N,) below then has the shape (...).
+        weight: (V, D), dtype and device of hidden: the weight of the LM head. Or a Head, which also holds bias, softcap
+            and temperature. Receives a gradient.
+        target: (N,) int64 or int32 in [0, V), or `ignore_index`: the token that each row is to predict. May be on the
+            CPU, which saves one synchronization of the GPU.
+        row_weight: (N,) floating, any sign, without a gradient: the weight of each row's nll. Rows of weight zero still
+            have statistics.
+        answer_rows: (P, K) int64 or int32: at each of P aligned answer positions, the rows of the K >= 2 perspectives,
+            as indices of the N rows, each used at most once; -1 where a perspective has no row. May be on the CPU,
+            which saves one synchronization of the GPU.
+        pair_weight: (P, K, K) floating, finite, any sign, without a gradient: the weight of each pair (i, j). Only the
+            upper triangle, i < j, is used.
+        mixture_weight: (P, K) floating, finite, not negative, without a gradient: the weight of each row in its group's
+            mixture, and of its divergence from that mixture. Exactly one of pair_weight and mixture_weight is required.
+        segment: (N,) int64 or int32 in [0, num_segments): the segment (a rationale, for example) that each row belongs
+            to. The statistics then hold the mean nll of each segment. May be on the CPU.
+        num_segments: S > 0, the number of segments. Required with `segment`, refused without it.
+        bias: (V,), dtype and device of hidden: added to the projected logits; -inf excludes a token. Receives a
             gradient.
-        ignore_index: the target of rows without a cross-entropy; may lie in [0, V). Among the answer rows they still
-            have divergences.
-        softcap: c > 0: x = hidden weight^T + bias becomes c tanh(x / c), before the temperature. None: x stays.
-        temperature: T > 0: what the logits are divided by.
-        gradient_threshold: None: the exact gradient. A share t in (0, 1), such as 2**-16 (on a GPU 2**-12), or
-            what `threshold_for_error` gives for the error that you accept: the sparse gradient for rows that are no
-            answers: entries of the gradient of their logits with a probability up to t (1 - p), where p is
-            that of the target, are replaced by a background distribution with the same sum. The loss and the statistics
-            stay exact, and so do answer rows. Rows where this would be slower or too rough take the exact gradient;
-            RowStats.dropped_mass and .kept_entries report it.
+        ignore_index: the target of rows without a cross-entropy. May be in [0, V). Such a row may be an answer row, and
+            then still has divergences.
+        softcap: c > 0: bounds x = hidden weight^T + bias to c tanh(x / c), before the temperature. None: no bound.
+        temperature: T > 0: the logits are divided by it.
+        gradient_threshold: None: the exact gradient. A share t in (0, 1), such as 2**-16 (on a GPU 2**-12), or the
+            result of `threshold_for_error` for the error that you accept: the sparse gradient for all rows but the
+            answer rows. The loss, the statistics and the gradient of answer rows stay exact. In the gradient of the
+            logits of the other rows, entries with a probability of at most t (1 - p), where p is the probability of the
+            target, are replaced by a background distribution with the same sum. Rows for which this would be slower or
+            too inaccurate get the exact gradient. RowStats.dropped_mass and RowStats.kept_entries report what was
+            replaced and kept.
         return_stats: also return MindStats.
-        process_group: the processes among which the head's rows are split, in rank order (tensor parallelism): weight
-            is (V_r, D) and bias (V_r,) then, this process's rows, of which there may be none, and V in all that is said
-            here is the sum of the V_r. All else is the same in all processes, and so are loss and statistics; the
-            gradients of weight and bias are those of this process's rows, that of hidden is the whole one. None: the
-            head is whole, or weight and hidden are DTensors, the weight Shard(0) over one mesh dimension: the loss is
-            a plain tensor then, the same in all processes of that dimension.
-        backend: "auto" or a name that `mind_kernels.backends` lists.
+        process_group: the processes that share the head (tensor parallelism): each holds a block of its rows, in rank
+            order, and passes these rows as weight (V_r, D) and bias (V_r,). V_r may be 0; V above is the sum of all
+            V_r. All other arguments must be the same in all processes. Loss and statistics are the same in all
+            processes, and so is the gradient of hidden, which counts the whole head; the gradients of weight and bias
+            are those of this process's rows. None: the head is whole; or weight and hidden are DTensors, the weight
+            Shard(0) over one mesh dimension: the loss is then a plain tensor, the same in all processes of that
+            dimension.
+        backend: "auto", or a name that `mind_kernels.backends()` lists.
 
     Returns:
         The loss () in nats, in float32 (float64 for float64 input), or (loss, MindStats).
 
     Raises:
         ValueError, TypeError: an argument of the wrong shape, device, dtype or value, or a constant that requires a
-            gradient; it is named. On a GPU a wrong value in a tensor is a device-side assertion, since reading it would
-            stall the stream.
-        BackendUnavailableError: the backend that was named cannot run here; the message says why.
+            gradient; the message names it. On a GPU, wrong values in a tensor fail a device-side assertion instead,
+            since reading them would stall the stream.
+        BackendUnavailableError: the requested backend cannot run here; the message says why.
         RuntimeError: a higher-order gradient, a forward-mode derivative or a transform of torch.func (grad, vmap, ...)
-            through any backend but "reference".
+            with any backend but "reference".
 
     Source:
-        mind_kernels/linear_mind_loss/README.md says how the two parts share their logits.
+        mind_kernels/linear_mind_loss/README.md explains how the two terms share their logits.
     """
     head = head_of(weight, bias, softcap, temperature)
     hidden, head, group = dtensors.local(hidden, head, process_group)
@@ -189,7 +192,7 @@ _GROUP_KERNELS = "linear_mind_loss", "linear_mind_loss, shards"  # in backend.BA
 
 
 def _shard(a: MindArguments, needs: Sequence[bool]) -> Shard | None:
-    """The shard of this process, if the head is split; checks that all processes were called alike."""
+    """This process's shard, None if the head is whole; checks that all processes got the same arguments."""
     if a.group is None:
         return None
     head = a.spec.head
@@ -221,7 +224,7 @@ def _check_values(a: MindArguments, vocabulary: int) -> None:
 
 
 def _check_own_values(a: MindArguments) -> None:
-    """Checks all but the targets, whose range depends on the head."""
+    """Checks the values of all arguments but the targets, whose range depends on the head."""
     rows = a.hidden.shape[0]
     checks.segment_values(a.segment, a.num_segments)
     form_of(a.group_weight).check_values(a.group_weight)
@@ -234,7 +237,7 @@ def _check_own_values(a: MindArguments) -> None:
 
 
 def _define(a: MindArguments) -> MindOutputs:
-    """By the definition, differentiable."""
+    """The definition, differentiable."""
     checks.reads_values("linear_mind_loss", a.hidden)
     shard = _shard(a, [False, False, False])
     if shard is not None:

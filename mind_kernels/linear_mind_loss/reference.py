@@ -1,6 +1,6 @@
-"""The definition of the joint loss: plain PyTorch, unchunked, differentiable any number of times.
+"""The definition of linear_mind_loss: plain PyTorch, unchunked, differentiable any number of times.
 
-The sparse gradient, which has no other definition than that of linear_cross_entropy, is for rows that are no answers.
+The sparse gradient, defined by linear_cross_entropy, applies to all rows but the answer rows.
 """
 
 from __future__ import annotations
@@ -52,6 +52,6 @@ def forward(
 
 
 def _merge(mask: Tensor, inside: Tensor, outside: Tensor) -> Tensor:
-    """(N,): `inside` in order where `mask` (N,) is True, `outside` elsewhere."""
+    """(N,): takes the entries in order from `inside` if `mask` (N,) is True, else from `outside`."""
     out = inside.new_empty(mask.shape)
     return out.masked_scatter(mask, inside).masked_scatter(~mask, outside)

@@ -1,4 +1,5 @@
-"""Jensen-Shannon and Jeffreys divergences between K distributions of one LM head: of all pairs, or to their mixture."""
+"""Divergences among K distributions of one LM head: Jensen-Shannon or Jeffreys of all pairs, or KL from their
+mixture."""
 
 from mind_kernels.linear_pairwise_jsd.contract import JeffreysStats, MixtureStats, PairStats
 from mind_kernels.linear_pairwise_jsd.op import linear_pairwise_jsd

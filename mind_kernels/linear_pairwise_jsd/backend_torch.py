@@ -1,10 +1,11 @@
 """Group kernels in plain PyTorch, on any device: divergences and their gradient in float64, from float32 logits.
 
-In float64 the plain formulas serve: with s = p + q and h = sum p log p,
-    JSD = (h_p + h_q) / 2 - sum (s log s) / 2 + log 2,   F'_i = sum_j w_ij / 2 (log p_i - log s_ij) + constant,
-whose terms cancel to about 1e-16 where P and Q nearly coincide: relative to a JSD of 1e-9 (log-ratios of 1e-4) that is
-1e-7, where float32 would have nothing left. Bitwise equal rows are found, and are exactly 0 apart. One logarithm per
-pair and column; the pairs' sums and the way back to their rows are two passes and a small product.
+In float64 the plain formulas are accurate enough: with s = p + q and h = sum p log p,
+    JSD = (h_p + h_q) / 2 - sum (s log s) / 2 + log 2,   F'_i = sum_j w_ij / 2 (log p_i - log s_ij) + constant.
+If P and Q are nearly equal, these terms cancel up to an error of about 1e-16: relative to a JSD of 1e-9 (log-ratios of
+1e-4) that is 1e-7; float32 would have no correct digit. Rows that are equal bit by bit are found, and get exactly 0.
+There is one logarithm per pair and column; the pairs' sums, and the sums over the pairs of a row, take two passes and a
+small product.
 
 Peak memory: the gradient beside the logits, and the float64 buffers of one block of groups (on a CPU one group).
 """
@@ -23,13 +24,13 @@ from mind_kernels.row_chunks import chunks, rows_per_block
 
 # Smallest log-probability of pairs, relative to a row's largest: no p is 0, so the log of a sum of two is finite.
 _LEAST = math.log(1e-300)
-# The same of a mixture, which takes no logarithm of a probability: in place of minus infinity alone.
+# The same for a mixture, which needs no logarithm of a probability: it only replaces minus infinity.
 LOWEST = -1e300
-# A divergence from a mixture without probability where the row has some is p times 1e300.
+# If a row gives probability to a token to which the mixture gives none, the computed divergence is p times 1e300.
 _INFINITE = 1e200
-# Gradients of probabilities that stand for 0 are smaller.
+# Gradients of the tiny probabilities that replace 0 are smaller.
 _NO_GRADIENT = 1e-250
-# Columns that are compared first: rows that agree in them are rare, save where all columns agree.
+# Columns that are compared first: rows that agree in them rarely differ in others.
 _PREFIX = 64
 
 
@@ -50,9 +51,11 @@ class Buffers:
     def fill(
         self, logits: Tensor, least: float, softmax: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """log p, p and room for F', of logits (g, K, V); a logit counts as at least `least` below its row's largest.
+        """log p, p and memory for F', from logits (g, K, V); logits are clamped to at least their row's largest plus
+        `least`.
 
-        `softmax` is that largest and the sum of e^(z - largest), (g, K, 1) each; None: those of these logits.
+        `softmax` is that largest logit and the sum of e^(z - largest), (g, K, 1) each; None: computed from these
+        logits.
         """
         log_p, p, derivative = (buffer[: len(logits)] for buffer in (self.log_p, self.p, self.derivative))
         maximum = logits.amax(-1, keepdim=True) if softmax is None else softmax[0]
@@ -65,14 +68,14 @@ class Buffers:
 
 
 class Steps(Protocol):
-    """A divergence of groups, step by step; G groups and M divergences of each, `part` is a block of g groups."""
+    """The steps of a divergence; for G groups with M divergences each. `part` is a block of g groups."""
 
     least: float
-    """What a logit counts as at least, below its row's largest."""
+    """Logits are clamped to at least this number plus their row's largest."""
 
     def sums(self, part: slice, log_p: Tensor, p: Tensor, derivative: Tensor) -> Tensor:
-        """What the divergences are made of, (g, M), summed over these columns of log p and p (g, K, columns). Fills
-        `derivative` with F' and may overwrite `log_p`."""
+        """The sums (g, M), over these columns of log p and p (g, K, columns), from which `values` computes the
+        divergences. Fills `derivative` with F' and may overwrite `log_p`."""
         ...
 
     def values(self, sums: Tensor) -> Tensor:
@@ -80,13 +83,13 @@ class Steps(Protocol):
         ...
 
     def gradient_(self, part: slice, p: Tensor, derivative: Tensor, scalar: Tensor, values: Tensor) -> Tensor:
-        """p (F' - S) in the place of F', with S (g, K, 1) and the divergences (g, M)."""
+        """Overwrites F' by p (F' - S), given S (g, K, 1) and the divergences (g, M)."""
         ...
 
 
 def run(
     logits: Tensor,  # (G, K, V)
-    pairs: int,  # for which buffers are needed
+    pairs: int,  # the number of pairs that need buffers
     steps_of: Callable[[Buffers], Steps],
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
@@ -106,19 +109,19 @@ def run(
 
 
 def row_sums(p: Tensor, derivative: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of p F' and of p, (g, K) each: S is made from the same numbers as F', so that a rounding error of log p
+    """Sums of p F' and of p, (g, K) each: S is computed from the same numbers as F', so that a rounding error of log p
     cancels in F' - S."""
     return torch.linalg.vecdot(p, derivative), p.sum(-1)
 
 
 def store(gradient: Tensor, of_logits: Tensor) -> None:
-    """Writes a block's gradient (g, K, V), from float64."""
+    """Stores a block's gradient (g, K, V), converted from float64."""
     exact = gradient.dtype == of_logits.dtype
     gradient.copy_(hardshrink(of_logits, _NO_GRADIENT) if exact else of_logits)
 
 
 class JsdSteps:
-    """See `Steps`: of the pairs, by half their weights (G, pairs)."""
+    """See `Steps`: the JSDs of the pairs, given half their weights (G, pairs)."""
 
     least = _LEAST
 
@@ -151,9 +154,10 @@ class JsdSteps:
 
 
 class MixtureSteps:
-    """See `Steps`: of the rows from their mixture, by their weights (G, K), 0 where absent.
+    """See `Steps`: the divergences of the rows from their mixture, given their weights (G, K), 0 if absent.
 
-    log(p_k / m) is taken relative to the largest p of a column among the rows with weight: equal rows give 0.
+    log(p_k / m) is computed relative to the largest p of a column among the rows with weight, so that equal rows give
+    0.
     """
 
     least = LOWEST
@@ -165,7 +169,7 @@ class MixtureSteps:
         share = self._share[part]
         member = (share > 0)[..., None]
         reference = torch.where(member, log_p, LOWEST).amax(1, keepdim=True)
-        if log_p.is_cuda or float(reference.amin()) < _LEAST:  # a GPU would have to report the result first
+        if log_p.is_cuda or float(reference.amin()) < _LEAST:  # on a GPU the host would have to wait for the result
             torch.sub(log_p, reference, out=derivative).clamp_(max=0).expm1_()
         else:
             largest = torch.where(member, p, 0).amax(1, keepdim=True)
@@ -185,7 +189,7 @@ class MixtureSteps:
 
 
 Run = Callable[[Tensor, int, Callable[[Buffers], Steps], bool], tuple[Tensor, Tensor | None]]
-"""`run`, or the same of a shard."""
+"""`run`, or its counterpart for a shard."""
 
 
 def pair_divergences(
@@ -234,14 +238,15 @@ def mixture_by(
 
 
 def pairs_of(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The rows i < j of each pair, by their distance: (0, 1), (1, 2), ..., (0, 2), ..."""
+    """The rows i < j of each pair, ordered by their distance: (0, 1), (1, 2), ..., (0, 2), ..."""
     rows = torch.arange(count, device=device)
     gaps = range(1, count)
     return torch.cat([rows[: count - gap] for gap in gaps]), torch.cat([rows[gap:] for gap in gaps])
 
 
 def gaps(count: int):
-    """Each distance of two rows, and where its pairs stand: so all of them are sums of two slices."""
+    """Each distance between two rows, and the slice of its pairs: all pairs of a distance are sums of two slices of
+    rows."""
     start = 0
     for gap in range(1, count):
         yield gap, slice(start, start + count - gap)
@@ -249,13 +254,13 @@ def gaps(count: int):
 
 
 def distinct(logits: Tensor) -> Tensor:
-    """(G, pairs) bool: the two rows of a pair differ. Non-finite rows count as different."""
+    """(G, pairs) bool: whether the two rows of a pair differ. Non-finite rows count as different."""
 
     def differ(part: Tensor) -> Tensor:
         count = part.shape[1]
         return torch.cat([(part[:, : count - gap] != part[:, gap:]).any(-1) for gap, _ in gaps(count)], 1)
 
-    if logits.device.type == "cpu":  # a GPU would have to report the result first
+    if logits.device.type == "cpu":  # on a GPU the host would have to wait for the result
         in_prefix = differ(logits[..., :_PREFIX])
         if bool(in_prefix.all()):
             return in_prefix

@@ -3,8 +3,9 @@
     J = sum (p - q) (log p - log q)
     dz_i = p_i (F'_i - S_i) + sum_j w_ij (p_i - p_j),   F'_i = sum_j w_ij log(p_i / p_j)
 
-No logarithm of a sum: with the weights' Laplacian L both sums over j are products L log p and L p. In float64 the plain
-formulas serve: at log-ratios of t a divergence of t^2 errs by about 1e-16 / t of itself.
+There is no logarithm of a sum: with the weights' Laplacian L, both sums over j are products L log p and L p. In float64
+the plain formulas are accurate enough: for log-ratios of t, a divergence of t^2 has a relative error of about 1e-16 /
+t.
 
 Peak memory: as in backend_torch.
 """
@@ -27,12 +28,12 @@ from mind_kernels.linear_pairwise_jsd.backend_torch import (
 )
 from mind_kernels.row_chunks import chunks
 
-# Above it a divergence is p times a difference from LOWEST: of a token that one row of a pair alone has ruled out.
+# A larger divergence is p times a difference from LOWEST: only one row of the pair excludes the token.
 _INFINITE = 1e30
 
 
 class JeffreysSteps:
-    """See `Steps`: of the pairs, by their weights (G, pairs)."""
+    """See `Steps`: the Jeffreys divergences of the pairs, given their weights (G, pairs)."""
 
     least = LOWEST
 
@@ -63,7 +64,7 @@ class JeffreysSteps:
 
 
 def symmetric(of_pairs: Tensor, count: int) -> Tensor:
-    """(g, K, K) of pairs (g, pairs)."""
+    """The symmetric matrices (g, K, K) with the numbers of pairs (g, pairs)."""
     first, second = pairs_of(count, of_pairs.device)
     out = of_pairs.new_zeros(len(of_pairs), count, count)
     out[:, first, second] = out[:, second, first] = of_pairs

@@ -1,7 +1,7 @@
-"""Group kernels of a shard in plain PyTorch, on any device: the steps of backend_torch, with the shards joined between.
+"""Group kernels for a shard in plain PyTorch, on any device: the steps of backend_torch, with collectives between them.
 
-Blocks of groups as there, in three passes over the chunk: normalizers and which rows differ, a collective; divergences
-and F', a collective; the gradient. Peak memory: beside what backend_torch has, F' of the chunk in float64.
+Three passes over the chunk, in the same blocks of groups: normalizers, and which rows differ; a collective; divergences
+and F'; a collective; the gradient. Peak memory: that of backend_torch, and F' of the chunk in float64.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PairsBy = Callable[[Run, Tensor, Tensor, Tensor, Tensor, bool], tuple[Tensor, Te
 
 
 class TorchShards:
-    """See `shard_contract.ShardKernels`; `pairs_by` is that of the divergence of pairs."""
+    """See `shard_contract.ShardKernels`; `pairs_by` is the function of the divergence of pairs."""
 
     def __init__(self, pairs_by: PairsBy) -> None:
         self._pairs_by = pairs_by
@@ -45,18 +45,18 @@ TORCH_JEFFREYS = TorchShards(backend_torch_jeffreys.pairs_by)
 
 
 def _joined(logits: Tensor, differ: Tensor, shard: Shard) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """Maximum and sum of e^(z - maximum) of whole rows, (G, K, 1) float64 each; whether the rows of pairs differ
-    (G, pairs) in any shard."""
+    """Maximum and sum of e^(z - maximum) of whole rows, (G, K, 1) float64 each; and whether the rows of each pair
+    differ in any shard, (G, pairs)."""
     count = logits.shape[1]
     maximum = logits.amax(-1).double()
-    # Of a shard that rules out all of its entries nothing counts: any finite number will do.
+    # A shard whose entries are all excluded adds nothing: any finite number can be used.
     shift = torch.where(maximum == -math.inf, 0, maximum)
     size = Buffers(logits, 0).groups
     total = [(logits[g].double() - shift[g, :, None]).exp_().sum(-1) for g in chunks(len(logits), size)]
     gathered = shard.gather(torch.cat([maximum, torch.cat(total), differ.double()], 1)).wait()
     maxima, totals, differs = gathered.split([count, count, differ.shape[1]], -1)
     top = maxima.amax(0)
-    whole = ((maxima - top).exp() * totals).sum(0)  # nan where a row has no probability at all
+    whole = ((maxima - top).exp() * totals).sum(0)  # nan if all logits of a row are minus infinity
     return (top[..., None], whole[..., None]), differs.amax(0) > 0
 
 
@@ -68,7 +68,7 @@ def _run(
     steps_of: Callable[[Buffers], Steps],
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """`backend_torch.run`, of a shard."""
+    """`backend_torch.run` for a shard."""
     buffers = Buffers(logits, pairs)
     steps, blocks = steps_of(buffers), list(chunks(len(logits), buffers.groups))
     slopes = torch.empty_like(logits, dtype=torch.float64) if with_gradient else None

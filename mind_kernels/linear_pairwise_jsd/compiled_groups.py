@@ -1,4 +1,4 @@
-"""Group kernels from a compiled library: csrc/cpu on a CPU, csrc/cuda on an NVIDIA GPU. Logits in float32."""
+"""Group kernels in a compiled library, for float32 logits: csrc/cpu for CPUs, csrc/cuda for NVIDIA GPUs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mind_kernels import extension
 
 
 class CompiledGroups:
-    """See `contract.GroupKernels`; `library` is "cpp" or "cuda", `of_pairs` its operator for pairs."""
+    """See `contract.GroupKernels`; `library` is "cpp" or "cuda", `of_pairs` the name of its operator for pairs."""
 
     def __init__(self, library: str, of_pairs: str = "pair_divergences") -> None:
         self._library, self._of_pairs = library, of_pairs

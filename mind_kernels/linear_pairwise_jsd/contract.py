@@ -1,4 +1,4 @@
-"""What linear pairwise JSD takes, gives and asks of a backend: below its definition and its loop over groups."""
+"""The interface of linear pairwise JSD: arguments, outputs, and the kernels that a backend has to supply."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from mind_kernels.shards import Group
 
 
 class GroupArguments(NamedTuple):
-    """What the operator takes, in the order of its schema."""
+    """The arguments of the operator, in the order of its schema."""
 
     hidden: Tensor  # (P, K, D)
     head: Head
     group_weight: Tensor  # (P, K, K) of pairs or (P, K) of a mixture: see `forms`
     mask: Tensor  # (P, K) bool
     kind: str  # "jsd" or "jeffreys"
-    with_stats: bool  # without, only divergences that the loss depends on need be there
+    with_stats: bool  # False: only divergences that the loss depends on are needed
     backend: str
     group: Group | None = None  # the processes among which the head is split
 
 
 class GroupOutputs(NamedTuple):
-    """What the operator gives."""
+    """The outputs of the operator."""
 
     loss: Tensor  # ()
     divergence: Tensor  # as group_weight
 
 
 JEFFREYS = "linear_pairwise_jsd, jeffreys"
-"""By what backends know the Jeffreys divergence of pairs: an operation to them."""
+"""The name of the Jeffreys divergence of pairs in `backend.BACKENDS`, where it is an operation of its own."""
 
 
 class GroupKernels(Protocol):
-    """What a backend supplies for this operation: a module, or any other object with these names.
+    """The kernels that a backend has to supply for this operation: a module, or any other object with these names.
 
-    A backend has one for "linear_pairwise_jsd" and, if it serves that divergence, one for JEFFREYS, of pairs alone.
-    Both functions leave `logits` as they are. Absent rows, where `mask` is False, hold finite logits; they have no
-    divergence and no gradient.
+    A backend has one such object for "linear_pairwise_jsd" and, if it supports that divergence, another for JEFFREYS,
+    which has pairs only. Both functions leave `logits` unchanged. Absent rows (`mask` False) hold finite logits; they
+    have no divergence and no gradient.
     """
 
     def pair_divergences(
@@ -51,8 +51,8 @@ class GroupKernels(Protocol):
         with_gradient: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Divergences of all pairs (G, K, K), and the gradient (G, K, V) of their weighted sum with respect to the
-        logits. A Jeffreys divergence is infinite where one row alone rules out a token, and then the gradient of both
-        rows is nan unless the pair's weight is 0."""
+        logits. A Jeffreys divergence is infinite if only one of the rows excludes a token; the gradient of both rows is
+        then nan unless the pair's weight is 0."""
         ...
 
     def mixture_divergences(
@@ -62,7 +62,7 @@ class GroupKernels(Protocol):
         mask: Tensor,  # (G, K) bool
         with_gradient: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """KL(P_k || M) of each row to its group's weighted mean (G, K), and the gradient (G, K, V) of their weighted
+        """KL(P_k || M) of each row from its group's weighted mean (G, K), and the gradient (G, K, V) of their weighted
         sum with respect to the logits; 0 in groups without weight."""
         ...
 
@@ -72,7 +72,7 @@ class PairStats:
     """Statistics of the pairs, without a gradient; float32 (float64 for float64 input)."""
 
     jsd: Tensor
-    """(P, K, K) divergences in nats, in [0, ln 2]: symmetric, zero diagonal, zero where a row is masked."""
+    """(P, K, K) divergences in nats, in [0, ln 2]: symmetric, zero on the diagonal and in masked rows."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class JeffreysStats:
     """Statistics of the pairs for kind "jeffreys", without a gradient; float32 (float64 for float64 input)."""
 
     jeffreys: Tensor
-    """(P, K, K) divergences in nats, not negative: symmetric, zero diagonal, zero where a row is masked. Infinite where
-    one row alone rules out a token to which the other gives a probability."""
+    """(P, K, K) divergences in nats, not negative: symmetric, zero on the diagonal and in masked rows. Infinite if one
+    row excludes a token to which the other gives a probability."""
 
 
 @dataclass(frozen=True)
@@ -89,5 +89,5 @@ class MixtureStats:
     """Statistics of the mixture form, without a gradient; float32 (float64 for float64 input)."""
 
     kl: Tensor
-    """(P, K) KL(P_k || M) in nats, non-negative; zero where a row is masked and in groups without weight. Infinite only
-    in a row of weight zero with probability where M has none."""
+    """(P, K) KL(P_k || M) in nats, not negative; zero in masked rows and in groups without weight. Infinite only in a
+    row of weight zero that gives probability to a token to which M gives none."""

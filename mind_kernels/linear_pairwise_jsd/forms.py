@@ -1,6 +1,6 @@
 """The two forms of the loss of a group: over its pairs, or over its rows and their mixture.
 
-A form knows what its weights look like, which rows they concern, and how its divergences add up.
+A form defines the shape of its weights, the rows that they concern, and how its divergences are summed.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from mind_kernels.shards import Shard
 
 
 class GroupForm(Protocol):
-    """What the loop over groups, the operations and the definition ask of a form."""
+    """The interface of a form for the loop over groups, the operations and the definition."""
 
     def check_values(self, weight: Tensor) -> None:
-        """Raises ValueError unless the weights are what the form takes."""
+        """Raises ValueError unless the weights have values that the form allows."""
         ...
 
     def weighted_rows(self, weight: Tensor, present: Tensor) -> Tensor:
-        """(P, K) bool: the rows that are `present` (P, K) and on whose distribution the loss depends."""
+        """(P, K) bool: the rows that are `present` (P, K) and that the loss depends on."""
         ...
 
     def entries(self, groups: Tensor, places: Tensor) -> tuple[Tensor, ...]:
-        """The index of the weights that belong to `places` (G, n) of `groups` (G,)."""
+        """The index of the weights that belong to the rows `places` (G, n) of `groups` (G,)."""
         ...
 
     def divergences(
         self, kernels: Any, logits: Tensor, weight: Tensor, mask: Tensor, with_gradient: bool, *shard: Shard
     ) -> tuple[Tensor, Tensor | None]:
-        """Divergences shaped as `weight`, and the gradient of their weighted sum: see GroupKernels, or with a shard
+        """Divergences shaped as `weight`, and the gradient of their weighted sum: see GroupKernels; with a shard,
         ShardKernels."""
         ...
 
@@ -45,7 +45,7 @@ class GroupForm(Protocol):
 
 
 class PairForm:
-    """Weights and divergences of pairs (P, K, K), of which the upper triangle (i < j) counts."""
+    """Weights and divergences of pairs (P, K, K); only the upper triangle (i < j) is used."""
 
     def check_values(self, weight: Tensor) -> None:
         checks.values(weight.isfinite(), "pair_weight: expected finite values")
@@ -70,7 +70,7 @@ class PairForm:
 
 
 class MixtureForm:
-    """Weights of rows and their divergences from the group's mixture, (P, K) both."""
+    """Weights of rows, and divergences of rows from the group's mixture, both (P, K)."""
 
     def check_values(self, weight: Tensor) -> None:
         message = "mixture_weight: expected finite values that are not negative"
@@ -98,14 +98,14 @@ PAIRS, MIXTURE = PairForm(), MixtureForm()
 
 
 def form_of(weight: Tensor) -> GroupForm:
-    """The form whose weights these are: (P, K, K) of pairs, (P, K) of a mixture."""
+    """The form that has weights of this shape: (P, K, K) for pairs, (P, K) for a mixture."""
     return PAIRS if weight.dim() == 3 else MIXTURE
 
 
 def group_weight_argument(
     pair_weight: Tensor | None, mixture_weight: Tensor | None, hidden: Tensor, groups: tuple[int, ...]
 ) -> Tensor:
-    """The one of pair_weight (P, K, K) and mixture_weight (P, K) that is given, checked; `groups` is (P, K), K >= 2."""
+    """pair_weight (P, K, K) or mixture_weight (P, K), whichever is given, checked; `groups` is (P, K), K >= 2."""
     if pair_weight is not None and mixture_weight is None:
         name, weight, meaning, expected = "pair_weight", pair_weight, "(P, K, K)", (*groups, groups[1])
     elif mixture_weight is not None and pair_weight is None:

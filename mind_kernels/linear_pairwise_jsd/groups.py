@@ -1,8 +1,8 @@
-"""The loop over groups of rows, written once; a backend supplies the group kernels.
+"""The loop over groups of rows that linear_pairwise_jsd and linear_mind_loss share; a backend supplies the kernels.
 
-Chunks of whole groups: logits in float32 (float64 for float64 input) whatever the input's dtype, the group kernel, and
-the gradient products. What the host knows is left out: absent rows where `index` is on the CPU, and the gradient
-products of rows without weight where the weights are. Peak memory: two half chunks of logits, one of them the gradient.
+For each chunk of whole groups: logits in float32 (float64 for float64 input) whatever the input's dtype, the group
+kernel, and the gradient products. Absent rows are left out if `index` is on the CPU, and rows without weight are left
+out of the gradient products if the weights are. Peak memory: two half chunks, logits and their gradient.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mind_kernels.shards import Shard
 class GroupChunk:
     """n rows of whole groups, their logits, and the gradient of the divergences."""
 
-    rows: Tensor  # (n,) row indices of hidden; 0 where absent
+    rows: Tensor  # (n,) row indices of hidden; 0 if absent
     present: Tensor  # (n,) bool
     weighted: Tensor  # (n,) bool: rows with a gradient
     hidden: Tensor  # (n, D)
@@ -32,7 +32,8 @@ class GroupChunk:
     gradient: Tensor | None  # (n, V), with respect to `logits`
 
     def add_gradient(self, dlogits: Tensor, needed: Tensor, gradients: HeadGradients) -> None:
-        """Adds the products of dlogits (n, V) of the rows that are `needed` (n,) bool, as far as the host knows."""
+        """Adds the products of dlogits (n, V) for the rows that are `needed` (n,) bool; for all rows if the host does
+        not know them."""
         if needed.device.type == "cpu" and not bool(needed.all()):
             gradients.add(self.rows[needed], self.hidden[needed], dlogits[needed])
         else:
@@ -40,9 +41,9 @@ class GroupChunk:
 
 
 def run_groups(
-    kernels: Any,  # GroupKernels, or ShardKernels with a shard
+    kernels: Any,  # GroupKernels; with a shard ShardKernels
     hidden: Tensor,  # (N, D)
-    index: Tensor,  # (P, K), rows of hidden, -1 where absent; on the CPU or where hidden is
+    index: Tensor,  # (P, K), rows of hidden, -1 if absent; on the CPU or on the device of hidden
     head: Head,
     weight: Tensor,  # (P, K, K) of pairs or (P, K) of a mixture, accumulation dtype
     gradients: HeadGradients,
@@ -51,14 +52,14 @@ def run_groups(
     smallest: int = 1,
     shard: Shard | None = None,
 ) -> Tensor:
-    """Divergences shaped as `weight`; each chunk goes to `finish`. Groups of fewer than `smallest` rows are left out
-    where that is known on the host."""
+    """Divergences shaped as `weight`; calls `finish` for each chunk. Groups of fewer than `smallest` rows are left out
+    if the host knows them."""
     form, divergence, in_unit = form_of(weight), torch.zeros_like(weight), gradients.in_unit(weight)
     for groups, places in _same_size(index >= 0, smallest):
         count, itemsize = places.shape[1], weight.element_size()
         if shard is None:
             size = rows_per_chunk(head.vocabulary, hidden.device, itemsize) // (2 * count)
-        else:  # F' in float64 is kept until the shards are joined
+        else:  # F' in float64 is kept until the sums of all shards are known
             size = rows_per_chunk(shard.largest, hidden.device, itemsize) // (4 * count)
         for part in chunks(len(groups), max(1, size)):
             rows = index[groups[part, None], places[part]].to(hidden.device)
@@ -86,7 +87,7 @@ def _chunk(
         values, gradient = torch.zeros_like(weight), torch.zeros_like(logits) if with_gradient else None
     else:
         columns = logits
-        if shard is not None and not shard.size:  # one that is ruled out stands for none
+        if shard is not None and not shard.size:  # an excluded token replaces no token
             columns = logits.new_full((len(logits), 1), -torch.inf)
         grouped = columns.view(*index.shape, -1)
         joined = () if shard is None else (shard,)
@@ -98,7 +99,8 @@ def _chunk(
 
 
 def _same_size(present: Tensor, smallest: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Groups (G,) with n present rows, and the places (G, n) of these, for each n; on a GPU all groups and places."""
+    """For each n, the groups (G,) with n present rows, and the positions (G, n) of these rows; on a GPU all groups and
+    positions."""
     groups, count = present.shape
     device = present.device
     if device.type != "cpu":
@@ -124,9 +126,8 @@ def forward(
 ) -> tuple[Tensor, HeadGradients]:
     """(divergences shaped as `weight`, the gradients that are needed of hidden (P K, D), weight and bias).
 
-    Of the hidden states of a shard, that is the shard's part.
-
-    Without statistics, rows that the loss does not depend on are left out where the host knows them.
+    For a shard, the gradient of the hidden states is the shard's part. Without statistics, rows that the loss does not
+    depend on are left out if the host knows them.
     """
     groups, count, size = hidden.shape
     flat = hidden.reshape(groups * count, size)

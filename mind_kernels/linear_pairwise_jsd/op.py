@@ -1,4 +1,4 @@
-"""linear_pairwise_jsd: the public function and its operator."""
+"""`linear_pairwise_jsd`, divergences of pairs of rows without logits: the public function and its operator."""
 
 from __future__ import annotations
 
@@ -79,52 +79,54 @@ def linear_pairwise_jsd(
 ) -> Tensor | tuple[Tensor, PairStats | JeffreysStats | MixtureStats]:
     """sum_p sum_{i<j} pair_weight[p, i, j] JSD(P_i, P_j) of P_k = softmax(z_k), with gradients to all K sides.
 
-    With kind "jeffreys", the symmetric KL of pairs in place of their JSD: KL(P_i || P_j) + KL(P_j || P_i).
+    Kind "jeffreys" replaces the JSD of a pair by its symmetric KL: KL(P_i || P_j) + KL(P_j || P_i).
 
-    z = softcap(hidden weight^T + bias) / temperature, in float32 whatever the dtype of hidden. JSD(P, Q) =
-    H((P + Q) / 2) - (H(P) + H(Q)) / 2 in nats: L_cons of MIND (arXiv 2601.03717) for pair_weight = alpha_i alpha_j.
+    z = softcap(hidden weight^T + bias) / temperature, in float32 whatever the dtype of hidden. JSD(P, Q) = H((P + Q) /
+    2) - (H(P) + H(Q)) / 2 in nats. For pair_weight = alpha_i alpha_j the loss is L_cons of MIND (arXiv 2601.03717).
 
-    With `mixture_weight` w instead: sum_p sum_k w[p, k] KL(P_k || M), M = sum_k w_k P_k / sum_k w_k, which is
-    sum_k w_k times the generalized JSD of all K distributions (Lin 1991), and 1/2 in both places the JSD of a pair.
+    With `mixture_weight` w instead of `pair_weight`, the loss is sum_p sum_k w[p, k] KL(P_k || M), M = sum_k w_k P_k /
+    sum_k w_k. Per group this is sum_k w_k times the generalized JSD of all K distributions (Lin 1991). For K = 2 and
+    both weights 1/2 it is the JSD of the pair.
 
     Args:
         hidden: (P, K, D), K >= 2 rows per group, float64, float32, bfloat16 or float16: the hidden states of K
-            perspectives at P aligned answer positions. Takes a gradient.
-        weight: (V, D) LM head, dtype and device of hidden; or a Head, which has bias, softcap and temperature too.
-            Takes a gradient.
-        pair_weight: (P, K, K) floating, finite, any sign, a constant: weight of each pair, of which the upper triangle
-            (i < j) counts.
-        mixture_weight: (P, K) floating, finite, not negative, a constant: weight of each row in its group's mixture and
-            of its divergence from it. Exactly one of the two is given.
-        kind: "jsd" or "jeffreys", the divergence of a pair; with `mixture_weight` "jsd" alone.
-        mask: (P, K) bool, False where a group lacks a row: it has no divergence and no gradient. None: all are there.
-        bias: (V,), dtype and device of hidden: added to the projected logits; -inf rules an entry out. Takes a
+            perspectives at P aligned answer positions. Receives a gradient.
+        weight: (V, D), dtype and device of hidden: the weight of the LM head. Or a Head, which also holds bias, softcap
+            and temperature. Receives a gradient.
+        pair_weight: (P, K, K) floating, finite, any sign, without a gradient: the weight of each pair (i, j). Only the
+            upper triangle, i < j, is used.
+        mixture_weight: (P, K) floating, finite, not negative, without a gradient: the weight of each row in its group's
+            mixture, and of its divergence from that mixture. Exactly one of pair_weight and mixture_weight is required.
+        kind: "jsd" or "jeffreys": the divergence of a pair. `mixture_weight` requires "jsd".
+        mask: (P, K) bool, False for a row that its group lacks: it has no divergence and no gradient. None: no row is
+            lacking.
+        bias: (V,), dtype and device of hidden: added to the projected logits; -inf excludes a token. Receives a
             gradient.
-        softcap: c > 0: x = hidden weight^T + bias becomes c tanh(x / c), before the temperature. None: x stays.
-        temperature: T > 0: what the logits are divided by.
+        softcap: c > 0: bounds x = hidden weight^T + bias to c tanh(x / c), before the temperature. None: no bound.
+        temperature: T > 0: the logits are divided by it.
         return_stats: also return PairStats, JeffreysStats for that kind, or MixtureStats with `mixture_weight`.
-        process_group: the processes among which the head's rows are split, in rank order (tensor parallelism): weight
-            is (V_r, D) and bias (V_r,) then, this process's rows, of which there may be none. All else is the same in
-            all processes, and so are loss and statistics; the gradients of weight and bias are those of this process's
-            rows, that of hidden is the whole one. None: the head is whole, or weight and hidden are DTensors, the
-            weight Shard(0) over one mesh dimension: the loss is a plain tensor then, the same in all processes of that
-            dimension.
-        backend: "auto" or a name that `mind_kernels.backends` lists.
+        process_group: the processes that share the head (tensor parallelism): each holds a block of its rows, in rank
+            order, and passes these rows as weight (V_r, D) and bias (V_r,). V_r may be 0. All other arguments must be
+            the same in all processes. Loss and statistics are the same in all processes, and so is the gradient of
+            hidden, which counts the whole head; the gradients of weight and bias are those of this process's rows.
+            None: the head is whole; or weight and hidden are DTensors, the weight Shard(0) over one mesh dimension: the
+            loss is then a plain tensor, the same in all processes of that dimension.
+        backend: "auto", or a name that `mind_kernels.backends()` lists.
 
     Returns:
         The loss () in nats, in float32 (float64 for float64 input), or (loss, statistics).
 
     Raises:
         ValueError, TypeError: an argument of the wrong shape, device, dtype or value, or a constant that requires a
-            gradient; it is named. On a GPU a weight that is not finite is a device-side assertion, since reading it
-            would stall the stream.
-        BackendUnavailableError: the backend that was named cannot run here, or has no kernels for this kind; the
+            gradient; the message names it. On a GPU, a weight that is not finite fails a device-side assertion instead,
+            since reading its values would stall the stream.
+        BackendUnavailableError: the requested backend cannot run here, or has no kernels for this kind; the
             message says why.
         RuntimeError: a higher-order gradient, a forward-mode derivative or a transform of torch.func (grad, vmap, ...)
-            through any backend but "reference".
+            with any backend but "reference".
 
     Source:
-        mind_kernels/linear_pairwise_jsd/README.md derives the gradient, and says how nearly equal rows are compared.
+        mind_kernels/linear_pairwise_jsd/README.md derives the gradient and explains how nearly equal rows are compared.
     """
     head = head_of(weight, bias, softcap, temperature)
     hidden, head, group = dtensors.local(hidden, head, process_group)
@@ -157,12 +159,12 @@ _OPERATIONS = {"jsd": "linear_pairwise_jsd", "jeffreys": JEFFREYS}
 
 
 def _operation(kind: str, *, is_split: bool) -> str:
-    """As `backend.BACKENDS` knows it."""
+    """The operation's name in `backend.BACKENDS`."""
     return _OPERATIONS[kind] + ", shards" * is_split
 
 
 def _shard(a: GroupArguments, needs: Sequence[bool]) -> Shard | None:
-    """The shard of this process, if the head is split; checks that all processes were called alike."""
+    """This process's shard, None if the head is whole; checks that all processes got the same arguments."""
     if a.group is None:
         return None
     flat, weight = a.hidden.flatten(0, 1), a.group_weight
@@ -184,7 +186,7 @@ def _shard(a: GroupArguments, needs: Sequence[bool]) -> Shard | None:
 
 
 def _define(a: GroupArguments) -> GroupOutputs:
-    """By the definition, differentiable."""
+    """The definition, differentiable."""
     shard = _shard(a, [False, False, False])
     if shard is not None:
         assert a.group is not None
@@ -207,7 +209,7 @@ def _run(a: GroupArguments, needs: list[bool]) -> tuple[GroupOutputs, HeadGradie
         weight,
         a.mask,
         needs,
-        with_stats=a.with_stats or shard is not None,  # one process alone may ask for them
+        with_stats=a.with_stats or shard is not None,  # another process may have asked for them
         shard=shard,
     )
     shards.sum_hidden(shard, a.group, gradients)

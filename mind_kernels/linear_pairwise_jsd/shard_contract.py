@@ -1,4 +1,4 @@
-"""What a backend supplies for groups of rows of a head that is split over the vocabulary."""
+"""The kernels that a backend has to supply for groups of rows with a head that is split over the vocabulary."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from mind_kernels.shards import Shard
 
 
 class ShardKernels(Protocol):
-    """What a backend supplies for "linear_pairwise_jsd, shards" and "linear_pairwise_jsd, jeffreys, shards" in
-    `backend.BACKENDS`: `contract.GroupKernels` of this shard's columns of the logits.
+    """The kernels for "linear_pairwise_jsd, shards" and "linear_pairwise_jsd, jeffreys, shards" in `backend.BACKENDS`:
+    `contract.GroupKernels` on this shard's columns of the logits.
 
-    Divergences are those of whole rows, in all processes. Both functions make the same two collectives, whatever is
-    asked of them: one for the normalizers of the rows, one for the sums that divergences and S are made of. A shard
-    without entries comes with one column, of minus infinity.
+    All processes get the divergences of whole rows. Both functions always make the same two collectives, with or
+    without a gradient: one for the normalizers of the rows, one for the sums from which divergences and S are computed.
+    For a shard without entries, the logits have one column of minus infinity.
     """
 
     def pair_divergences(

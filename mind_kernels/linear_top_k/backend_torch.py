@@ -1,4 +1,4 @@
-"""Linear top-k in plain PyTorch, a chunk of rows at a time."""
+"""Linear top-k in plain PyTorch, one chunk of rows at a time."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mind_kernels.shards import Shard
 
 
 def top_k(hidden: Tensor, head: Head, k: int) -> TopK:
-    """Of hidden (N, D)."""
+    """The k most likely tokens of each row of hidden (N, D)."""
     found = _empty(hidden, k)
     for chunk in chunks(len(hidden), rows_per_chunk(head.vocabulary, hidden.device, found.lse.itemsize)):
         logits = head.to_logits_(head.project_wide(hidden[chunk]))
         lse = torch.logsumexp(logits, -1)
         largest, found.ids[chunk] = logits.topk(k)
         found.log_prob[chunk], found.lse[chunk] = largest - lse[:, None], lse
-        del logits  # before the next chunk is projected
+        del logits  # frees the memory before the next chunk is projected
     return found
 
 
@@ -29,7 +29,7 @@ def shard_top_k(hidden: Tensor, head: Head, k: int, shard: Shard) -> TopK:
     for chunk in chunks(len(hidden), rows_per_chunk(shard.largest, hidden.device, dtype.itemsize)):
         logits = head.to_logits_(head.project_wide(hidden[chunk]))
         gathered = shard.gather(_candidates(logits, k, shard.start)).wait()
-        del logits  # before the next chunk is projected
+        del logits  # frees the memory before the next chunk is projected
         lses, candidates, ids = gathered.split([1, k, k], -1)
         lse = lses.squeeze(-1).logsumexp(0)
         order, places = candidates.movedim(0, 1).flatten(1).topk(k)  # (n, processes k)
@@ -40,13 +40,13 @@ def shard_top_k(hidden: Tensor, head: Head, k: int, shard: Shard) -> TopK:
 
 
 def _candidates(logits: Tensor, k: int, start: int) -> Tensor:
-    """(n, 1 + 2 k) float64 of a shard's logits (n, V_r): their log-sum-exp, the k largest, and the ids of these."""
+    """(n, 1 + 2 k) float64 of a shard's logits (n, V_r): their log-sum-exp, the k largest, and the ids of those."""
     count = min(k, logits.shape[1])
     out = logits.new_full((len(logits), 1 + 2 * k), -torch.inf, dtype=torch.float64)
     if count:
-        out[:, 0] = torch.logsumexp(logits, -1)  # a float64 copy would be twice the chunk
+        out[:, 0] = torch.logsumexp(logits, -1)  # a float64 copy would have twice the size of the chunk
         largest, ids = logits.topk(count)
-        # A token that is ruled out is still one; where a shard has fewer than k, minus infinity stands for none.
+        # An excluded token still counts as a token; if a shard has fewer than k, minus infinity means no token.
         out[:, 1 : 1 + count] = largest.clamp(min=torch.finfo(logits.dtype).min)
         out[:, 1 + k : 1 + k + count] = ids + start
     return out

@@ -1,4 +1,4 @@
-"""What linear top-k gives and asks of a backend."""
+"""The interface of linear top-k: arguments, outputs, and the kernels that a backend has to supply."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mind_kernels.shards import Group, Shard
 
 
 class TopK(NamedTuple):
-    """The k most likely tokens of each row, likeliest first; constants. Of hidden (..., D)."""
+    """The k most likely tokens of each row of hidden (..., D), the likeliest first, without a gradient."""
 
     ids: Tensor
     """(..., k) int64."""
@@ -22,7 +22,7 @@ class TopK(NamedTuple):
 
 
 class TopKArguments(NamedTuple):
-    """What the operator takes, in the order of its schema."""
+    """The arguments of the operator, in the order of its schema."""
 
     hidden: Tensor  # (N, D)
     head: Head
@@ -32,16 +32,17 @@ class TopKArguments(NamedTuple):
 
 
 class TopKKernels(Protocol):
-    """What a backend supplies for this operation."""
+    """The kernel that a backend has to supply for this operation."""
 
     def top_k(self, hidden: Tensor, head: Head, k: int) -> TopK:
-        """Of hidden (N, D)."""
+        """The k most likely tokens of each row of hidden (N, D)."""
         ...
 
 
 class TopKShardKernels(Protocol):
-    """What a backend supplies for "linear_top_k, shards" in `backend.BACKENDS`."""
+    """The kernel that a backend has to supply for "linear_top_k, shards" in `backend.BACKENDS`."""
 
     def shard_top_k(self, hidden: Tensor, head: Head, k: int, shard: Shard) -> TopK:
-        """Of hidden (N, D) and this shard's head, in all processes that of the whole head: one collective a chunk."""
+        """The k most likely tokens of the whole head, in all processes, from hidden (N, D) and this shard's head; one
+        collective per chunk."""
         ...

@@ -1,4 +1,4 @@
-"""linear_top_k: the public function and its operator."""
+"""`linear_top_k`, the most likely tokens without logits: the public function and its operator."""
 
 from __future__ import annotations
 
@@ -34,32 +34,34 @@ def linear_top_k(
 ) -> TopK:
     """The k most likely tokens of softmax(z), z = softcap(hidden weight^T + bias) / temperature, of each row.
 
-    For a teacher's lists on disk, which `linear_divergence` takes as teacher_ids and teacher_log_prob, without the
-    N x V logits. Without a gradient: `linear_log_prob` has one.
+    The result can be stored as a teacher's lists, which `linear_divergence` accepts as teacher_ids and
+    teacher_log_prob. The N x V logits are never allocated. There is no gradient; use `linear_log_prob` for
+    log-probabilities with one.
 
     Args:
         hidden: (..., D) float64, float32, bfloat16 or float16: hidden states.
-        weight: (V, D) LM head, dtype and device of hidden; or a Head, which has bias, softcap and temperature too.
-        k: from 1 to V, how many tokens.
-        bias: (V,), dtype and device of hidden: added to the projected logits; -inf rules an entry out.
-        softcap: c > 0: x = hidden weight^T + bias becomes c tanh(x / c), before the temperature. None: x stays.
-        temperature: T > 0: what the logits are divided by.
-        process_group: the processes among which the head's rows are split, in rank order (tensor parallelism): weight
-            is (V_r, D) and bias (V_r,) then, this process's rows, of which there may be none, and V here the sum of the
-            V_r. All else is the same in all processes, and so is the result. None: the head is whole,
-            or weight and hidden are DTensors, the weight Shard(0) over one mesh dimension: the result is of plain
-            tensors then, the same in all processes of that dimension.
-        backend: "auto" or a name that `mind_kernels.backends` lists.
+        weight: (V, D), dtype and device of hidden: the weight of the LM head. Or a Head, which also holds bias, softcap
+            and temperature.
+        k: the number of tokens, from 1 to V.
+        bias: (V,), dtype and device of hidden: added to the projected logits; -inf excludes a token.
+        softcap: c > 0: bounds x = hidden weight^T + bias to c tanh(x / c), before the temperature. None: no bound.
+        temperature: T > 0: the logits are divided by it.
+        process_group: the processes that share the head (tensor parallelism): each holds a block of its rows, in rank
+            order, and passes these rows as weight (V_r, D) and bias (V_r,). V_r may be 0; V above is the sum of all
+            V_r. All other arguments must be the same in all processes; the result is then the same in all. None: the
+            head is whole; or weight and hidden are DTensors, the weight Shard(0) over one mesh dimension: the result
+            then consists of plain tensors, the same in all processes of that dimension.
+        backend: "auto", or a name that `mind_kernels.backends()` lists.
 
     Returns:
-        TopK. Of tokens with equal logits at the end of the list, any may be in it.
+        TopK. If tokens have equal logits at the end of the list, any of them may be in it.
 
     Raises:
-        ValueError, TypeError: an argument of the wrong shape, device, dtype or range; it is named.
-        BackendUnavailableError: the backend that was named cannot run here; the message says why.
+        ValueError, TypeError: an argument of the wrong shape, device, dtype or range; the message names it.
+        BackendUnavailableError: the requested backend cannot run here; the message says why.
     """
     head = head_of(weight, bias, softcap, temperature)
-    with torch.no_grad():  # whatever requires a gradient, in whichever process
+    with torch.no_grad():  # so that it makes no difference which tensors require a gradient, in which process
         hidden, head, group = dtensors.local(hidden, head, process_group)
     hidden, head = checks.head_arguments(hidden, head, "(..., D)", or_empty=group is not None)
     checks.integer("k", k)
@@ -83,7 +85,7 @@ def _check_count(k: int, vocabulary: int) -> None:
 
 
 def _shard(a: TopKArguments) -> Shard | None:
-    """The shard of this process, if the head is split; checks that all processes were called alike."""
+    """This process's shard, None if the head is whole; checks that all processes got the same arguments."""
     if a.group is None:
         return None
     shard = shards.agree(
@@ -109,7 +111,7 @@ def _define(a: TopKArguments) -> TopK:
 
 
 def _run(a: TopKArguments, needs: list[bool]) -> tuple[TopK, HeadGradients]:
-    """Of constants: none of the gradients is needed."""
+    """The top k, and no gradients."""
     shard, hidden, head = _shard(a), row_major(a.hidden), backends.head_on(a.backend, a.head)
     kernels = backends.kernels(_OPERATION[shard is not None], a.backend)
     found = kernels.top_k(hidden, head, a.k) if shard is None else kernels.shard_top_k(hidden, head, a.k, shard)

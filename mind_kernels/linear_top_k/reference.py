@@ -1,4 +1,4 @@
-"""Linear top-k as its definition says, from all logits at once."""
+"""The definition of linear_top_k, computed from all logits at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mind_kernels.linear_top_k.contract import TopK
 
 
 def top_k(hidden: Tensor, head: Head, k: int) -> TopK:
-    """Of hidden (N, D)."""
+    """The k most likely tokens of each row of hidden (N, D)."""
     logits = head.logits(hidden)
     log_prob, ids = torch.log_softmax(logits, -1).topk(k)
     return TopK(ids, log_prob, torch.logsumexp(logits, -1))

@@ -35,11 +35,12 @@ DOCUMENTS = ("README.md", "CONTRIBUTING.md", "Makefile", *OTHER_PAGES)
 OTHER_TOOLS = {"--no-deps", "--no-build-isolation", "--config-settings", "--inplace", "--benchmark-enable"}
 OTHER_TOOLS |= {"--benchmark-only", "--nproc-per-node", "--nnodes", "--rdzv-id", "--rdzv-endpoint", "--rdzv-backend"}
 OTHER_TOOLS |= {"--job-name", "--nodes", "--ntasks-per-node", "--cpus-per-task", "--gpus-per-node", "--help", "--dry"}
-"""Flags of pip, setup.py, pytest, torchrun, Slurm and bench/on_gpu.sh."""
+OTHER_TOOLS |= {"--exclude"}
+"""Flags of pip, setup.py, pytest, torchrun, Slurm, bench/on_gpu.sh and auditwheel."""
 OTHER_PROGRAMS = ("mind_kernels/commands", "bench", "build_tools", "tests")
 """Where the other programs of the repository are, whose parsers name their flags."""
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w")
-MAKE = {"$(BIN)/mind": "mind", "$(DEMO_RUN)": "FOLDER", "$(DEMO)": "", "$(ARGS)": ""}
+MAKE = {"$(BIN)/mind": "mind", "$(DEMO_OUTPUT)": "--output FOLDER", "$(DEMO)": "", "$(ARGS)": ""}
 
 
 NAMES = {tuple(name.split()): name for name, command in COMMANDS.items() if command.options is not None}

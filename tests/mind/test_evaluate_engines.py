@@ -13,6 +13,7 @@ from tiny import build_model, build_questions, build_tokenizer
 from mind.cli import main
 from mind.config import StudentConfig
 from mind.data.questions import save_questions
+from mind.errors import MindError
 from mind.evaluation.engines import TransformersEngine, VLLMEngine
 from mind.evaluation.generation import generate_ids
 from mind.evaluation.outcomes import Reply
@@ -68,6 +69,10 @@ def test_vllm_gets_the_same_prompts_and_ends_and_its_answers_the_same_rows(words
     assert results(tmp_path)[0]["files"]["sums"]["samples"] == 2 and "majority vote" in capsys.readouterr().out
 
 
+def gone_at_start(*_, **__):
+    raise RuntimeError("Engine core initialization failed")
+
+
 def test_what_vllm_says_of_the_end_counts(model_folder, vllm):
     engine = VLLMEngine(StudentConfig(model=str(model_folder)), {})
     text = build_tokenizer()("So 3.")["input_ids"]
@@ -77,6 +82,16 @@ def test_what_vllm_says_of_the_end_counts(model_folder, vllm):
     assert replies == [("So 3.", False), ("So 3.", True), ("", False)]
     with pytest.raises(Exception, match="vLLM ended an answer by 'abort': expected 'stop' or 'length'"):
         engine.replies([[5]], 9, None, (), lambda count: None)
+
+    def gone(ids):
+        raise RuntimeError("EngineCore encountered an issue")
+
+    vllm.reply = gone
+    with pytest.raises(MindError, match="vLLM ended with RuntimeError: EngineCore encountered an issue"):
+        engine.replies([[5]], 9, None, (), lambda count: None)
+    vllm.LLM = gone_at_start
+    with pytest.raises(MindError, match="vLLM cannot load .*Engine core initialization failed"):
+        VLLMEngine(StudentConfig(model=str(model_folder)), {})
     other = TransformersEngine(*load_student(StudentConfig(model=str(model_folder))))
     assert engine.context == other.context and engine.chat.stop_text == other.chat.stop_text
 
@@ -88,7 +103,7 @@ def test_what_vllm_says_of_the_end_counts(model_folder, vllm):
         (["--engine", "vllm", "--heldout", "x.jsonl"], "--heldout beside --engine vllm: the NLL needs transformers"),
         (["--engine-options", "{}x"], "engine_options"),
         (["--engine-options", '{"a": 1}'], "engine_options are of --engine vllm"),
-        (["--temperature", "1.0"], "temperature, top_p and seed are of samples"),
+        (["--temperature", "1.0"], "temperature, top_p and seed belong to samples"),
         (["--evaluation.batch-size", "0"], "evaluation.batch_size is 0: expected at least 1"),
         (["--students", "a", "b"], "--students beside --student.model: expected one of them"),
         (["--samples", "2", "--lorid.knowledge", "a", "--lorid.deep", "b"], "--lorid.knowledge beside --samples"),
@@ -121,6 +136,31 @@ def test_nothing_old_is_beside_something_new(words, tmp_path, model_folder, vllm
     assert main(words) == 0 and seen == [[]]
     assert json.loads((tmp_path / "out.json").read_text())["students"].keys() == {"new"}
     assert [folder.name for folder in (tmp_path / "out.responses").iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("notes.txt", "mine"),
+        ("new/notes.txt", "mine"),
+        ("questions.jsonl", '{"id": "q", "question": "How many?", "answer": "3"}\n'),
+        ("broken.jsonl", "mine"),
+        ("link.jsonl", None),
+    ],
+)
+def test_overwrite_removes_nothing_of_yours(words, tmp_path, monkeypatch, capsys, name, text):
+    assert main([*words, "--evaluation.questions", "1"]) == 0
+    before = (tmp_path / "out.json").read_text()
+    mine = tmp_path / "out.responses" / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.symlink_to(tmp_path / "sums.jsonl") if text is None else mine.write_text(text)
+    capsys.readouterr()
+    assert main([*words, "--overwrite"]) == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"{mine}: this command did not write it, and --overwrite would remove it: move it away" in told
+    assert mine.exists() and (tmp_path / "out.json").read_text() == before
+    mine.unlink()
+    assert main([*words, "--evaluation.questions", "1", "--overwrite"]) == 0
 
 
 def test_several_students_in_one_command(words, tmp_path, model_folder, capsys):

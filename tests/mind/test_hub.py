@@ -98,6 +98,27 @@ def test_a_folder_is_a_folder(tmp_path, monkeypatch):
     assert refusal("file") == "student.model file: is a file: expected a folder, or a name on the Hub"
 
 
+def test_the_hub_is_not_asked_for_the_model_of_a_folder_of_adapters(server, tmp_path, monkeypatch):
+    """The user has not named it; the model of a folder's adapters is a folder, or beside them."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "adapters").mkdir()
+    file = tmp_path / "adapters" / "adapter_config.json"
+    for base in ("org/there", "none/here", None):
+        file.write_text(json.dumps({"base_model_name_or_path": base}))
+        assert refusal("adapters") == (
+            f"student.model adapters: holds adapters of the model {base!r}, which is no folder here; the Hub is asked "
+            "only for names that you give: merge the adapters into their model, or name its folder in "
+            "adapters/adapter_config.json"
+        )
+    (tmp_path / "none" / "here").mkdir(parents=True)
+    file.write_text('{"base_model_name_or_path": "none/here"}')
+    assert hub.find_model("student.model", "adapters") == "adapters"
+    file.write_text('{"base_model_name_or_path": "org/there"}')
+    (tmp_path / "adapters" / "config.json").touch()
+    assert hub.find_model("student.model", "adapters") == "adapters"
+    assert not server
+
+
 @pytest.mark.parametrize(
     "name",
     ["./none", "../none", "/none/of/these", "~/none", "runs/mine/studnet", "a b", "none/", "x\\y", "a--b", "", "a/b/c"],

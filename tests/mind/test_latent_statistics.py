@@ -82,6 +82,13 @@ def test_a_probe_by_question_is_fooled_by_students_and_one_of_new_students_is_no
     assert not any(claimed), "of 60 simulations 2"
 
 
+def test_an_interval_of_few_draws_holds_its_value():
+    vectors = simulated(np.random.default_rng(3), perspective=0.3, questions=6)
+    for seed in range(4):
+        found = probe_by_question(vectors, dataclasses.replace(QUICK, seed=seed)).accuracy
+        assert found.low <= found.value <= found.high
+
+
 def test_what_students_of_a_perspective_share_is_told():
     rng = np.random.default_rng(0)
     found = probe_new_students(

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
 import textwrap
@@ -70,13 +69,26 @@ def test_a_hang_within_c_code_is_killed_and_the_next_pair_is_compared(caplog):
     worker.close()
 
 
-def test_a_worker_that_died_is_reported_and_replaced(caplog):
-    worker = LatexWorker(timeout_seconds=60)
-    assert worker.compare("\\pi", "\\pi") == "equal"
-    os.kill(worker._process.pid, signal.SIGKILL)
-    worker._process.wait()
-    assert worker.compare("\\pi", "\\pi") == "unparsed"
+def test_a_worker_that_was_killed_is_replaced_and_the_pair_compared_again(monkeypatch, caplog):
+    worker, calls, plain = LatexWorker(timeout_seconds=60), [], module._ask
+
+    def kills_of(count):
+        def ask(process, *pair):
+            calls.append(pair)
+            if len(calls) <= count:
+                process.kill()
+                process.wait()
+            return plain(process, *pair)
+
+        calls.clear()
+        monkeypatch.setattr(module, "_ask", ask)
+
+    kills_of(1)
+    assert worker.compare("\\pi", "\\pi") == "equal" and len(calls) == 2 and not caplog.text
+    kills_of(2)  # as the system does with what takes all memory
+    assert worker.compare("\\pi", "\\pi") == "unparsed" and len(calls) == 2
     assert "ended with status -9" in caplog.text
+    kills_of(0)
     assert worker.compare("\\pi", "\\pi") == "equal"
     worker.close()
 

@@ -127,6 +127,24 @@ def test_bad_input_is_told_before_anything_is_written(words, tmp_path, capsys, c
     assert message in capsys.readouterr().err.replace("\n", " ") and not (tmp_path / "tasks").exists()
 
 
+@pytest.mark.parametrize("name", ["mine.yaml", "data/mine.jsonl", "notes", "mind_gsm8k.jsonl", "utils.py/x"])
+def test_overwrite_removes_nothing_of_yours(words, tmp_path, capsys, name):
+    assert main(words) == 0
+    python = tmp_path / "tasks" / "__pycache__" / "utils.cpython-311.pyc"  # of lm-eval
+    python.parent.mkdir()
+    python.touch()
+    mine = tmp_path / "tasks" / name
+    if mine.parent.is_file():
+        mine.parent.unlink()
+        mine.parent.mkdir()
+    mine.write_text("mine")
+    assert main([*words, "--overwrite"]) == 2 and mine.read_text() == "mine"
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"{mine}: this command did not write it, and --overwrite would remove it: move it away" in told
+    mine.unlink()
+    assert main([*words, "--overwrite"]) == 0 and not python.exists()
+
+
 def test_stock_tasks_need_lm_eval(words, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(MindError, match="--stock needs lm-eval, which brings these tasks: pip install 'mind-kernels"):

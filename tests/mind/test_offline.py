@@ -175,9 +175,9 @@ def test_no_answer_is_a_failure_that_still_counts_its_tokens(vllm, reply, reason
 def test_a_dead_engine_ends_the_job_and_keeps_what_came(vllm):
     dead = RuntimeError("EngineCore encountered an issue")
     vllm.reply = lambda text: dead if "3" in text else "fine"
-    stored = []
-    with pytest.raises(RuntimeError, match="EngineCore"):
-        vllm_engine(batch_size=2).run([request(n) for n in range(6)], stored.extend)
+    stored, engine = [], vllm_engine(batch_size=2)
+    engine.run([request(n) for n in range(6)], stored.extend)
+    assert engine.stopped == "vLLM ended with RuntimeError: EngineCore encountered an issue"
     assert [outcome.key.question for outcome in stored] == ["q0", "q1"]
 
 

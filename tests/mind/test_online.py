@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 import time
@@ -128,6 +129,33 @@ def test_attempts_are_bounded(fault):
     assert engine.retries.total() == 2
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_reply_that_is_too_long_is_a_failed_request(status, compressed, monkeypatch):
+    """A compressed one counts as what it becomes; what it may have cost counts, too."""
+    monkeypatch.setattr(online, "MAX_REPLY_BYTES", 100_000)
+    body = chat_answer("x" * 200_000)
+    body, headers = (gzip.compress(body), {"Content-Encoding": "gzip"}) if compressed else (body, {})
+    _, requests = make_requests(1, "http://127.0.0.1:1/v1")
+    with FaultProxy(echo, lambda *_: (status, body, headers)) as proxy:
+        outcomes, engine, spending = answer(proxy)
+        assert proxy.attempts.total() == 1
+    failure = outcomes["q0"]
+    assert isinstance(failure, Failure) and failure.reason == "reply too long"
+    assert failure.detail == "the body is longer than 100,000 bytes, of which the rest was not read"
+    usage = spending.usage
+    assert usage.requests == 0 and usage.prompt_tokens + usage.completion_tokens == sum(worst_case(requests[0]))
+    assert engine.stopped is None and not engine.retries
+
+
+def test_a_reply_of_the_largest_size_is_an_answer(monkeypatch):
+    body = chat_answer("x" * 200_000)
+    monkeypatch.setattr(online, "MAX_REPLY_BYTES", len(body))
+    with FaultProxy(lambda _: body) as proxy:
+        outcomes, _, _ = answer(proxy)
+    assert len(outcomes["q0"].text) == 200_000
+
+
 @pytest.mark.parametrize("header", [lambda: "1", lambda: http_date(3)], ids=["seconds", "date"])
 def test_retry_after_is_waited_for_by_all(header):
     times = []
@@ -232,6 +260,21 @@ def test_every_fault_at_once_loses_and_repeats_nothing():
     assert len(outcomes) == 42 and {outcome.attempts for outcome in outcomes.values()} == {3}
     assert engine.retries.total() == 84
     assert spending.usage.requests == 42
+
+
+def test_an_answer_that_is_sent_twice_is_not_taken_for_the_next_ones():
+    """Neither all of it, with its head, nor its body alone, which would spoil the next answer."""
+    body, head = chat_answer("twice"), "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
+    length = {"Content-Length": str(len(body))}
+    for again in (head.format(len(body)).encode() + body, body):
+        with FaultProxy(echo, lambda asked, _, again=again: _sent_twice(asked, body + again, length)) as proxy:
+            outcomes, engine, _ = answer(proxy, 3, traffic={"concurrency": 1})
+            assert [outcomes[f"q{n}"].text for n in range(3)] == ["twice", "about question 1", "about question 2"]
+            assert proxy.attempts.total() == 3 and not engine.retries
+
+
+def _sent_twice(asked, body, length):
+    return (200, body, length) if asked["messages"][-1]["content"] == "question 0" else None
 
 
 def test_a_budget_is_not_exceeded():

@@ -247,6 +247,40 @@ def test_a_failed_write_leaves_whole_lines_and_the_next_goes_on(tmp_path, monkey
     assert [response.key.question for response in load_responses(path)] == ["a", "c"]
 
 
+def test_what_cannot_be_cut_off_at_once_is_not_there_twice(tmp_path):
+    """A disk that fails at two operations in a row: half of the lines is written, and stays."""
+    path, left = tmp_path / "responses.jsonl", 2
+
+    class Failing:
+        def __init__(self, file):
+            self._file = file
+
+        def write(self, data):
+            if left == 2:
+                self._file.write(data[: len(data) * 2 // 3])
+            return self._failing() or self._file.write(data)
+
+        def truncate(self, size):
+            return self._failing() or self._file.truncate(size)
+
+        def _failing(self):
+            nonlocal left
+            if left:
+                left -= 1
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        def __getattr__(self, name):
+            return getattr(self._file, name)
+
+    with Journal(path) as journal:
+        journal.append([make_response("a")])
+        journal._file = Failing(journal._file)
+        with pytest.raises(OSError, match="Input/output error"):
+            journal.append([make_response("b"), make_response("c")])
+        journal.append([make_response("d")])
+    assert [response.key.question for response in load_responses(path)] == ["a", "b", "c", "d"]
+
+
 def test_an_answer_is_on_the_disk_before_it_counts(tmp_path, monkeypatch):
     """And so is the name of a new journal."""
     calls = []

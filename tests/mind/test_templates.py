@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import resource
+import time
 
 import pytest
 from tiny import CHAT_TEMPLATE, NAMES, build_tokenizer
@@ -11,12 +13,14 @@ from transformers.utils import chat_template_utils
 from mind.config import StudentConfig
 from mind.errors import MindError
 from mind.records import Question, Rationale
+from mind.student import template_limits
 from mind.student.model import load_student
 from mind.student.templates import read_template
 from mind.student.tokenization import Chat, tokenize
 
 QUESTION = Question("q", "How many?", "3", None, (Rationale("first", "Two and one."),))
 ASK = "<|im_start|>{{ m['role'] }}\n"
+ENDLESS, BIG = "chat template does not end within 1 seconds", "chat template needs more than 1,024 MiB of memory"
 GENERATE = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 
 
@@ -239,3 +243,31 @@ def test_generation_stops_where_the_template_ends_a_turn(end, known, expected, m
     model.save_pretrained(tmp_path / "saved")
     assert GenerationConfig.from_pretrained(tmp_path / "saved").eos_token_id == expected
     assert Chat(tokenizer).stop_text == ("[END]" if "[END]" in end else None)
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("{% for i in range(99999999) %}x{% endfor %}", "Range too big"),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", ENDLESS),
+        ("{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
+        # a single operation, which no Python code can interrupt
+        ("{% set n = 9 ** (9 ** 9) %}", ENDLESS),
+        ("{% set x = namespace(t='x' * 1000000) %}{% for i in range(40) %}{% set x.t = x.t ~ x.t %}{% endfor %}", BIG),
+    ],
+)
+def test_a_template_that_does_not_end_is_refused(program, message, monkeypatch):
+    monkeypatch.setattr(template_limits, "CPU_SECONDS", 1)
+    started = time.monotonic()
+    with pytest.raises(MindError, match=message):
+        read_template(with_template(program + turns()))
+    assert time.monotonic() - started < 120
+
+
+def test_the_limits_are_of_the_forked_process_alone():
+    before = [resource.getrlimit(kind) for kind in (resource.RLIMIT_CPU, resource.RLIMIT_AS)]
+    seen = []
+    template_limits.check_ends(lambda: seen.append(1))
+    template_limits.check_ends(lambda: 1 / 0)
+    assert not seen
+    assert [resource.getrlimit(kind) for kind in (resource.RLIMIT_CPU, resource.RLIMIT_AS)] == before

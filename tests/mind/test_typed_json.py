@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mind.config import DataConfig, MindConfig, TrainConfig
@@ -175,6 +175,7 @@ tables = st.dictionaries(st.text(), st.lists(st.integers()).map(tuple))
 wholes = st.builds(Whole, parts, st.sampled_from(["a", "b"]), tables, st.none() | st.text())
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # each example waits for the disk
 @given(wholes)
 def test_every_dataclass_comes_back(tmp_path_factory, whole):
     path = tmp_path_factory.getbasetemp() / "whole.json"

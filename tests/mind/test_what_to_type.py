@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from test_terminal import A_RUN, ROOT, raising
 
-from mind.cli import main
+from mind.cli import commands, main
 from mind.cli.commands import COMMANDS
 from mind.cli.terminal import command_line
 from mind.methods import METHODS
@@ -180,9 +180,31 @@ def test_an_option_that_comes_again_is_told(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = "data word-problems --output w.jsonl --count 3 --levels one-step --levels=two-step --count=2 --seed -1"
     assert main(words.split()) == 0
-    told = re.findall(r"^mind: (--\S+) is given 2 times: only the last", capsys.readouterr().err, re.M)
-    assert told == ["--count", "--levels"]
+    told = re.findall(r"^mind: (--.*times.*)$", capsys.readouterr().err, re.M)
+    assert told == [
+        "--count is given 2 times: only the last counts",
+        "--levels is given 2 times: only the values after the last one count; give all values after one --levels",
+    ]
     assert len(Path("w.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "several"),
+    [
+        ("train", "data.perspectives", True),
+        ("train", "student.lora_targets", True),
+        ("train", "train.seed", False),
+        ("train", "student.model", False),
+        ("train", "options.anything", False),
+        ("evaluate", "files", True),
+        ("evaluate", "students", True),
+        ("evaluate", "samples", False),  # of a dataclass whose name the option leaves out
+        ("data generate", "prices", True),
+        ("data generate", "teacher.model", False),
+    ],
+)
+def test_which_options_take_several_values(command, option, several):
+    assert commands._takes_several(commands.resolved(COMMANDS[command].options), option) is several
 
 
 @pytest.mark.parametrize(("here", "shown"), [("4", "--nproc-per-node 4"), ("2", "..."), (None, "...")])

@@ -1,8 +1,8 @@
 """The sparse gradient of linear cross-entropy in Triton, from a chunk of logits in memory and their statistics.
 
-One read of the logits for the kept entries, one program per row, and one of the sampled rows for the background
-distribution, one program per block of the vocabulary. Peak memory: 8 bytes per kept entry beside the logits. Logits in
-float32, bfloat16 or float16, all arithmetic in float32; deterministic: no atomics.
+Two kernels: one reads the logits once for the kept entries, with one program per row; the other reads the sampled rows
+once for the background distribution, with one program per block of the vocabulary. Peak memory: 8 bytes per kept entry
+beside the logits. Logits in float32, bfloat16 or float16, all arithmetic in float32; deterministic: no atomics.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from mind_kernels.triton_math import (
 from mind_kernels.triton_variant import DTYPES, Variant
 
 # Entries of one block of `entries`: 8 per thread at 8 warps. That takes 64 registers, so four programs share a
-# multiprocessor, and most blocks (35 kept entries lie in at most 35 of the 75 at V 151936) end at one reduction.
+# multiprocessor, and most blocks have no kept entry and need only one reduction (at V 151936, 35 kept entries are in at
+# most 35 of the 75 blocks).
 _BLOCK = 2048
 # Kept entries whose values are computed at once.
 _LIST = 128
@@ -82,7 +83,7 @@ def _entries_kernel(
     y = tl.load(target + r).to(tl.int32)
     maximum, log_total, others, lse_others = load_normalizer(normalizer, r, tl.num_programs(0))
     first, last = tl.load(offsets + r), tl.load(offsets + r + 1)
-    # The columns first, so that the long loop holds nothing but them.
+    # First only the columns, so that the long loop needs no other registers.
     base = first
     for start in range(0, vocabulary, BLOCK):
         block = start + tl.arange(0, BLOCK)
@@ -223,8 +224,8 @@ def entries(
 ) -> KeptEntries:
     """See `logits_rows.LogitsKernels`.
 
-    A value is the gradient of its projected logit, without the uniform part of label smoothing; kept_sum adds up those
-    of the logits z, before the slope.
+    A value is the gradient of a projected logit, without the uniform part of label smoothing; kept_sum is the sum of
+    the gradients of the logits z, before the slope.
     """
     vocabulary = logits.shape[1]
     columns = logits.new_empty(total, dtype=torch.int32)

@@ -1,4 +1,4 @@
-"""The passes over a row of logits that the row kernels share, of a whole head or of a shard; see `rows`."""
+"""Passes over a row of logits in Triton, which the row kernels of a whole head and of a shard share; see `rows`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def row_sums(
 ):
     """One pass over a row: its maximum; the sums of e^(z - maximum) and of e^(z - maximum) (z - maximum) without the
     target's; the target's z, 0 for a target of -1; the sum of z, 0 without label smoothing; the largest z before the
-    target; where the first vector with the maximum begins, the vocabulary's end if none is a number. The compiler
-    leaves out what its caller does not use."""
-    # The vector of the target, for its own entry and those before it. In the loop only whole vectors are told apart:
-    # a comparison an entry would cost as much as the softmax. Loaded here, it has arrived when the loop ends.
+    target; the first column of the first vector with the maximum, the vocabulary's end if no logit is a number. The
+    compiler removes what the caller does not use."""
+    # The vector of the target, for its own entry and those before it. The loop only compares whole vectors: one
+    # comparison per entry would cost as much as the softmax. Loaded here, it has arrived when the loop ends.
     near = tl.maximum(target, 0) // VECTOR * VECTOR + tl.arange(0, VECTOR)
     z_near = load_logits(row, near, vocabulary, softcap, temperature, HAS_SOFTCAP)
 
@@ -41,7 +41,7 @@ def row_sums(
         tile_maximum = tl.max(z, axis=1)
         if HAS_SMOOTHING:
             z_sum += tl.sum(tl.where(columns < vocabulary, z, 0.0), axis=1)
-        if (target >= start) & (target < start + LANES * VECTOR):  # in one tile of the row; see `with_target`
+        if (target >= start) & (target < start + LANES * VECTOR):  # true for one tile of the row; see `with_target`
             z = tl.where(columns == target, float("-inf"), z)
         begins = start + tl.arange(0, LANES) * VECTOR
         first = tl.where(tile_maximum > maximum, begins, first)
@@ -74,7 +74,7 @@ def write_gradient(
     LANES: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    """The gradient of a row in place of its logits; `a`, `b` and `at_target` as `coefficients` gives them."""
+    """Overwrites a row of logits by their gradient; `a`, `b` and `at_target` are results of `coefficients`."""
     for start in range(0, vocabulary, LANES * VECTOR):
         columns = columns_of(start, LANES, VECTOR)
         z = load_logits(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP)
@@ -103,11 +103,11 @@ def count_kept(
     LANES: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    """Stores how many entries of this program's row are kept, and the probability of the others."""
+    """Stores the number of kept entries of this program's row, and the probability of the others."""
     count = tl.zeros((LANES,), tl.int32)
     dropped = tl.zeros((LANES,), tl.float32)
-    # The whole row again, mostly from the L2 cache: a tile of 16384 entries is rarely without a kept one (35 per row),
-    # so to remember the maximum of each would skip next to nothing, and cost a reduction per tile.
+    # Reads the whole row again, mostly from the L2 cache: almost every tile of 16384 entries has a kept one (35 per
+    # row), so remembering the maximum of each tile would skip almost nothing, and cost a reduction per tile.
     for start in range(0, vocabulary, LANES * VECTOR):
         columns = columns_of(start, LANES, VECTOR)
         z = load_logits(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP)

@@ -1,13 +1,15 @@
-"""Kept entries of linear cross-entropy in Triton, after a pass that has stored no logits (`stream`).
+"""Finds the kept entries of linear cross-entropy in Triton after `stream`, a pass that stores no logits.
 
-A piece is one row x one tile of TILE vocabulary entries. Kept are the pieces whose largest probability passes the
-threshold, and those of the targets; every kept entry lies in one. Their logits are computed once more, as a product of
-gathered rows of hidden states and a tile of the weight, and then read twice: to count the kept entries, and to write
-them. Peak memory: 512 bytes per piece, and 8 bytes per kept entry. Arithmetic as in `stream`. Deterministic.
+A piece is one row x one tile of TILE vocabulary entries. A piece is kept if its largest probability is above the
+threshold, or if it has the target; so every kept entry is in a kept piece. The logits of these pieces are computed
+again, as a product of gathered rows of hidden states and a tile of the weight. They are then read twice: to count the
+kept entries, and to write them. Peak memory: 512 bytes per piece, and 8 bytes per kept entry. Arithmetic as in
+`stream`. Deterministic.
 
 Count for 505,000 pieces (2^-10 at N 16384, V 151936) and D 3584 in bfloat16: 0.46 TFLOP, 0.6 ms of products, and at
-most 5,132 programs of 1.8 MB each, 9.4 GB through the L2 cache. Programs run tile after tile, so device memory yields
-the weight once, 1.1 GB, and the gathered rows, 3.6 GB less what the cache of a neighboring tile still holds.
+most 5,132 programs of 1.8 MB each, 9.4 GB through the L2 cache. Programs run tile after tile, so the weight is read
+from device memory once, 1.1 GB, and the gathered rows are read, 3.6 GB minus those that are still in the cache from the
+previous tile.
 """
 
 from __future__ import annotations
@@ -94,7 +96,7 @@ def _piece_logits_kernel(
 
 @jit
 def _load_entries(logits, piece_tiles, start, stop, TILE: tl.constexpr, ENTRIES: tl.constexpr):
-    """z and column of the next entries of a row, whose pieces lie side by side; LOWEST past its end."""
+    """z and column of the next entries of a row, whose pieces are adjacent; LOWEST past its end."""
     entry = start + tl.arange(0, ENTRIES)
     z = tl.load(logits + entry, mask=entry < stop, other=LOWEST)
     tile = tl.load(piece_tiles + entry // TILE, mask=entry < stop, other=0)
@@ -231,7 +233,7 @@ _TYPES = {
 
 
 def variants() -> list[Variant]:
-    """Each dtype of the product with softcap and bias, and rows that are not aligned; the row kernels."""
+    """The product for each dtype with softcap and bias, and for unaligned rows; the row kernels."""
 
     def product(label, dtype, unaligned=()):
         types = _TYPES | dict.fromkeys(("hidden", "weight", "bias"), f"*{DTYPES[dtype]}")
@@ -251,17 +253,17 @@ def variants() -> list[Variant]:
 
 @dataclass(frozen=True)
 class Pieces:
-    """The m kept pieces of n rows, row after row, in a row by increasing tile."""
+    """The m kept pieces of n rows, row by row, and within a row by increasing tile."""
 
     rows: Tensor  # (m,) int64
     tiles: Tensor  # (m,) int64
-    offsets: Tensor  # (n + 1,) int64, where the pieces of each row begin
-    by_tile: Tensor  # (m,) int64: the pieces tile after tile, in a tile by increasing row
-    tile_offsets: Tensor  # (tiles + 1,) int64, where those of each tile begin
+    offsets: Tensor  # (n + 1,) int64, the position of each row's first piece
+    by_tile: Tensor  # (m,) int64: the pieces tile by tile, within a tile by increasing row
+    tile_offsets: Tensor  # (tiles + 1,) int64, the position of each tile's first piece
 
 
 class PieceStatistics(NamedTuple):
-    """What is kept of n rows."""
+    """The numbers of kept entries of n rows, and the probability of the others."""
 
     kept: Tensor  # (n,) int64, entries above the threshold, and the target's
     dropped_mass: Tensor  # (n,) float32, the probability of the other entries
@@ -272,7 +274,8 @@ def kept_pieces(
     target: Tensor,  # (n,) int64, in [0, V)
     spec: RowSpec,
 ) -> Pieces:
-    """The pieces that hold a probability above the threshold, or the target. Waits for the device, for their number."""
+    """The pieces that have a probability above the threshold, or the target. Waits for the device to get their
+    number."""
     keep = streamed.tile_maxima > (streamed.normalizer[3] + spec.log_threshold)[:, None]  # lse_others
     keep.scatter_(1, target[:, None] // TILE, True)
     rows, tiles = keep.nonzero(as_tuple=True)
@@ -286,12 +289,12 @@ def piece_logits(
 ) -> Tensor:
     """(m, TILE) float32: the conditioned logits of the kept pieces, -inf beyond the vocabulary.
 
-    Sums over D run in the order of `stream_statistics`: what passes the threshold there does so here, up to rounding.
+    Sums over D have the order of `stream_statistics`, so that the same entries pass the threshold, up to rounding.
     """
     rows, size = hidden.shape
     tiles, count = pieces.tile_offsets.numel() - 1, pieces.rows.numel()
     launch = piece_tile(hidden.dtype)
-    # A program takes up to PIECES pieces of one tile. The host knows a bound on the number of programs, not the number.
+    # A program computes up to PIECES pieces of one tile. The host knows only an upper bound of the number of programs.
     block_offsets = offsets_of(-(-pieces.tile_offsets.diff() // launch["PIECES"]))
     blocks = torch.arange(count // launch["PIECES"] + tiles, device=hidden.device)
     block_tiles = torch.searchsorted(block_offsets[1:], blocks, right=True)
@@ -326,7 +329,7 @@ def piece_statistics(
     streamed: Streamed,
     spec: RowSpec,
 ) -> PieceStatistics:
-    """How many entries of each row are kept, and the probability of the others."""
+    """The number of kept entries of each row, and the probability of the others."""
     rows = target.numel()
     kept, dropped_mass = logits.new_empty(rows, dtype=torch.int32), logits.new_empty(rows)
     _piece_statistics_kernel[(rows,)](
@@ -353,7 +356,7 @@ def piece_entries(
     offsets: Tensor,  # (n + 1,) int64, the exclusive prefix sum of `kept`
     total: int,
 ) -> KeptEntries:
-    """As `entries.entries` gives them."""
+    """The kept entries, in the form of `entries.entries`."""
     columns, values = logits.new_empty(total, dtype=torch.int32), logits.new_empty(total)
     kept_sum = torch.empty_like(streamed.values.entropy)
     _piece_entries_kernel[(target.numel(),)](

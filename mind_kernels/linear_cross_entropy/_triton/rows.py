@@ -6,7 +6,7 @@ few numbers per row beside the logits. Logits in float32, bfloat16 or float16, a
 A row is read as tiles (LANES, VECTOR), see `triton_math`.
 """
 
-# To a type checker tl.static_range, which Triton unrolls, is no iterator.
+# Type checkers do not see that tl.static_range, which Triton unrolls, is an iterator.
 # pyright: reportGeneralTypeIssues=false
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _row_statistics(
         mean = z_sum / vocabulary - row_maximum
         loss = (1.0 - label_smoothing) * nll + label_smoothing * (log_total - mean)
     loss += z_loss * lse * lse
-    # The first maximum is the target if no entry before it reaches it.
+    # The target is the first maximum if no entry before it is as large.
     correct = (z_target == row_maximum) & (before < z_target)
     return (loss, nll, lse, entropy, row_maximum, log_total, others, lse_others), correct
 
@@ -71,7 +71,7 @@ def _statistics(
     LANES: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    """Stores the statistics of this program's row: its pointer, its target, and the statistics but the loss."""
+    """Stores the statistics of this program's row; returns its pointer, its target, and all statistics but the loss."""
     row = row_pointer(logits, tl.program_id(0), stride)
     y = tl.load(target + tl.program_id(0)).to(tl.int32)
     values, is_correct = _row_statistics(
@@ -293,7 +293,7 @@ def count(
 
 
 def _outputs(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """`numbers` (8, n) float32 and `correct` (n,) bool, as the kernels fill them."""
+    """Uninitialized `numbers` (8, n) float32 and `correct` (n,) bool, which the kernels fill."""
     rows = logits.shape[0]
     return logits.new_empty(8, rows, dtype=torch.float32), logits.new_empty(rows, dtype=torch.bool)
 

@@ -1,8 +1,8 @@
-"""Row kernels of a head that is split over the vocabulary, over a chunk of a shard's logits. One program per row.
+"""Triton row kernels for a head that is split over the vocabulary, on a chunk of a shard's logits. One program per row.
 
-Passes: the sums of a row's entries here (read); once they are joined with those of the other shards, the gradient in
-place (read, write) or the count of kept entries (read), which `entries` then lists. Logits and arithmetic as in `rows`,
-whose passes these are.
+Passes: the sums over the row's entries in this shard (read); after these have been combined with those of the other
+shards, the gradient in place (read, write) or the count of kept entries (read), which `entries` then lists. Logits,
+arithmetic and passes are those of `rows`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def _shard_sums_kernel(
     tl.store(numbers + 2 * rows + r, moment)
     tl.store(numbers + 3 * rows + r, z_target)
     tl.store(numbers + 4 * rows + r, z_sum)
-    # The largest of the vector, not the one that is equal: computed once more, z might be rounded differently.
+    # Compares with the largest of this vector, not with the row's maximum: z, computed again, might be rounded
+    # differently.
     of_vector = first + tl.arange(0, VECTOR)
     z = load_logits(row, of_vector, vocabulary, softcap, temperature, HAS_SOFTCAP)
     largest = first + tl.argmax(z, axis=0, tie_break_left=True)
@@ -64,7 +65,7 @@ def _shard_gradient_kernel(
     logits,  # (n, V of the shard)
     stride,
     target,  # (n,), -1 if it is in another shard
-    maximum,  # (n,), of the whole row, as all that follows
+    maximum,  # (n,), of the whole row, as the following ones
     log_total,  # (n,)
     a,  # (n,)
     b,  # (n,) or None
@@ -163,8 +164,8 @@ _TYPES = {
 
 
 def variants() -> list[Variant]:
-    """Each dtype with no option and with all of them, for an eighth of a vocabulary, and for one that is no multiple of
-    16."""
+    """Each dtype without options and with all of them, for an eighth of a vocabulary, and for one that is not a
+    multiple of 16."""
 
     def variant(label, kernel, dtype, options, vocabulary=18992, unaligned=()):
         types = _TYPES | {"logits": f"*{DTYPES[dtype]}"}

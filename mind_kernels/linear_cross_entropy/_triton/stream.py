@@ -1,15 +1,17 @@
-"""Row statistics of linear cross-entropy in Triton, straight from hidden states and head: no logits are written.
+"""Row statistics of linear cross-entropy in Triton, computed from hidden states and head without storing logits.
 
-One pass over the vocabulary with a tile of logits in registers, then a merge of the splits in PyTorch. Peak memory: 24
-bytes per row and split, and 4 bytes per row and vocabulary tile for tile maxima. Products of hidden and weight in their
-dtype, accumulated in float32 (float32 operands: no TF32); everything after them is float32. Deterministic.
+One pass over the vocabulary with a tile of logits in registers; the vocabulary is split over programs, and PyTorch then
+merges their results. Peak memory: 24 bytes per row and split, and 4 bytes per row and vocabulary tile for tile maxima.
+Products of hidden and weight in their dtype, accumulated in float32 (float32 operands: no TF32); everything after them
+is float32. Deterministic.
 
-Program order, counted for N 16384, D 3584, V 151936 in bfloat16 on 132 multiprocessors. A program takes 128 rows and a
-split of the vocabulary, 256 entries at a time: 57,000 tensor-core cycles each, and about 2,100 for the softmax after
-them (1,050 instructions per warp). Programs that run together are G row blocks x 132 / G splits. At each step they read
-the same G x 0.92 MB of hidden states and 132 / G x 1.84 MB of weight, least at G = sqrt(132 x 256 / 128) = 16: 30 MB,
-which the L2 cache of 50 MB holds. So device memory yields the weight once per group, 8 times: 8.7 GB, 2 ms at 4.3 TB/s
-beside 22.6 ms of products. All 128 row blocks at once would read 117 MB of hidden states for each step of 0.04 ms.
+Program order, counted for N 16384, D 3584, V 151936 in bfloat16 on 132 multiprocessors. A program computes 128 rows for
+one split of the vocabulary, 256 entries at a time: 57,000 tensor-core cycles each, and then about 2,100 for the softmax
+(1,050 instructions per warp). Programs that run together are G row blocks x 132 / G splits. At each step they read the
+same G x 0.92 MB of hidden states and 132 / G x 1.84 MB of weight. The sum is least at G = sqrt(132 x 256 / 128) = 16:
+30 MB, which fits the L2 cache of 50 MB. So the weight is read from device memory once per group, 8 times: 8.7 GB, 2 ms
+at 4.3 TB/s, in addition to 22.6 ms of products. All 128 row blocks at once would read 117 MB of hidden states in each
+step of 0.04 ms.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from mind_kernels.triton_variant import DTYPES, Variant
 
 # Vocabulary entries of a tile, the unit of `tile_maxima` and of kept pieces.
 TILE = 128
-# What starting and ending a program costs, in column blocks: the pipeline fills and the partial results are written. An
+# The cost of starting and ending a program, in column blocks: filling the pipeline and writing the partial results. An
 # estimate, not a measurement.
 _START = 0.5
 # Fields of the partial results.
@@ -42,7 +44,8 @@ _FIELDS = 6
 
 @lru_cache
 def stream_order(rows: int, vocabulary: int, block_n: int, block_v: int, processors: int) -> dict[str, int]:
-    """Row blocks of a group, and the splits of the vocabulary that leave the fewest multiprocessors idle at the end."""
+    """The number of row blocks per group, and of splits of the vocabulary, with the fewest idle multiprocessors at the
+    end."""
     group = round(math.sqrt(processors * block_v / block_n))
     row_blocks, column_blocks = cdiv(rows, block_n), cdiv(vocabulary, block_v)
 
@@ -50,7 +53,7 @@ def stream_order(rows: int, vocabulary: int, block_n: int, block_v: int, process
         waves = cdiv(row_blocks * cdiv(column_blocks, length), processors)
         return waves * (length + _START), -length
 
-    # Longer splits than these, and more row blocks than a group would run at once.
+    # With longer splits than these, more row blocks than a group would run at once.
     longest = max(1, column_blocks * group // processors)
     length = min(range(1, longest + 1), key=duration)
     return {"group": group, "splits": cdiv(column_blocks, length), "split_size": length * block_v}
@@ -62,7 +65,7 @@ def is_aligned(tensor: Tensor) -> bool:
 
 
 def capability_and_processors(device: torch.device) -> tuple[int, int]:
-    """10 major + minor, and the number of multiprocessors; Triton's interpreter, on a CPU, runs what sm_90 would."""
+    """10 major + minor, and the number of multiprocessors; on a CPU, Triton's interpreter behaves as sm_90."""
     if device.type == "cpu":
         return 90, 4
     properties = torch.cuda.get_device_properties(device)
@@ -71,7 +74,8 @@ def capability_and_processors(device: torch.device) -> tuple[int, int]:
 
 @jit
 def _row_block_and_split(row_blocks, splits, group):
-    """The work of this program: group after group of row blocks, within a group split after split."""
+    """The row block and split of this program: programs go through groups of row blocks, and within a group split by
+    split."""
     program = tl.program_id(0)
     first = program // (group * splits) * group
     size = tl.minimum(row_blocks - first, group)
@@ -117,7 +121,7 @@ def _stream_kernel(
     row = row_block * BLOCK_N + tl.arange(0, BLOCK_N)
     y = tl.load(target + row, mask=row < rows, other=0).to(tl.int32)
     maximum = tl.full((BLOCK_N,), FLOOR, tl.float32)
-    # The largest logit before the target, which must not reach it.
+    # The largest logit before the target: if it is as large as the target's, the target is not the first maximum.
     earlier = tl.full((BLOCK_N,), float("-inf"), tl.float32)
     others = tl.zeros((BLOCK_N,), tl.float32)
     entropy_sum = tl.zeros((BLOCK_N,), tl.float32)
@@ -154,14 +158,15 @@ def _stream_kernel(
         z_here = tl.zeros((BLOCK_N,), tl.float32)
         here = (y >= start) & (y < start + BLOCK_V)
         any_here = tl.max(here.to(tl.int32), axis=0) > 0
-        # Entry by entry only if a row has its target here: these are half of the instructions of the block.
+        # Compares entries with targets only if a row has its target here: this is half of the instructions of the
+        # block.
         if any_here:
             z_here = tl.sum(tl.where(column[None, :] == y[:, None], z, 0.0), axis=1)
             before = tl.max(tl.where(column[None, :] < y[:, None], z, float("-inf")), axis=1)
         z_target += z_here
         earlier = tl.maximum(earlier, before)
-        # As `online_softmax`, but the sums are of the others: see `_merge`. In two branches, of which each needs one
-        # tile: with z and e^(z - m) at once, registers would spill.
+        # As `online_softmax`, but the sums leave out the target: see `_merge`. Each of the two branches needs one tile:
+        # with z and e^(z - m) at the same time, registers would spill.
         grown = tl.maximum(maximum, block_maximum)
         rise = tl.maximum(maximum - grown, LOWEST)
         decay = exp(rise)
@@ -204,7 +209,7 @@ _OPTIONS = {
 
 
 def stream_variants(dtype: torch.dtype, capability: int, aligned: bool, options: str) -> list[Variant]:
-    """What `stream_statistics` may launch on sm_`capability`, the default first."""
+    """The variants that `stream_statistics` may launch on sm_`capability`, the default first."""
     biased = "bias" not in _OPTIONS[options]
     tiles = stream_tiles(dtype, capability, aligned, biased)
     return [
@@ -235,12 +240,12 @@ def _variant(dtype: torch.dtype, capability: int, aligned: bool, options: str, t
 
 
 def variants() -> list[Variant]:
-    """The default for each dtype and set of options on each architecture, and for rows that are not aligned."""
+    """The default for each dtype and set of options on each architecture, also for unaligned rows."""
     return [variants[0] for variants in _every()]
 
 
 def candidates() -> list[Variant]:
-    """What `tune` may put in place of them."""
+    """The variants by which `tune` may replace them."""
     return [variant for variants in _every() for variant in variants[1:]]
 
 
@@ -253,18 +258,18 @@ def _every() -> Iterator[list[Variant]]:
 
 
 class _Sums(NamedTuple):
-    """Of n rows after softcap and temperature, (n,) float32 each."""
+    """Sums over the logits z of n rows, after softcap and temperature; (n,) float32 each."""
 
     maximum: Tensor
     others: Tensor  # the sum of e^(z - maximum), without the target's
-    moment: Tensor  # that of e^(z - maximum) (z - maximum), without the target's
+    moment: Tensor  # the sum of e^(z - maximum) (z - maximum), without the target's
     z_target: Tensor  # 0 for a target of -1
     earlier: Tensor  # the largest z before the target; -inf for none
-    z_sum: Tensor  # of all z; 0 without label smoothing
+    z_sum: Tensor  # the sum of all z; 0 without label smoothing
 
 
 class Streamed(NamedTuple):
-    """What is known of n rows after one pass. A row is correct if the first of its largest logits is the target's."""
+    """The results of one pass over n rows. A row is correct if the first of its largest logits is the target's."""
 
     values: RowValues  # (n,) float32, `correct` bool
     normalizer: Tensor  # (4, n) float32, that of `terms.load_normalizer`
@@ -282,7 +287,7 @@ def stream_statistics(
 
 
 def stream_values(hidden: Tensor, target: Tensor, spec: RowSpec, tile: Tile | None = None) -> RowValues:
-    """The values of `stream_statistics` alone; by `tile`, one of `tiles_of`, in place of the one that it takes."""
+    """Only the values of `stream_statistics`; `tile`, one of `tiles_of`, replaces the tile that it would choose."""
     return _values(_stream(hidden, target, spec, None, tile), spec)[0]
 
 
@@ -291,7 +296,7 @@ def stream_sums(hidden: Tensor, target: Tensor, spec: RowSpec) -> RowSums:
     sums = _stream(hidden, target, spec, None)
     shifted = sums.z_target - sums.maximum
     of_target = torch.where(target < 0, 0, shifted.exp() * shifted.clamp(min=LOWEST.value))
-    # Of the largest entry the pass knows whether it is the target, one before it, or one after it.
+    # The pass knows only whether the largest entry is the target, an entry before it, or one after it.
     is_target = (sums.z_target == sums.maximum) & (sums.earlier < sums.maximum)
     after = torch.where(sums.earlier < sums.maximum, spec.head.vocabulary - 1, 0)
     argmax = torch.where(target < 0, 0, torch.where(is_target, target, after))
@@ -309,7 +314,7 @@ def tiles_of(hidden: Tensor, head: Head) -> tuple[Tile, ...]:
 def _stream(
     hidden: Tensor, target: Tensor, spec: RowSpec, tile_maxima: Tensor | None, tile: Tile | None = None
 ) -> _Sums:
-    """The sums of the rows, of which a target may be -1, for none; fills tile_maxima."""
+    """The sums of the rows, whose targets may be -1 for none; fills tile_maxima."""
     head, (rows, size) = spec.head, hidden.shape
     _, processors = capability_and_processors(hidden.device)
     if tile is None:
@@ -356,7 +361,7 @@ def _merge(
 
 
 def _values(sums: _Sums, spec: RowSpec) -> tuple[RowValues, Tensor]:
-    """Values and normalizer. The target comes last: beside it, the sums of the others may be less than a rounding."""
+    """Values and normalizer. The target is added last, since the sum of the others may be smaller than its rounding."""
     maximum, others = sums.maximum, sums.others
     shifted = sums.z_target - maximum
     of_target = shifted.exp()

@@ -1,4 +1,4 @@
-"""The formulas that the Triton kernels of linear cross-entropy share, for entries of a row; all arithmetic is float32.
+"""Formulas for the entries of a row that the Triton kernels of linear cross-entropy share, in float32.
 
 p is the softmax of a row's conditioned logits z, and d(loss) / dz = p (a + b log p) - t [v = target] - a uniform part,
 as in `contract.RowWeights`. Kept entries have p > threshold (1 - p of the target) or are the target's.
@@ -19,10 +19,10 @@ def loss_arguments(spec: RowSpec) -> dict[str, float | bool]:
 
 @jit
 def with_target(maximum, others, entropy_sum, z_target):
-    """Of rows, from sums of e^(z - maximum) and of e^(z - maximum) (z - maximum) without the target: entropy,
+    """For rows, given the sums of e^(z - maximum) and of e^(z - maximum) (z - maximum) without the target: entropy,
     log_total = log sum e^(z - maximum), the share of all but the target, and their log-sum-exp, inf if they have none.
 
-    The target comes last, since beside it `others` may be less than a rounding. The maximum is of all entries.
+    The target is added last, since `others` may be smaller than its rounding. The maximum is that of all entries.
     """
     shifted = z_target - maximum
     of_target = exp(shifted)
@@ -35,8 +35,8 @@ def with_target(maximum, others, entropy_sum, z_target):
 
 @jit
 def coefficients(scale, entropy_scale, nll, lse, entropy, others, label_smoothing, z_loss):
-    """a, b and p_y (a + b log p_y) - t for the row of this program; at the target y, p - t would cancel where p is near
-    1, and (1 - t) - others does not."""
+    """a, b and p_y (a + b log p_y) - t for the row of this program; at the target y, p - t would cancel if p is near 1,
+    and (1 - t) - others does not."""
     weight = tl.load(scale + tl.program_id(0))
     of_lse = 2.0 * z_loss * lse
     a = weight * (1.0 + of_lse)
@@ -51,7 +51,7 @@ def coefficients(scale, entropy_scale, nll, lse, entropy, others, label_smoothin
 
 @jit
 def probability_part(log_p, a, b, HAS_ENTROPY: tl.constexpr):
-    """p (a + b log p); 0 where p is."""
+    """p (a + b log p); 0 if p is 0."""
     factor = a
     if HAS_ENTROPY:
         factor += b * tl.maximum(log_p, LOWEST)
@@ -89,7 +89,7 @@ def load_normalizer(normalizer, row, rows):
 
 @jit
 def is_kept(z, columns, target, lse_others, log_threshold):
-    """p > threshold (1 - p of the target), or the target. Written without z - lse_others: the compiler may fuse that
-    into the last product of z, and so round it differently, in one kernel and not in another; here the same entries are
-    kept in all of them."""
+    """p > threshold (1 - p of the target), or the target. Written without z - lse_others, which the compiler might fuse
+    with the last product of z in one kernel and not in another, and so round differently. All kernels have to keep the
+    same entries."""
     return (z > lse_others + log_threshold) | (columns == target)

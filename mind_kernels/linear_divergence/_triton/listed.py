@@ -1,8 +1,8 @@
-"""The gradient of all tokens that a teacher does not list in Triton, over float32 logits. One program per row.
+"""Triton kernels for the tokens that a teacher's list leaves out, on float32 logits. One program per row.
 
-Passes: the normalizer of these tokens (read), their gradient in place (read, write); what the listed tokens add is left
-to `linear_divergence.terms.event_terms`. Peak memory: three numbers per row beside the logits. All arithmetic in
-float32; deterministic.
+Passes: the normalizer of these tokens (read), their gradient in place (read, write).
+`linear_divergence.terms.event_terms` computes the part of the listed tokens. Peak memory: three numbers per row beside
+the logits. All arithmetic in float32; deterministic.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mind_kernels.triton_math import (
 )
 from mind_kernels.triton_variant import Variant
 
-# Stands in the place of a listed token: no logit, which may be infinite, before its softcap.
+# Marks a listed token: replaces its logit before the softcap. It is no possible logit, since those may be infinite.
 LISTED = tl.constexpr(-1.0e18)
 
 
@@ -39,14 +39,14 @@ def others_launch(vocabulary: int) -> dict[str, int]:
 
 @jit
 def _load_others(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP: tl.constexpr):
-    """z of these columns of a row; -inf where the logit is LISTED, and beyond the vocabulary."""
+    """z of these columns of a row; -inf if the logit is LISTED or beyond the vocabulary."""
     x = tl.load(row + columns, mask=columns < vocabulary, other=LISTED)
     return tl.where(x == LISTED, float("-inf"), condition(x, softcap, temperature, HAS_SOFTCAP))
 
 
 @jit
 def _others_kernel(
-    logits,  # (n, V), LISTED where a token is listed
+    logits,  # (n, V), LISTED for listed tokens
     numbers,  # (3, n): maximum, log_total, mean
     vocabulary,
     softcap,
@@ -65,7 +65,7 @@ def _others_kernel(
         z = _load_others(row, columns, vocabulary, softcap, temperature, HAS_SOFTCAP)
         maximum, total, entropy_sum = online_softmax(z, tl.max(z, axis=1), maximum, total, entropy_sum)
     row_maximum, row_total, entropy_sum = join_lanes(maximum, total, entropy_sum)
-    none = row_total == 0  # no other token has any probability
+    none = row_total == 0  # all other tokens have probability 0
     total = tl.where(none, 1.0, row_total)
     tl.store(numbers + r, tl.where(none, float("-inf"), row_maximum))
     tl.store(numbers + rows + r, tl.log(total))
@@ -74,7 +74,7 @@ def _others_kernel(
 
 @jit
 def _spread_kernel(
-    logits,  # (n, V), LISTED where a token is listed
+    logits,  # (n, V), LISTED for listed tokens
     numbers,  # (3, n): maximum, log_total, mean
     weight,  # (n,)
     vocabulary,
@@ -115,11 +115,11 @@ def variants() -> list[Variant]:
 
 
 def others(
-    logits: Tensor,  # (n, V) float32, projected, contiguous, LISTED where a token is listed
+    logits: Tensor,  # (n, V) float32, projected, contiguous, LISTED for listed tokens
     head: Head,
 ) -> Tensor:
-    """(3, n): maximum of z, log sum exp(z - maximum), and the mean of z - maximum in their softmax: -inf, 0 and 0 where
-    no other token has any probability."""
+    """(3, n): maximum of z, log sum exp(z - maximum), and the mean of z - maximum in their softmax: -inf, 0 and 0 if
+    all other tokens have probability 0."""
     rows, vocabulary = logits.shape
     numbers = logits.new_empty(3, rows)
     _others_kernel[(rows,)](logits, numbers, vocabulary, **conditions(head), **others_launch(vocabulary))
@@ -127,11 +127,11 @@ def others(
 
 
 def spread_(
-    logits: Tensor,  # as for `others`; becomes the gradient, 0 where a token is listed
+    logits: Tensor,  # as for `others`; becomes the gradient, 0 for listed tokens
     numbers: Tensor,  # (3, n), of `others`
     weight: Tensor,  # (n,) float32, d(total loss) / d(log-sum-exp of the others)
     head: Head,
 ) -> None:
-    """The gradient of the others' log-sum-exp with respect to the projected logits, times weight, in place."""
+    """Overwrites the projected logits by the gradient of the others' log-sum-exp, times weight."""
     rows, vocabulary = logits.shape
     _spread_kernel[(rows,)](logits, numbers, weight, vocabulary, **conditions(head), **others_launch(vocabulary))

@@ -1,6 +1,6 @@
-"""The divergence from a teacher's logits in Triton, over float32 chunks of both in memory. One program per row.
+"""The divergence from a teacher's logits in Triton, on float32 logits of both sides in memory. One program per row.
 
-Passes: both normalizers (read both), for an interpolated teacher once more, the divergence and S = sum q F' / sum q
+Passes: both normalizers (read both sides; twice for an interpolated teacher), the divergence and S = sum q F' / sum q
 (read both), the gradient in place (read both, write). Peak memory: three numbers per row beside the logits. All
 arithmetic in float32, by the formulas of `linear_divergence.terms`; deterministic.
 
@@ -36,16 +36,16 @@ from mind_kernels.triton_math import (
 from mind_kernels.triton_variant import Variant
 
 _TINY = tl.constexpr(1.1754943508222875e-38)  # the smallest normal number
-# |log(q / p)| is less where neither q nor p is 0.
+# |log(q / p)| is less unless q or p is 0.
 _FAR = tl.constexpr(1e4)
-# 512 threads of 32 to 53 registers: two programs or more share a multiprocessor, and have 32 KiB of loads in flight.
-# Without 16-byte loads each thread carries the state of four times as many lanes, and 512 would spill.
+# 512 threads of 32 to 53 registers: two or more programs share a multiprocessor, and have 32 KiB of loads in flight.
+# Without 16-byte loads each thread has the state of four times as many lanes, and 512 threads would spill.
 _WARPS = {True: 16, False: 8}
 _VECTOR = 4
 
 
 def pair_launch(vocabulary: int) -> dict[str, int]:
-    """Tile and warps of the kernel: a thread takes one 16-byte load of each of two rows, or registers would spill."""
+    """Tile and warps of the kernel: a thread loads 16 bytes of each of two rows; with more, registers would spill."""
     warps = min(_WARPS[vocabulary % 16 == 0], next_power_of_2(cdiv(vocabulary, 32 * _VECTOR)))
     return {"LANES": 32 * warps, "VECTOR": _VECTOR, "num_warps": warps}
 
@@ -61,9 +61,9 @@ def _entry(
     OF_TEACHER: tl.constexpr,
     OF_STUDENT: tl.constexpr,
 ):
-    """q, the entry of the divergence, and q F', from logits that are shifted to a maximum of 0.
+    """q, the entry of the divergence, and q F', from logits shifted so that their maximum is 0.
 
-    Where q or p is 0, the ratio may be infinite or nan: see `linear_divergence.terms`.
+    If q or p is 0, the ratio may be infinite or nan: see `linear_divergence.terms`.
     """
     log_total, their_log_total = log_totals
     c, rest, teacher_part, student_part, difference_part = parts
@@ -104,14 +104,14 @@ def load_both(
     TEACHER_HAS_SOFTCAP: tl.constexpr,
     INTERPOLATED: tl.constexpr,
 ):
-    """The student's logits z, z - shift, and the teacher's less their shift, or those between."""
+    """The student's logits z, z - shift, and the teacher's logits minus their shift, or interpolated ones."""
     softcap, temperature, teacher_softcap, teacher_temperature = heads
     z = load_logits(rows[0], columns, vocabulary, softcap, temperature, HAS_SOFTCAP)
     theirs = load_logits(rows[1], columns, vocabulary, teacher_softcap, teacher_temperature, TEACHER_HAS_SOFTCAP)
     student, theirs = z - shifts[0], theirs - shifts[1]
     if INTERPOLATED:
         student, theirs = tl.where(student < LOWEST, LOWEST, student), tl.where(theirs < LOWEST, LOWEST, theirs)
-        theirs = student + interpolation * (theirs - student)  # exactly the student's where they are equal
+        theirs = student + interpolation * (theirs - student)  # exactly the student's if both are equal
     return z, student, theirs
 
 
@@ -128,7 +128,7 @@ def softmaxes(
     LANES: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    """Maximum, sum of e^(z - maximum) and sum of e^(z - m) (z - m) of the shifted logits, the student's and theirs."""
+    """Maximum, sum of e^(z - maximum) and sum of e^(z - m) (z - m) of the shifted logits of student and teacher."""
     maximum = tl.full((LANES,), FLOOR, tl.float32)
     their_maximum = tl.full((LANES,), FLOOR, tl.float32)
     total = tl.zeros((LANES,), tl.float32)
@@ -167,7 +167,7 @@ def row_parts(
     LANES: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    """The sums of the entries of the divergence, of q F', and of q, of each lane of a row."""
+    """The sums of the divergence's entries, of q F' and of q, per lane of a row."""
     value = tl.zeros((LANES,), tl.float32)
     mass = tl.zeros((LANES,), tl.float32)
     weighted = tl.zeros((LANES,), tl.float32)
@@ -210,8 +210,8 @@ def write_gradient(
     LANES: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    """The gradient of a row in the place of the student's logits; `share` is S, and the slope of the projected logits
-    that of this softcap, with HAS_SLOPE, and temperature."""
+    """Overwrites the student's logits of a row by their gradient. `share` is S; the slope is that of this softcap (with
+    HAS_SLOPE) and temperature."""
     for start in range(0, vocabulary, LANES * VECTOR):
         columns = columns_of(start, LANES, VECTOR)
         z, student, theirs = load_both(
@@ -221,7 +221,7 @@ def write_gradient(
             student, theirs - top, log_totals, parts, FORWARD, REVERSE, OF_TEACHER, OF_STUDENT
         )
         dx = weight * (derivative - share * q) * slope(z, softcap, temperature, HAS_SLOPE)
-        dx = tl.where(weight == 0, 0.0, dx)  # also of an infinite divergence
+        dx = tl.where(weight == 0, 0.0, dx)  # also if the divergence is infinite
         tl.store(rows[0] + columns, dx, mask=columns < vocabulary)
 
 
@@ -260,7 +260,7 @@ def _row_kernel(
         rows, vocabulary, heads, (0.0, 0.0), 0.0, HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, False, LANES, VECTOR
     )
     shifts, top = (maximum, their_maximum), 0.0
-    if INTERPOLATED:  # between logits below 0, since a rounding of large ones would be one of p
+    if INTERPOLATED:  # interpolates shifted logits, at most 0: rounding of large logits would change p
         shifts = (tl.where(total > 0, maximum, float("nan")), tl.where(their_total > 0, their_maximum, float("nan")))
         _, total, entropy_sum, top, their_total, their_entropy_sum = softmaxes(
             rows, vocabulary, heads, shifts, interpolation, HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, True, LANES, VECTOR
@@ -340,7 +340,7 @@ def teacher_conditions(head: Head) -> dict[str, float | bool]:
 
 
 def variants() -> list[Variant]:
-    """Each form of the divergence, statistics alone, all options, and a vocabulary that is not a multiple of 16."""
+    """Each form of the divergence, only statistics, all options, and a vocabulary that is not a multiple of 16."""
     divergences = {
         "forward": Divergence(1.0, 0.0, 0.0),
         "reverse": Divergence(0.0, 1.0, 1.0),

@@ -1,12 +1,12 @@
-"""The divergence from a teacher's logits on a shard of the vocabulary in Triton. One program per row.
+"""The divergence from a teacher's logits in Triton for a shard of the vocabulary. One program per row.
 
-Passes: both normalizers of the shard, for an interpolated teacher once more (read both), and the logits after softcap,
-temperature and interpolation in place if they are not the projected ones (read, write both); the shard's parts of the
-divergence and of S (read both); the gradient in place (read both, write). Between them the shards are joined. Memory
-and arithmetic as in `rows`, whose passes these are.
+Passes: both normalizers of the shard (read both sides; twice for an interpolated teacher), and in place the logits
+after softcap, temperature and interpolation, if these change them (read, write both); the shard's parts of the
+divergence and of S (read both); the gradient in place (read both, write). Between the passes the results of all shards
+are combined. Passes, memory and arithmetic are those of `rows`.
 """
 
-# To a type checker tl.static_range, which Triton unrolls, is no iterator.
+# Type checkers do not see that tl.static_range, which Triton unrolls, is an iterator.
 # pyright: reportGeneralTypeIssues=false
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mind_kernels.linear_divergence.terms import Parts
 from mind_kernels.triton_math import FLOOR, columns_of, conditions, jit, row_pointer
 from mind_kernels.triton_variant import Variant
 
-# Maximum, total and moment of both sides, and what both were shifted by before they were interpolated.
+# Maximum, total and moment of both sides, and the shifts of both before the interpolation.
 _FIELDS = 8
 
 
@@ -60,7 +60,7 @@ def _shard_sums_kernel(
         rows, vocabulary, heads, (0.0, 0.0), 0.0, HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, False, LANES, VECTOR
     )
     shifts = (0.0, 0.0)
-    if INTERPOLATED:  # between logits below 0, since a rounding of large ones would be one of p
+    if INTERPOLATED:  # interpolates shifted logits, at most 0: rounding of large logits would change p
         shifts = (tl.where(maximum == FLOOR, 0.0, maximum), tl.where(their_maximum == FLOOR, 0.0, their_maximum))
         _, _, _, their_maximum, their_total, their_moment = softmaxes(
             rows, vocabulary, heads, shifts, interpolation, HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, True, LANES, VECTOR
@@ -90,9 +90,9 @@ def _load_normalizers(maximum, total, their_maximum, their_total):
 
 @jit
 def _shard_parts_kernel(
-    logits,  # (n, V of the shard), as `_shard_sums_kernel` left them
-    target_logits,  # (n, V of the shard), the same
-    maximum,  # (n,), of the whole row, as what follows
+    logits,  # (n, V of the shard), after `_shard_sums_kernel`
+    target_logits,  # (n, V of the shard), after `_shard_sums_kernel`
+    maximum,  # (n,), of the whole row, as the following ones
     total,  # (n,)
     their_maximum,  # (n,)
     their_total,  # (n,)
@@ -138,9 +138,9 @@ def _shard_parts_kernel(
 
 @jit
 def _shard_gradient_kernel(
-    logits,  # (n, V of the shard), as `_shard_sums_kernel` left them
-    target_logits,  # (n, V of the shard), the same
-    maximum,  # (n,), of the whole row, as all that follows
+    logits,  # (n, V of the shard), after `_shard_sums_kernel`
+    target_logits,  # (n, V of the shard), after `_shard_sums_kernel`
+    maximum,  # (n,), of the whole row, as the following ones
     total,  # (n,)
     their_maximum,  # (n,)
     their_total,  # (n,)
@@ -199,7 +199,7 @@ def _form_arguments(divergence: Divergence) -> dict[str, float | bool]:
 
 
 def variants() -> list[Variant]:
-    """Sums with and without an interpolated teacher, each form of the divergence, and a shard that is no multiple of
+    """Sums with and without an interpolated teacher, each form of the divergence, and a shard that is not a multiple of
     16."""
     forms = {
         "forward": Divergence(1.0, 0.0, 0.0),
@@ -268,7 +268,7 @@ def shard_sums_(
 
 
 def shard_parts_(logits: Tensor, target_logits: Tensor, normalizers: Normalizers, divergence: Divergence) -> Parts:
-    """See `shard_contract.ShardKernels`; leaves the logits of both, which `shard_gradient_` reads once more."""
+    """See `shard_contract.ShardKernels`; keeps the logits of both, which `shard_gradient_` reads again."""
     rows, vocabulary = logits.shape
     sums = logits.new_empty(len(Parts._fields), rows)
     _shard_parts_kernel[(rows,)](

@@ -1,12 +1,12 @@
-"""What the divergences of a group's rows share in Triton: the normalizer before them, and the row gradient after them.
+"""Triton kernels that all divergences of a group's rows share: the normalizer before, and the row gradient after them.
 
 Both are one pass over float32 logits; deterministic. Count for G 128, K 8, V 151936, 0.62 GB of logits, at 4.3 TB/s:
 0.15 ms for the normalizer (read), 0.43 ms for the gradient (logits and F' are read, F' is overwritten).
 
-Log-probabilities are kept as two parts, since rows may nearly coincide where each is far from zero: a log p of -12 in
-float32 is rounded by up to 5e-7, so that a log-ratio of 1e-6 would have no digit left. The coarse parts of a column are
-subtracted from one another first, which is exact, and then the fine parts, which are small. Logarithms are to base 2,
-since 2^x is one instruction on a GPU; the weights carry the factor log 2.
+Log-probabilities are stored as two parts, since rows may be nearly equal while their log-probabilities are far from
+zero: a log p of -12 in float32 is rounded by up to 5e-7, so that a log-ratio of 1e-6 would have no correct digit. The
+coarse parts of a column are subtracted first, which is exact, and then the fine parts, which are small. Logarithms are
+to base 2, since 2^x is one instruction on a GPU; the weights include the factor log 2.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from mind_kernels.triton_math import (
 )
 from mind_kernels.triton_variant import Variant
 
-# Adding 3 x 2^12 rounds a number of up to 4096 to a multiple of 2^-10, and subtracting it again is exact. Larger ones
-# get a coarser grid, or keep all their digits, and the subtraction stays exact up to 2^36.
+# Adding 3 x 2^12 rounds a number of up to 4096 to a multiple of 2^-10, and subtracting it again is exact. Larger
+# numbers are rounded to a coarser grid, or not at all, and the subtraction is exact up to 2^36.
 _GRID = tl.constexpr(12288.0)
-# log 2 as a multiple of 2^-10, whose multiples are exact, and the rest.
+# log 2 rounded to a multiple of 2^-10, so that products with it are exact, and the rest.
 _LOG_2 = tl.constexpr(0.693359375)
 _LOG_2_REST = tl.constexpr(-2.1219444005469057e-4)
-# The bits of 2^-0.5, where the exponent of a mantissa in [2^-0.5, 2^0.5) begins.
+# The bits of 2^-0.5, the smallest mantissa in [2^-0.5, 2^0.5).
 _SMALLEST_MANTISSA = tl.constexpr(0x3F3504F3)
 
-# Columns of a row that one program of `finish_gradient_` takes: five programs per row at V 151936, enough to spread
-# 1024 rows evenly over 132 multiprocessors, and 8 tiles for a program that begins with a sum over spans.
+# Columns of a row per program of `finish_gradient_`: five programs per row at V 151936, enough to distribute 1024 rows
+# evenly over 132 multiprocessors, and 8 tiles for a program, which begins with a sum over spans.
 _ROW_SPAN = 1 << 15
-# Kernels of whole columns: a program is one warp, which joins its sums without waiting for others; with few rows four,
-# since at most 32 programs share a multiprocessor and each loads little.
+# Warps of kernels for whole columns: one, which sums without waiting for other warps; with few rows four, since at most
+# 32 programs share a multiprocessor and each loads little.
 _FEW_ROWS, _WARPS_FOR_FEW = 4, 4
-# Columns of a thread of theirs. To begin and end a program costs as much as one of them.
+# Columns per thread of these kernels. Starting and ending a program costs as much as one column.
 _STEPS = 64
 
 
@@ -60,21 +60,21 @@ def column_launch(count: int) -> dict[str, int]:
 
 @jit
 def _split(x):
-    """x as a multiple of 2^-10 and the rest, without an error."""
+    """x as the sum of a multiple of 2^-10 and a rest, exactly."""
     coarse = (x + _GRID) - _GRID
     return coarse, x - coarse
 
 
 @jit
 def _offset_and_rest(maximum, total):
-    """maximum + log(total) as offset - _GRID, a multiple of 2^-10, and the rest, to base 2; the sum errs by 3e-8.
-
-    In one float32, log(total) alone would err by 5e-7 at 12, and the log-sum-exp by 5e-4 at logits of 1e4.
+    """maximum + log(total) as offset - _GRID, a multiple of 2^-10, and the rest, to base 2; their sum has an error of
+    3e-8. In one float32, log(total) alone would have an error of 5e-7 at 12, and the log-sum-exp one of 5e-4 at logits
+    of 1e4.
     """
     bits = total.to(tl.int32, bitcast=True)
     power = (bits - _SMALLEST_MANTISSA) >> 23
     log_mantissa = tl.log((bits - (power << 23)).to(tl.float32, bitcast=True))
-    # 0, infinity and nan have mantissas too.
+    # 0, infinity and nan have mantissas too, which are not used.
     log_mantissa = tl.where((total > 0) & (total < float("inf")), log_mantissa, float("nan"))
     coarse_maximum, fine_maximum = _split(maximum)
     coarse_log, fine_log = _split(log_mantissa)
@@ -87,16 +87,16 @@ def _offset_and_rest(maximum, total):
 @jit
 def log_probability(z, offset, rest):
     """log2 p as high LOG2_E + low: high is exact, low about 1e-3 or less. A logit below LOWEST counts as that."""
-    z = tl.maximum(z, LOWEST)  # that of a row with a nan may get lost: its normalizer is nan
+    z = tl.maximum(z, LOWEST)  # may replace a nan, but then the row's normalizer is nan
     shifted = z + _GRID
     return shifted - offset, (z - (shifted - _GRID)) * LOG2_E - rest
 
 
 @jit
 def load_normalizer(normalizer, row, rows, vocabulary, inside=True):
-    """offset and rest of a row, for `log_probability`, and how many columns it has: none where it is absent.
+    """offset and rest of a row, for `log_probability`, and its number of columns, 0 if it is absent.
 
-    The offset of an absent row puts its logits 1e18 below their log-sum-exp, so that its p is 0.
+    The offset of an absent row makes its logits 1e18 smaller than their log-sum-exp, so that its p is 0.
     """
     offset = tl.load(normalizer + row, mask=inside, other=-LOWEST)
     rest = tl.load(normalizer + rows + row, mask=inside, other=0.0)
@@ -113,7 +113,7 @@ def _normalizer_kernel(
     LANES: tl.constexpr,
     VECTOR: tl.constexpr,
 ):
-    """Offset and rest of a row, or of a shard of it the maximum and the sum of e^(z - maximum)."""
+    """Offset and rest of a row; for a shard, the maximum and the sum of e^(z - maximum) of its part of the row."""
     r = tl.program_id(0)
     row = row_pointer(logits, r, vocabulary)
     present = tl.load(mask + r)
@@ -199,7 +199,7 @@ def normalize(
     logits: Tensor,  # (G, K, V) float32, contiguous
     mask: Tensor,  # (G, K) bool
 ) -> Tensor:
-    """(2, G K) float32: offset and rest of each row, what `log_probability` takes off its logits."""
+    """(2, G K) float32: offset and rest of each row, which `log_probability` subtracts from its logits."""
     return _normalizer(logits, mask, is_shard=False)
 
 
@@ -208,7 +208,7 @@ def normalize_shard(
     mask: Tensor,  # (G, K) bool
     join: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """`normalize` of whole rows. `join` gathers (2, G K) of this shard from all processes, (processes, 2, G K)."""
+    """`normalize` for whole rows. `join` gathers this shard's (2, G K) from all processes: (processes, 2, G K)."""
     maxima, totals = join(_normalizer(logits, mask, is_shard=True)).double().unbind(1)
     top = maxima.amax(0)
     lse = top + ((maxima - top).exp() * totals).sum(0).log()
@@ -229,8 +229,9 @@ def _normalizer(logits: Tensor, mask: Tensor, *, is_shard: bool) -> Tensor:
 
 
 Join = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
-"""join(parts, sums) -> (parts summed over spans, sums): what the spans of the vocabulary found of the divergences
-(spans, ...) and of the rows (spans, 2, G K); the second is None without a gradient. Of a shard: over all shards too."""
+"""join(parts, sums) -> (parts summed over spans, sums): the parts of the divergences (spans, ...) and of the rows' sums
+(spans, 2, G K) from each span of the vocabulary; `sums` is None without a gradient. For a shard, it sums over all
+shards too."""
 
 
 def join_spans(parts: Tensor, sums: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -246,9 +247,9 @@ def finish_gradient_(
     *,
     times_p: bool = False,
 ) -> None:
-    """p (F' - S) of every row in place of its F', S = sum p F' / sum p; zero where a row is absent.
+    """Overwrites F' of every row by p (F' - S), S = sum p F' / sum p; zero for absent rows.
 
-    With `times_p`, p (F' - S) + d in place of p F' + d, where d adds up to 0."""
+    With `times_p`, overwrites p F' + d by p (F' - S) + d, where d sums to 0."""
     groups, count, vocabulary = logits.shape
     spans = sums.shape[0]
     _gradient_kernel[(groups * count, cdiv(vocabulary, _ROW_SPAN))](

@@ -1,14 +1,15 @@
-"""Divergences of a group's rows from their weighted mean in Triton, and their gradient, from float32 logits in memory.
+"""Divergences of a group's rows from their weighted mean, and their gradient, in Triton, on float32 logits in memory.
 
-Passes, memory and arithmetic as in pairs.py: a thread takes one column of the vocabulary at a time, with the
-logits of all rows, and one logarithm. Let r be its largest row of nonzero weight. Then d_k = log(p_k / p_r) and
-lambda = log sum_k w_k e^(d_k) / sum_k w_k give log(p_k / m) = d_k - lambda. Where rows nearly coincide all of these are
-small, and are computed as such. An entry p_k log(p_k / m) - p_k + m is non-negative, so nothing cancels between them.
+Passes, memory and arithmetic are those of pairs.py: a thread handles one column of the vocabulary at a time, with the
+logits of all rows, and computes one logarithm. Let r be the row of nonzero weight with the largest p in the column.
+Then d_k = log(p_k / p_r) and lambda = log sum_k w_k e^(d_k) / sum_k w_k give log(p_k / m) = d_k - lambda. If rows are
+nearly equal all of these are small, and keep their relative accuracy. An entry p_k log(p_k / m) - p_k + m is
+non-negative, so nothing cancels between them.
 
-Count as there: 634 instructions a column of 8 rows, 0.43 ms, and 1.0 ms with the normalizer and the gradient.
+Counted as there: 634 instructions per column of 8 rows, 0.43 ms, and 1.0 ms with the normalizer and the gradient.
 """
 
-# To a type checker tl.static_range, which Triton unrolls, is no iterator.
+# Type checkers do not see that tl.static_range, which Triton unrolls, is an iterator.
 # pyright: reportGeneralTypeIssues=false
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ from mind_kernels.linear_pairwise_jsd._triton.groups import (
 from mind_kernels.triton_math import LOG2_E, LOWEST, cdiv, jit, row_pointer
 from mind_kernels.triton_variant import Variant
 
-# Rows whose divergences a program adds up, and whose logits of a column it holds at once: 80 registers. In larger
-# groups it goes through all blocks for the mixture, so each block is read by the programs of all others too.
+# Rows per block: a program sums the divergences of one block, and holds its logits of a column at once, in 80
+# registers. In larger groups it reads all blocks for the mixture, so each block is read by the programs of all blocks.
 _BLOCK = 8
 
 _LOG_2 = tl.constexpr(math.log(2))
-# Where no row with weight has any probability, the divergence of a row without weight is infinite. There g is about
-# 1e18, this stands for log 2, and a divergence above _LARGEST, which no logit above LOWEST leads to, for infinity.
+# If no row with weight gives a token any probability, the divergence of a row without weight is infinite. There g is
+# about 1e18, and this number replaces log 2. A divergence above _LARGEST, which logits above LOWEST cannot cause, means
+# infinity.
 _INFINITE = tl.constexpr(1e20)
 _LARGEST = 1e19
 
@@ -49,7 +51,7 @@ def mixture_launch(count: int) -> dict[str, int]:
 
 @jit
 def _expm1(d):
-    """2^d and 2^d - 1 of min(d, 0); the polynomial for d > -1 errs by 9.4e-9 of it."""
+    """2^d and 2^d - 1 of min(d, 0); the polynomial for d > -1 has a relative error of 9.4e-9."""
     d = tl.minimum(d, 0.0, propagate_nan=tl.PropagateNan.ALL)
     power = tl.exp2(d)
     q = 1.1458056542323902e-4
@@ -63,7 +65,7 @@ def _expm1(d):
 
 @jit
 def _log1p(x, total):
-    """log2(1 + x) of -1 < x <= 0, total = 1 + x; the polynomial for x > -0.25 errs by 2.3e-9 of it."""
+    """log2(1 + x) of -1 < x <= 0, total = 1 + x; the polynomial for x > -0.25 has a relative error of 2.3e-9."""
     q = 4.815361201763153e-1
     q = q * x - 1.29295215010643e-1
     q = q * x + 3.0906030535697937e-1
@@ -76,7 +78,7 @@ def _log1p(x, total):
 
 @jit
 def _entry(g, p, m, log_2):
-    """p log(p / m) - p + m from g = log2(p / m); the polynomial for |g| < 1 errs by 6.6e-9 of it."""
+    """p log(p / m) - p + m from g = log2(p / m); the polynomial for |g| < 1 has a relative error of 6.6e-9."""
     q = 1.325645257566066e-6
     q = q * g - 1.543120015412569e-5
     q = q * g + 1.5404152509290725e-4
@@ -91,7 +93,7 @@ def _entry(g, p, m, log_2):
 def _load_block(
     logits, normalizer, share, column, vocabulary, first, rows, start, COUNT: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """Of each row of a block: its index, how many columns it has, its share, and `log_probability` of these columns."""
+    """For each row of a block: its index, its number of columns, its share, and `log_probability` of these columns."""
     row, length, shares, high, low = (), (), (), (), ()
     for k in tl.static_range(BLOCK):
         inside = start + k < COUNT
@@ -132,7 +134,7 @@ def _mixture_kernel(
                 logits, normalizer, share, column, vocabulary, first, rows, start, COUNT, BLOCK
             )
             for k in tl.static_range(BLOCK):
-                lowered = tl.where(shares[k] > 0, 0.0, LOWEST * 100)  # a row without weight is no reference
+                lowered = tl.where(shares[k] > 0, 0.0, LOWEST * 100)  # a row without weight cannot be the reference
                 larger = (high[k] - high_r) * LOG2_E + (low[k] - low_r) + lowered > 0
                 high_r, low_r = tl.where(larger, high[k], high_r), tl.where(larger, low[k], low_r)
         total, total_1, m = zero, zero, zero
@@ -200,7 +202,8 @@ def mixture_divergences(
     mask: Tensor,  # (G, K) bool
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """KL(P_k || M) of each row (G, K), and the gradient (G, K, V) of their sum, see `contract.GroupKernels`."""
+    """KL(P_k || M) of each row (G, K), and the gradient (G, K, V) of their weighted sum, see
+    `contract.GroupKernels`."""
     return mixture_by(join_spans, normalize(logits, mask), logits, mixture_weight, mask, with_gradient)
 
 
@@ -212,7 +215,7 @@ def mixture_by(
     mask: Tensor,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """`mixture_divergences`, also of a shard."""
+    """`mixture_divergences`, also for a shard."""
     groups, count, vocabulary = logits.shape
     launch = mixture_launch(count)
     spans = cdiv(vocabulary, launch["SPAN"])

@@ -1,19 +1,19 @@
-"""Jensen-Shannon divergences of all pairs of a group's rows in Triton, and their gradient, from float32 logits.
+"""Jensen-Shannon or Jeffreys divergences of all pairs of a group's rows, and their gradient, in Triton.
 
-Passes: normalizer (read), pairs (read, F' is written), gradient in place of F' (read both, write). Peak memory: the
-gradient beside the logits, and a few numbers per row, pair and span of the vocabulary. All arithmetic is float32;
-deterministic: sums run in a fixed order.
+Passes over float32 logits: normalizer (read), pairs (read, F' is written), gradient in place of F' (read both, write).
+Peak memory: the gradient beside the logits, and a few numbers per row, pair and span of the vocabulary. All arithmetic
+is float32; deterministic: sums have a fixed order.
 
-A thread takes one column of the vocabulary at a time: the logits of all rows, then every pair of them once. So a pair
-costs no load of logits, one exponential, and no reduction before its program ends. Every entry of a divergence is
-non-negative and relatively accurate, so nothing cancels between entries; see `pair_terms`.
+A thread handles one column of the vocabulary at a time: it loads the logits of all rows, and then visits every pair of
+them once. So a pair costs no load of logits, one exponential, and no reduction before its program ends. Every entry of
+a divergence is non-negative and has a small relative error, so nothing cancels between entries; see `pair_terms`.
 
 Count for K 8, G 128, V 151936 (19.4 million columns) on 132 multiprocessors of 4 warp instructions per cycle at 1.7
-GHz: the loop has 1157 instructions per column, 41 per pair, the rows' share included, which is 0.78 ms; its traffic,
-1.24 GB, takes 0.29 ms of that at 4.3 TB/s. With the normalizer and the gradient (groups.py), 1.4 ms.
+GHz: the loop has 1157 instructions per column, 41 per pair with its share of the rows' work, which is 0.78 ms; its
+traffic, 1.24 GB, takes 0.29 ms of that at 4.3 TB/s. With the normalizer and the gradient (groups.py), 1.4 ms.
 """
 
-# To a type checker tl.static_range, which Triton unrolls, is no iterator.
+# Type checkers do not see that tl.static_range, which Triton unrolls, is an iterator.
 # pyright: reportGeneralTypeIssues=false
 
 from __future__ import annotations
@@ -37,22 +37,23 @@ from mind_kernels.linear_pairwise_jsd._triton.groups import (
 from mind_kernels.triton_math import LOG2_E, LOWEST, cdiv, jit, row_pointer, tanh
 from mind_kernels.triton_variant import Variant
 
-# Rows of a block. The sums of 28 pairs and 8 rows, the normalizers and a column's 8 x 3 numbers take 128 registers, so
-# 16 warps share a multiprocessor; more rows would not fit. Larger groups take one launch per block, and one for any
-# two halves of different blocks.
+# Rows per block. The sums of 28 pairs and 8 rows, the normalizers and a column's 8 x 3 numbers need 128 registers, so
+# 16 warps share a multiprocessor; more rows would not fit. Larger groups need one launch per block, and one for any two
+# halves of different blocks.
 _BLOCK = 8
 _HALF = 4
 
-# The square of a log-ratio (base 2) below which two probabilities are near.
+# Two probabilities count as near if the square of their log-ratio (base 2) is below this.
 _NEAR = tl.constexpr(2.0)
 _HALF_LOG_2 = math.log(2) / 2
 _HALF_OF_LOG_2 = tl.constexpr(_HALF_LOG_2)
-# A log-ratio (base 2) that LOWEST takes part in is larger.
+# A log-ratio (base 2) with LOWEST is larger than this.
 _RULED_OUT = tl.constexpr(1e17)
 
 
 def pair_blocks(count: int) -> list[dict[str, int]]:
-    """Blocks of rows for groups of `count`: each by itself, then its halves against halves of every later block."""
+    """Launches for groups of `count` rows: each block by itself, then its halves with the halves of every later
+    block."""
     if count <= _BLOCK:
         return [{"left": 0, "right": 0, "LEFT": count, "RIGHT": 0}]
     alone = [
@@ -80,10 +81,10 @@ def pair_terms(log_p, log_q, p, q):
     """log2(p / m), log2(q / m) and p log2(p / m) + q log2(q / m), m = (p + q) / 2; log_p and log_q are to base 2, up to
     a common term.
 
-    With t = log2(q / p), the larger of the two is log2(1 + tanh(|t| log(2) / 2)), and the other one |t| less.
+    With t = log2(q / p), the larger of the first two is log2(1 + tanh(|t| log(2) / 2)), and the other one is |t| less.
     """
     t = log_q - log_p
-    minus_t = t * -1.0  # costs nothing: the sign is part of the instructions that read t. -t would be 0 - t
+    minus_t = t * -1.0  # free: the sign is part of the instructions that read t; -t would be 0 - t
     minus_size = tl.minimum(t, minus_t)
     square = t * t
     near = square < _NEAR
@@ -92,8 +93,8 @@ def pair_terms(log_p, log_q, p, q):
     r = r * square + 5.509141192305833e-5
     r = r * square - 1.7342446371912956e-3
     r = r * square + 8.664336055517197e-2
-    # Far: log2(1 + x) = x s(x), x = 2^-|t|, to 1.3e-8 of `larger`. tl.log2 is 20 instructions, and the one that the
-    # hardware has errs by 2.4e-7.
+    # Far: log2(1 + x) = x s(x), x = 2^-|t|, to 1.3e-8 of `larger`. tl.log2 takes 20 instructions, and the hardware's
+    # own instruction has an error of 2.4e-7.
     x = tl.exp2(minus_size)
     s = -8.875416219234467e-2
     s = s * x + 2.2606812417507172e-1
@@ -116,7 +117,7 @@ def pair_terms(log_p, log_q, p, q):
 def jeffreys_terms(log_p, log_q, p, q):
     """p t + d, -(q t + d) and d t, d = (p - q) / log(2), t = log2(p / q); log_p and log_q as in `pair_terms`.
 
-    d is made from t, so that nearly equal rows keep their digits. An entry is infinite where one row alone rules out a
+    d is computed from t, so that nearly equal rows keep their digits. An entry is infinite if only one row excludes the
     token.
     """
     t = log_p - log_q
@@ -127,7 +128,7 @@ def jeffreys_terms(log_p, log_q, p, q):
 
 @jit
 def _load_rows(normalizer, first, rows, vocabulary, count, left, right, LEFT: tl.constexpr, RIGHT: tl.constexpr):
-    """Of each row of both blocks: its index, and what `load_normalizer` gives."""
+    """For each row of both blocks: its index, and the results of `load_normalizer`."""
     row, offset, rest, length = (), (), (), ()
     for k in tl.static_range(LEFT + RIGHT):
         n = left + k if k < LEFT else right + (k - LEFT)
@@ -153,7 +154,7 @@ def _load_columns(source, column, offset, rest, length):
     for k in tl.static_range(len(source)):
         z = tl.load(source[k] + column, mask=column < length[k], other=LOWEST)
         coarse, fine = log_probability(z, offset[k], rest[k])
-        largest = tl.where(coarse > largest, coarse, largest)  # not of a row that is nan
+        largest = tl.where(coarse > largest, coarse, largest)  # ignores rows that are nan
         high, low = high + (coarse,), low + (fine,)
     log_p, p = (), ()
     for k in tl.static_range(len(source)):
@@ -169,7 +170,7 @@ def _pair_kernel(
     weight,  # (G, PLACES, PLACES)
     parts,  # (spans, G, PLACES, PLACES)
     sums,  # (spans, 2, G K)
-    gradient,  # (G, K, V), F', or p F' + d of JEFFREYS, of earlier launches where RIGHT is not 0; or None
+    gradient,  # (G, K, V), F', or p F' + d for JEFFREYS; holds that of earlier launches if RIGHT is not 0; or None
     vocabulary,
     count,
     left,
@@ -181,7 +182,7 @@ def _pair_kernel(
     COLUMNS: tl.constexpr,
     JEFFREYS: tl.constexpr,
 ):
-    """Pairs of LEFT rows from `left` on, with one another, or with RIGHT rows from `right` on."""
+    """Pairs of the LEFT rows from `left` on with one another, or with the RIGHT rows from `right` on."""
     ROWS: tl.constexpr = LEFT + RIGHT
     PAIRS: tl.constexpr = LEFT * RIGHT if RIGHT else LEFT * (LEFT - 1) // 2
     group, span = tl.program_id(0), tl.program_id(1)
@@ -211,7 +212,7 @@ def _pair_kernel(
                 else:
                     own, theirs, entry = pair_terms(log_p[i], log_p[j], p[i], p[j])
                 divergence += (sums_so_far[len(divergence)] + entry,)
-                w = tl.load(weight + (i * PLACES + j))  # for each column again: no register is left for it
+                w = tl.load(weight + (i * PLACES + j))  # loaded for each column, since no register is free
                 derivative = derivative[:i] + (derivative[i] + w * own,) + derivative[i + 1 :]
                 derivative = derivative[:j] + (derivative[j] + w * theirs,) + derivative[j + 1 :]
         if gradient is not None:
@@ -296,7 +297,7 @@ def pairs_by(
     *,
     jeffreys: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """`pair_divergences`, also of a shard."""
+    """`pair_divergences`, also for a shard."""
     groups, count, vocabulary = logits.shape
     launch = pair_launch(count)
     spans, places = cdiv(vocabulary, launch["SPAN"]), launch["PLACES"]

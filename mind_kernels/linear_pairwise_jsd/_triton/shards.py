@@ -1,7 +1,7 @@
-"""Divergences of a group's rows on a shard of the vocabulary in Triton: the passes of pairs.py and mixture.py.
+"""Divergences of a group's rows for a shard of the vocabulary in Triton, by the passes of pairs.py and mixture.py.
 
-The normalizers are gathered from all shards before the pass over pairs or the mixture, and after it the sums that
-divergences and the rows' S are made of. All processes join them by the same arithmetic in the same order, in float64.
+The normalizers are gathered from all shards before the pass over pairs or the mixture; the sums for the divergences and
+the rows' S are gathered after it. All processes combine them by the same arithmetic in the same order, in float64.
 """
 
 from __future__ import annotations
