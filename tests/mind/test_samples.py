@@ -101,7 +101,7 @@ def test_a_sample_depends_on_seed_question_and_number_alone(tmp_path):
         ({"samples": 0}, "samples is 0: expected at least 1"),
         ({"samples": 2, "temperature": 0.0}, "temperature is 0.0: expected a positive number"),
         ({"samples": 2, "top_p": 1.5}, "top_p is 1.5: expected a number in"),
-        ({"temperature": 1.0}, "temperature, top_p and seed are of samples: --samples N asks for N of them"),
+        ({"temperature": 1.0}, "temperature, top_p and seed belong to samples: --samples N asks for N of them"),
     ],
 )
 def test_sampling_options_that_cannot_be(options, message):
