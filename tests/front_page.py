@@ -9,6 +9,7 @@ rounded. To add a row, add it to `results_table`.
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -118,7 +119,7 @@ def scientific(value: float) -> str:
 def results_table() -> str:
     """What was measured, in the order of the page."""
     head = ("what", "compared with", "its figure", "this package", "command")
-    return markdown([head, *_cross_entropy(), *_pairwise_jsd(), *_trainer(), *_step(), *_make_train()])
+    return markdown([head, *_cross_entropy(), *_pairwise_jsd(), *_trainer(), *_step(), *_make_train(), *_experiment()])
 
 
 def _cross_entropy() -> list[Sequence[str]]:
@@ -138,25 +139,14 @@ def _cross_entropy() -> list[Sequence[str]]:
 
 
 def _pairwise_jsd() -> list[Sequence[str]]:
-    """Two runs: in one the peers, in the other both backends."""
     of = {row["provider"]: row for row in results("linear_pairwise_jsd")}
-    both = {row["provider"]: row for row in results("linear_pairwise_jsd_compiled")}
     plain, compiled, ours = of["eager, loop over unbound rows"], of["torch.compile"], of["mind_kernels"]
     pairs = ours["K"] * (ours["K"] - 1) // 2
     what = f"`linear_pairwise_jsd`, {pairs} pairs at {ours['P']} tokens, loss and gradients"
     command = "`python -m bench.linear_pairwise_jsd`"
-    torch, cpp = (cost(both[name]) for name in ("mind_kernels torch", "mind_kernels"))
-    own = '`python -m bench.linear_pairwise_jsd --providers "mind_kernels torch" "mind_kernels cpp"`'
     return [
         (f"{what}, backend `torch`", "plain PyTorch, pair by pair", cost(plain), cost(ours), command),
         (f"{what}, backend `torch`", "`torch.compile`, all pairs at once", cost(compiled), cost(ours), command),
-        (
-            f"{what}, backend `cpp`",
-            "backend `torch`",
-            cost(both["mind_kernels torch"]),
-            cost(both["mind_kernels"]),
-            own,
-        ),
     ]
 
 
@@ -179,7 +169,8 @@ def _step() -> list[Sequence[str]]:
 
 
 def _make_train() -> list[Sequence[str]]:
-    return [_seed(row) for row in results("make_train")]
+    """Of the first seed; docs/performance.md has all."""
+    return [_seed(row) for row in results("make_train") if row["seed"] == 0]
 
 
 def _seed(row: dict[str, Any]) -> Sequence[str]:
@@ -192,6 +183,26 @@ def _seed(row: dict[str, Any]) -> Sequence[str]:
     command = f"make train SEED={row['seed']}" if row["seed"] else "make train"
     what = f"accuracy on {total} new word problems, 95 % intervals, {row['minutes']:.1f} minutes"
     return (what, "the student before", before, f"{after}, {gain}", f"`{command}`")
+
+
+def _experiment() -> list[Sequence[str]]:
+    """MIND beside plain fine-tuning, and beside the best perspective alone, in and out of distribution."""
+    found = json.loads((RESULTS / "experiments" / "word-problems" / "comparison.json").read_text())
+    of = {(one["other"], one["on"]): one for one in found["versus"]}
+    seeds = len(found["planned_seeds"])
+    command = "`mind experiment word-problems`"
+    rows = []
+    for group, where in (
+        ("macro ID", "of the kinds trained on"),
+        ("macro OOD", "of other kinds, or with larger numbers"),
+    ):
+        for other, name in (("sft", "plain fine-tuning"), ("single", "the best of eight perspectives alone")):
+            shares = [percent(found["methods"][label]["accuracy"][group]) for label in (other, "mind")]
+            one = of[other, group]
+            gain = f"{100 * one['difference']:+.1f} points ({ends(*one['interval'])})"
+            what = f"accuracy on word problems {where}, {seeds} seeds, equal compute, a student of 0.9 M parameters"
+            rows.append((what, name, shares[0], f"`mind`: {shares[1]}, {gain}", command))
+    return rows
 
 
 def figures() -> dict[str, str]:
