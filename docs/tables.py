@@ -138,6 +138,27 @@ def fsdp_memory() -> str:
     return table(["`train.shard`", "weights and optimizer's state per process", "peak of a process (share)"], body)
 
 
+def split_heads() -> str:
+    """Time as a share of the unsharded exact call's, collectives, and MiB that a process sends, per number of rows."""
+    rows = [row for row in rows_of("vocabulary_parallel") if row["case"] == "measured"]
+    counts = sorted({row["N"] for row in rows})
+    of = {(row["way"], row["N"]): row for row in rows}
+    body = []
+    for way in dict.fromkeys(row["way"] for row in rows):
+        times = [f"{of[way, n]['median_ms'] / 1000:.2f} s ({of[way, n]['of_unsharded']:.2f})" for n in counts]
+        last = of[way, counts[-1]]
+        sent = [str(last["collectives"]), f"{last['sent_mib']:,.0f}"] if "collectives" in last else ["–", "–"]
+        body.append([way, *times, *sent])
+    return table(["way", *(f"{n:,} rows" for n in counts), "collectives", "MiB sent per process"], body)
+
+
+def split_heads_on_paper() -> str:
+    """What the least that products, bytes and links take comes to on GPUs."""
+    rows = [row for row in rows_of("vocabulary_parallel") if row["case"] != "measured"]
+    body = [[row["way"], str(row["gpus"]), f"{row['total_ms']:.1f} ms", f"{row['sent_mib']:,.0f}"] for row in rows]
+    return table(["way", "GPUs", "time", "MiB sent per GPU"], body)
+
+
 def parts() -> str:
     cpu_s: dict[str, dict[str, float]] = {}
     for row in rows_of("train_parts"):
@@ -268,6 +289,7 @@ COMMANDS = {
     "train_parts": "python -m bench.train_parts",
     "train_step": "python -m bench.train_step --data RECORDS --questions 4 --max-length 240",
     "trainer_memory": "python -m bench.trainer_memory",
+    "vocabulary_parallel": "python -m bench.vocabulary_parallel",
 }
 """A file of bench/results -> the command that makes such a file."""
 
@@ -297,6 +319,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "packing": packing,
     "trainer_memory": trainer_memory,
     "fsdp_memory": fsdp_memory,
+    "vocabulary_parallel": split_heads,
+    "vocabulary_parallel-on-paper": split_heads_on_paper,
     "coverage": coverage,
     "files": files,
     "word-problems-accuracies": lambda: accuracies("word-problems"),
