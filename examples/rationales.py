@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 
 import torch
-from tiny import load
+from tiny_model import load
 
 from mind_kernels import Head, linear_cross_entropy, linear_pairwise_jsd
 from mind_kernels.integrations.transformers import read_condition

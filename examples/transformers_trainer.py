@@ -11,7 +11,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from tiny import load
+from tiny_model import load
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
 from mind_kernels.integrations.transformers import fuse

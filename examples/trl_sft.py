@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from datasets import Dataset
-from tiny import load
+from tiny_model import load
 from trl import SFTConfig, SFTTrainer
 
 from mind_kernels.integrations import trl as fused

@@ -16,7 +16,7 @@ from tests.guide import ROOT
 from tests.test_readme import jsd
 
 EXAMPLES = ROOT / "examples"
-SCRIPTS = sorted(file.stem for file in EXAMPLES.glob("*.py") if file.stem != "tiny")
+SCRIPTS = sorted(file.stem for file in EXAMPLES.glob("*.py") if file.stem != "tiny_model")
 
 
 @pytest.mark.slow
@@ -41,7 +41,7 @@ def test_the_examples_are_short_and_in_their_list():
 
 def test_the_losses_of_the_loop(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
-    rationales, tiny = (importlib.import_module(name) for name in ("rationales", "tiny"))
+    rationales, tiny = (importlib.import_module(name) for name in ("rationales", "tiny_model"))
     model, tokenizer = tiny.load("")
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)  # else all distributions are alike

@@ -28,6 +28,7 @@ ELSEWHERE = {
     "exact_divergences",
     "exact_shards",
     "info_command",
+    "large_heads",  # minutes, and 14 GiB
     "streamed_rows",
     "tuning",
     "vocabulary_parallel",
