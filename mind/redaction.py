@@ -7,22 +7,38 @@ from collections.abc import Sequence
 
 REDACTED = "REDACTED"
 
-_SECRET = r"[\w.-]*(?:api[-_]?key|secret|password|passwd|passphrase|credentials?|authorization|cookie|(?:\b|[-_])token)"
-_OPTION = re.compile(rf"--(?:{_SECRET}|[\w.-]*(?:key|headers?|auth))", re.IGNORECASE)
+# Names of secrets, and ends of names that are often something else: there the value must not be a path or a sentence.
+_STRONG = r"(?:api[-_]?key|secret|password|passwd|passphrase|credentials?|authorization|cookie)"
+_WEAK = r"(?:(?:\b|[-_])(?:token|key|auth)|(?-i:[a-z](?:Token|Key)))"
+_START = r"(?<![\w.-])[\w.-]{0,64}?"
+_OPTION = re.compile(rf"--(?:[\w.-]*(?:{_STRONG}|(?:\b|[-_])token)|[\w.-]*(?:key|headers?|auth))", re.IGNORECASE)
 """The name of an option with a secret value; not --teacher.api-key-env, which names a variable, or --budget.tokens."""
+_ASSIGNED = (
+    re.compile(rf"({_START}{_STRONG}\s*=\s*)\S.*", re.IGNORECASE | re.DOTALL),
+    re.compile(rf"({_START}{_WEAK}=)[^\s/]+", re.IGNORECASE),
+    re.compile(r"((?:[\w-]{0,64}(?:authorization|cookie|api-key|-token|-auth))\s*:\s*)\S.*", re.IGNORECASE | re.DOTALL),
+)
+"""A whole word, as --set and headers have it."""
+_FIELD = rf"[\w.-]{{0,64}}?(?:{_STRONG}|{_WEAK})"
 _PATTERNS = (
-    # A field of a JSON object, and one of a configuration or a header, which goes on to the end of the word.
-    (re.compile(rf'("{_SECRET}"\s*:\s*)"(?:[^"\\]|\\.)*"?', re.IGNORECASE), rf'\1"{REDACTED}"'),
-    (re.compile(rf"(?<![\w?&]){_SECRET}\s*[=:]\s*(?!\s|//).+", re.IGNORECASE | re.DOTALL), None),
+    # A field of JSON, also one within a text of JSON, and one of Python.
+    (re.compile(rf'("{_FIELD}"\s*:\s*)(?:"(?:[^"\\]|\\.)*"?|[^\s,"{{}}\[\]]+)', re.IGNORECASE), rf'\1"{REDACTED}"'),
+    (re.compile(rf'(\\"{_FIELD}\\"\s*:\s*\\").*?(\\")', re.IGNORECASE), rf"\1{REDACTED}\2"),
+    (re.compile(rf"('{_FIELD}'\s*:\s*)'[^']*'?", re.IGNORECASE), rf"\1'{REDACTED}'"),
     # The user and the password of a URL, and a key in its query.
     (re.compile(r"(?<=://)[^/?#\s]*@"), f"{REDACTED}@"),
-    (re.compile(r"([?&][\w.-]*(?:key|token|secret|password|signature|sig|auth)=)[^&#\s]+", re.IGNORECASE), None),
-    # What HTTP calls the kind of a key, and how keys of known services begin.
-    (re.compile(r"\b(Bearer|Basic)(\s+)\S+"), rf"\1\2{REDACTED}"),
+    (
+        re.compile(r"([?&][\w.-]{0,64}(?:key|token|secret|password|signature|sig|auth)=)[^&#\s]+", re.I),
+        rf"\1{REDACTED}",
+    ),
+    # What HTTP calls the kind of a key, and the keys of known services.
+    (re.compile(r"\b(Bearer|Basic)(\s+)[\w.~+/=-]{16,}"), rf"\1\2{REDACTED}"),
     (
         re.compile(
-            r"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|gsk|hf|nvapi|glpat|r8|pplx|xai|github_pat|gh[pousr]|xox[a-z])[-_]"
-            r"[A-Za-z0-9_-]{16,}|AKIA[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{30,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)"
+            r"(?<![A-Za-z0-9])(?:sk-[\w-]{0,40}?(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{16,}[\w-]*"
+            r"|(?:sk|pk|rk)_(?:live|test)_\w{16,}|(?:hf|gsk|r8|gh[pousr])_[A-Za-z0-9]{30,}|github_pat_\w{30,}"
+            r"|(?:nvapi|pplx|xai)-[\w-]{40,}|(?:glpat|xox[a-z])-[\w-]{20,}"
+            r"|AKIA[A-Z0-9]{16}|AIza[\w-]{30,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)"
         ),
         REDACTED,
     ),
@@ -48,13 +64,9 @@ def without_secrets(words: Sequence[str]) -> list[str]:
 
 
 def _redacted(word: str) -> str:
+    for pattern in _ASSIGNED:
+        if found := pattern.fullmatch(word.lstrip("-")):
+            return word[: len(word) - len(word.lstrip("-"))] + found[1] + REDACTED
     for pattern, replacement in _PATTERNS:
-        word = pattern.sub(replacement or _after_the_name, word)
+        word = pattern.sub(replacement, word)
     return word
-
-
-def _after_the_name(match: re.Match[str]) -> str:
-    """What a pattern found up to its first "=" or ":"."""
-    found = match[0]
-    end = min(place for sign in "=:" if (place := found.find(sign)) >= 0) + 1
-    return found[:end] + REDACTED

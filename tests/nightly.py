@@ -80,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=int(time.time()) // 86400, help="default: the day")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "nightly")
     options = parser.parse_args(arguments)
+    options.output = options.output.resolve()  # the jobs run in the root of the repository
     options.output.mkdir(parents=True, exist_ok=True)
     found: list[Ended] = []
     for job in options.only:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 
 import pytest
 
@@ -32,8 +33,15 @@ SECRET = "s3cr3t-0123456789abcdef"
         f"--set 'Authorization: Bearer {SECRET}'",
         f"--note 'Bearer {SECRET}'",
         f"--note sk-proj-{SECRET}",
-        f"--note hf_{SECRET}",
-        f"ghp_{SECRET}",
+        "--note hf_s3cr3tABCDEFGHIJKLMNOPQRSTUVWXYZabcd",
+        "ghp_s3cr3t0123456789abcdefghijklmnopqrst",
+        f"--set OPENAI_KEY={SECRET}",
+        f"--set accessToken={SECRET}",
+        f'--x \'{{"accessToken": "{SECRET}"}}\'',
+        f'--x \'{{"headers": {{"X-Auth": "{SECRET}"}}}}\'',
+        "--x '{\"password\": s3cr3t}'",
+        f"--x \"{{'password': '{SECRET}'}}\"",
+        f'--x \'"{{\\"api_key\\": \\"{SECRET}\\"}}"\'',
     ],
 )
 def test_a_secret_is_not_kept(typed, monkeypatch):
@@ -59,3 +67,30 @@ def test_what_is_no_secret_stays():
         '--teacher.extra-body \'{"max_tokens": 3, "chat_template_kwargs": {"thinking": true}}\' --before "predict: "'
     )
     assert without_secrets(shlex.split(typed)) == shlex.split(typed)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "hf-internal-testing/tiny-random-LlamaForCausalLM",
+        "runs/hf_smollm2_135m_instruct_run",
+        "data/pk_word_problems_train.jsonl",
+        "sk-my-very-long-model-name-here",
+        "multi-token=runs/x/student",
+        "runs/token=3/x.jsonl",
+        "Password: give the answer",
+        "Basic Step",
+        '{"stop": ["token: end"], "max": 5}',
+    ],
+)
+def test_names_and_texts_stay_so_that_the_command_can_be_repeated(word):
+    assert without_secrets(["--x", word]) == ["--x", word]
+
+
+@pytest.mark.parametrize(
+    "word", ["." * 100_000, "-a" * 50_000, '"' + "a." * 50_000, "'a" * 50_000, "sk-" + "a-" * 50_000]
+)
+def test_a_long_word_takes_no_time(word):
+    begin = time.process_time()
+    assert without_secrets(["--x", word]) == ["--x", word]
+    assert time.process_time() - begin < 2
