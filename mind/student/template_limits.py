@@ -1,15 +1,21 @@
-"""Limits of time and memory on a chat template, which is a program that comes with a tokenizer and may never end."""
+"""Limits of time and memory on a chat template, which is a program that comes with a tokenizer and may never end.
+
+They are against a template that never ends, whatever the text; not against an attacker, whose template may behave well
+when it is tried and loop for a question of the data.
+"""
 
 from __future__ import annotations
 
 import os
 import resource
 import signal
-import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
+from mind.display import describe
 from mind.errors import MindError
 
 CPU_SECONDS = 5
@@ -18,7 +24,13 @@ WALL_SECONDS = 60
 """For a process that waits for what never comes."""
 MEMORY_BYTES = 1 << 30
 """More than this process has already."""
-_OUT_OF_MEMORY = 3
+MEND = "mend it, or give another by --student.chat-template"
+_OUT_OF_MEMORY, _NO_LIMITS = 3, 4
+_STATM = Path("/proc/self/statm")
+
+
+class LimitError(MindError):
+    """A template reached a limit, or could not be tried with limits; the message goes on from "its chat template"."""
 
 
 def check_ends(render: Callable[[], object]) -> None:
@@ -26,42 +38,78 @@ def check_ends(render: Callable[[], object]) -> None:
 
     A limit in this process would not hold: neither a signal nor another thread ends a single multiplication of large
     numbers, and a signal's handler belongs to the main thread. The forked process runs Python alone, no kernel of
-    PyTorch and no tokenizer, which a fork could leave without their threads. Raises MindError if a limit was reached.
+    PyTorch and no tokenizer, which a fork could leave without their threads. Memory has a limit only if
+    /proc/self/statm exists, as on Linux. Raises LimitError if `render` did not come to its end within the limits, or
+    if the process could not be started, limited or watched.
     """
-    with warnings.catch_warnings():  # of threads that the fork leaves behind, from Python 3.12 on
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child == 0:
-        _run_limited(render)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL, signal.SIGALRM):
-        raise MindError(f"does not end within {CPU_SECONDS} seconds")
-    if os.WIFEXITED(status) and os.WEXITSTATUS(status) == _OUT_OF_MEMORY:
-        raise MindError(f"needs more than {MEMORY_BYTES >> 20:,} MiB of memory")
+    status = _status(render)
+    if os.WIFSIGNALED(status):
+        ended_by = os.WTERMSIG(status)
+        if ended_by == signal.SIGXCPU:
+            raise LimitError(f"takes more than {CPU_SECONDS} seconds of CPU time; {MEND}")
+        if ended_by == signal.SIGALRM:
+            raise LimitError(f"does not end within {WALL_SECONDS} seconds; {MEND}")
+        if ended_by == signal.SIGKILL:
+            raise LimitError(f"was killed while it was tried, as by a system that is out of memory; {MEND}")
+        raise LimitError(f"crashes the process that renders it ({signal.strsignal(ended_by)}); {MEND}")
+    if os.WEXITSTATUS(status) == _OUT_OF_MEMORY:
+        raise LimitError(f"needs more than {MEMORY_BYTES >> 20:,} MiB of memory; {MEND}")
+    if os.WEXITSTATUS(status):
+        raise LimitError("cannot be tried: the system refuses to limit the time and memory of a process")
 
 
-def _run_limited(render: Callable[[], object]) -> None:
-    """In the forked process, which does not come back from here."""
-    status = 0
+def _status(render: Callable[[], object]) -> int:
+    """How the forked process ended, as `os.waitpid` tells it."""
+    ignored = signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN  # then the system forgets how a process ended
+    main = threading.current_thread() is threading.main_thread()  # the only one that may change that
+    if ignored and main:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
-        # The system ends the process: a handler of Python's would wait for the operation under way.
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.signal(signal.SIGXCPU, signal.SIG_DFL)
-        signal.alarm(WALL_SECONDS)
-        _lower(resource.RLIMIT_CORE, 0)
-        _lower(resource.RLIMIT_CPU, CPU_SECONDS)
-        if sys.platform == "linux":  # elsewhere the limit has no effect
-            pages = int(Path("/proc/self/statm").read_text().split()[0])
-            _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + MEMORY_BYTES)
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (1, 2):  # the caller renders again, and says the same
-            os.dup2(nowhere, stream)
+        with warnings.catch_warnings():  # of threads that the fork leaves behind, from Python 3.12 on
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            _run_limited(render)
+        return os.waitpid(child, 0)[1]
+    except ChildProcessError as error:
+        reason = "SIGCHLD is ignored" if ignored else "something else in this process waited for it"
+        raise LimitError(f"cannot be tried: how the process that renders it ended is unknown, as {reason}") from error
+    except OSError as error:
+        raise LimitError(f"cannot be tried in a process of its own: {describe(error)}") from error
+    finally:
+        if ignored and main:
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+def _run_limited(render: Callable[[], object]) -> NoReturn:
+    """In the forked process, which does not come back from here."""
+    status = _NO_LIMITS
+    try:
+        _set_limits()
+        status = 0
         render()
-    except BaseException as error:  # the caller meets any other again, and tells of it
-        if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
+    except Exception as error:  # of `render`: the caller meets it again, and tells of it; of `_set_limits`: see status
+        if status == 0 and (isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)):
             status = _OUT_OF_MEMORY
     finally:
         os._exit(status)
+
+
+def _set_limits() -> None:
+    # The system ends the process: a handler of Python's would wait for the operation under way.
+    ends = (signal.SIGALRM, signal.SIGXCPU)
+    for end in ends:
+        signal.signal(end, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ends)
+    signal.alarm(WALL_SECONDS)
+    _lower(resource.RLIMIT_CORE, 0)
+    _lower(resource.RLIMIT_CPU, CPU_SECONDS)
+    if _STATM.exists():
+        pages = int(_STATM.read_text().split()[0])
+        _lower(resource.RLIMIT_AS, pages * resource.getpagesize() + MEMORY_BYTES)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):  # the caller renders again, and says the same
+        os.dup2(nowhere, stream)
 
 
 def _lower(kind: int, most: int) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mind.display import describe
 from mind.errors import MindError
-from mind.student.template_limits import check_ends
+from mind.student.template_limits import MEND, LimitError, check_ends
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -102,7 +102,7 @@ def read_template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
     """Reads off a tokenizer's chat template what it writes around a question and its answer.
 
     Raises MindError for a tokenizer without a template, for a template that does not write a question and its answer
-    exactly once each, in this order, and for one that does not end within the limits of `check_ends`.
+    exactly once each, in this order, and for one that does not pass `check_ends`.
     """
     name = tokenizer.name_or_path or "the student"
     if not getattr(tokenizer, "chat_template", None):
@@ -116,12 +116,11 @@ def read_template(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate:
             source = _dated(tokenizer)
             check_ends(functools.partial(_render_all, tokenizer, source, parts))
             return _read(tokenizer, source, parts)
+        except LimitError as error:  # the other form would wait as long again
+            raise MindError(f"{name}: its chat template {error}") from error
         except MindError as error:
             faults.append(str(error))
-    raise MindError(
-        f"{name}: its chat template {faults[0]}, with texts and with lists of parts as content; "
-        "mend it, or give another by --student.chat-template"
-    )
+    raise MindError(f"{name}: its chat template {faults[0]}, with texts and with lists of parts as content; {MEND}")
 
 
 def _read(tokenizer: PreTrainedTokenizerBase, source: str, parts: bool) -> ChatTemplate:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import errno
+import faulthandler
+import os
 import resource
+import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tiny import CHAT_TEMPLATE, NAMES, build_tokenizer
@@ -13,14 +18,18 @@ from transformers.utils import chat_template_utils
 from mind.config import StudentConfig
 from mind.errors import MindError
 from mind.records import Question, Rationale
-from mind.student import template_limits
+from mind.student import template_limits, templates
 from mind.student.model import load_student
+from mind.student.template_limits import LimitError
 from mind.student.templates import read_template
 from mind.student.tokenization import Chat, tokenize
 
 QUESTION = Question("q", "How many?", "3", None, (Rationale("first", "Two and one."),))
 ASK = "<|im_start|>{{ m['role'] }}\n"
-ENDLESS, BIG = "chat template does not end within 1 seconds", "chat template needs more than 1,024 MiB of memory"
+ENDLESS, BIG = (
+    "template takes more than 1 seconds of CPU time; mend",
+    "template needs more than 1,024 MiB of memory; mend",
+)
 GENERATE = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 
 
@@ -262,6 +271,80 @@ def test_a_template_that_does_not_end_is_refused(program, message, monkeypatch):
     with pytest.raises(MindError, match=message):
         read_template(with_template(program + turns()))
     assert time.monotonic() - started < 120
+
+
+def test_after_a_limit_the_other_form_of_content_is_not_tried(monkeypatch):
+    tried = []
+
+    def reach(render):
+        tried.append(render)
+        raise LimitError("does not end")
+
+    monkeypatch.setattr(templates, "check_ends", reach)
+    with pytest.raises(MindError, match="its chat template does not end$"):
+        read_template(with_template(turns()))
+    assert len(tried) == 1
+
+
+def crash():
+    faulthandler.disable()  # else it writes a traceback of the crash, which is meant
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+@pytest.mark.parametrize(
+    ("render", "message"),
+    [
+        (lambda: time.sleep(30), "^does not end within 1 seconds; mend"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "^was killed while it was tried, as by a system that is out of"),
+        (crash, r"^crashes the process that renders it \(Segmentation fault\); mend"),
+    ],
+)
+def test_each_end_by_a_signal_is_named(render, message, monkeypatch):
+    monkeypatch.setattr(template_limits, "WALL_SECONDS", 1)
+    with pytest.raises(LimitError, match=message):
+        template_limits.check_ends(render)
+
+
+def refuse(*_):
+    raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "message"),
+    [
+        (os, "fork", "^cannot be tried in a process of its own: .*temporarily unavailable"),
+        (resource, "setrlimit", "^cannot be tried: the system refuses to limit"),
+        (signal, "alarm", "^cannot be tried: the system refuses to limit"),
+    ],
+)
+def test_a_template_that_cannot_be_limited_is_refused(module, function, message, monkeypatch):
+    monkeypatch.setattr(module, function, refuse)
+    with pytest.raises(LimitError, match=message):
+        template_limits.check_ends(lambda: None)
+
+
+def test_without_proc_the_limits_of_time_hold(monkeypatch, tmp_path):
+    monkeypatch.setattr(template_limits, "_STATM", tmp_path / "statm")
+    monkeypatch.setattr(template_limits, "CPU_SECONDS", 1)
+    template_limits.check_ends(lambda: None)
+    with pytest.raises(LimitError, match="CPU time"):
+        template_limits.check_ends(lambda: 9 ** (9**9))
+    (tmp_path / "statm").write_text("unknown")
+    with pytest.raises(LimitError, match="refuses to limit"):
+        template_limits.check_ends(lambda: None)
+
+
+def test_the_end_is_known_even_if_sigchld_is_ignored():
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        template_limits.check_ends(lambda: None)
+        with pytest.raises(LimitError, match="was killed"):
+            template_limits.check_ends(lambda: os.kill(os.getpid(), signal.SIGKILL))
+        assert signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
+        with ThreadPoolExecutor(1) as pool, pytest.raises(LimitError, match="as SIGCHLD is ignored"):
+            pool.submit(template_limits.check_ends, lambda: None).result(60)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 def test_the_limits_are_of_the_forked_process_alone():
