@@ -142,11 +142,22 @@ def train_command(options: Train) -> None:
         return
     if finished and folder.read_status() == finished:
         say(f"{folder.path}: the run is finished, after {number_of(finished['steps'], 'step')}; nothing was changed")
-        from mind.methods import method_class
-
-        if not method_class(config.method).depends_on_length:
+        if _extends(config, finished["steps"]):
             say_next("train", "--output", config.output, "--resume", "--train.max-steps", "N", purpose="for more steps")
+        else:
+            further = ["--student.model", str(folder.student), "--output", f"{config.output}-further"]
+            say_next("train", "--config", str(folder.config), *further, purpose="to train its student further")
     print_outcome(folder)
+
+
+def _extends(config: MindConfig, steps: int) -> bool:
+    """Whether the steps that were taken are the first ones of a longer run: neither batches nor rates depend on it."""
+    from mind.methods import method_class
+    from mind.run.schedule import rate_factors
+
+    rates = [rate_factors(config.train, count) for count in (steps, 2 * steps)]
+    same = all(rates[0](step) == rates[1](step) for step in range(steps))
+    return same and not method_class(config.method).depends_on_length
 
 
 def _checked_preset(config: MindConfig) -> MindConfig:

@@ -117,11 +117,21 @@ def test_weights_of_an_untied_head_are_missed():
         check_loaded(model, model.load_state_dict(weights, strict=False))
 
 
-def test_a_finished_run_says_how_to_go_on(tmp_path, finished, capsys):
+@pytest.mark.parametrize("scheduler", ["constant", "cosine"])
+def test_a_finished_run_says_how_to_go_on(tmp_path, two_steps, scheduler, capsys):
+    """With rates that depend on the number of steps, it cannot be extended."""
+    arguments = replaced(two_steps, "--train.lr-scheduler", scheduler, "--train.warmup-ratio", "0")
+    assert main(arguments) == 0
     capsys.readouterr()
+    finished = tmp_path / "run"
     assert main(["train", "--output", str(finished), "--resume"]) == 0
     said = capsys.readouterr().out
-    assert f"next, for more steps: mind train --output {finished} --resume --train.max-steps N" in said
+    longer = f"next, for more steps: mind train --output {finished} --resume --train.max-steps N"
+    further = (
+        f"mind train --config {finished}/config.json --student.model {finished}/student --output {finished}-further"
+    )
+    assert (longer in said) == (scheduler == "constant")
+    assert (f"next, to train its student further: {further}" in said) == (scheduler == "cosine")
 
 
 @pytest.mark.parametrize(
