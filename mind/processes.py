@@ -83,6 +83,12 @@ def device() -> torch.device:
     return torch.device("cuda", local)
 
 
+def processors() -> int:
+    """Number of processors that this process may use; all of the machine if the system does not tell, as on macOS."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
 def begin() -> None:
     """Connects to the other processes; later calls do nothing. Functions that exchange something call it if needed.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import errno
+import itertools
 import pkgutil
 from collections import Counter
 from collections.abc import Sequence
@@ -102,7 +103,8 @@ COMMANDS = {
 }
 SHORT = {name: f"data {name}" for name in ("generate", "judge", "filter")}
 GROUPS = tuple(dict.fromkeys(name.split()[0] for name in COMMANDS if " " in name))
-HELP, VERSION = ("help", "-h", "--help", "--help-all"), ("version", "--version", "-V")
+HELP_OPTIONS = ("-h", "--help", "--help-all")
+HELP, VERSION = ("help", *HELP_OPTIONS), ("version", "--version", "-V")
 QUIET = ("-q", "--quiet")
 EXAMPLES = (
     "mind train --output runs/first          # on built-in word problems",
@@ -128,6 +130,7 @@ def usage(group: str = "") -> str:
 
 def run(arguments: Sequence[str]) -> int:
     """Runs the command with which the arguments begin; returns the exit status. Raises MindError for bad input."""
+    _check_values(arguments)
     words = [word for word in arguments if word not in QUIET]
     set_up_quiet(len(words) < len(arguments))
     if words[:1] and words[0] in VERSION:
@@ -148,17 +151,34 @@ def run(arguments: Sequence[str]) -> int:
     raise MindError(unknown(group, words))
 
 
+def _check_values(words: Sequence[str]) -> None:
+    """Raises MindError if --quiet or --help stands in the place of an option's value: it would be taken out, and the
+    next word would become the value."""
+    first = [word for word in words if word not in QUIET][:2]
+    named = (" ".join(first), *(SHORT.get(word, word) for word in first[:1]))
+    options = next((COMMANDS[name].options for name in named if name in COMMANDS), None)
+    general = (*QUIET, *HELP_OPTIONS)
+    for before, word in itertools.pairwise(words):
+        if options is None or word not in general or before in general or not before.startswith("--"):
+            continue
+        require(
+            all(kind is bool for kind in _kinds(resolved(options), before[2:].replace("-", "_"))),
+            f"{before} is followed by {word}: expected a value; if {word} is the value, write {before}={word}",
+        )
+
+
 def start(name: str, words: Sequence[str]) -> int:
     """Runs a command with the words that follow its name."""
     command, asked = COMMANDS[name], set(words)
-    if {"-h", "--help", "--help-all"} & asked and not ("--help-all" in asked and command.options):
+    if asked & {*HELP_OPTIONS} and not ("--help-all" in asked and command.options):
         more = resolved(command.more_help)(words) if command.more_help and len(words) > 1 else ""
         say("\n\n".join(filter(None, [brief(name), more])))
         return 0
     if command.options is None:
         require(not words, f"mind {name} takes no options: {' '.join(words)} is one too many")
         return resolved(command.run)()
-    return _started(name, command, ["--help" if word == "--help-all" else word for word in words])
+    others = [word for word in words if word not in HELP_OPTIONS]
+    return _started(name, command, ["--help", *others] if asked & {*HELP_OPTIONS} else words)
 
 
 def _started(name: str, command: Command, words: Sequence[str]) -> int:
@@ -227,15 +247,22 @@ def check_words(words: Sequence[str], command: Command) -> None:
 
 def _takes_several(options: Any, name: str) -> bool:
     """Whether the option of this name ("data.perspectives") of a dataclass of options takes a list of values."""
+    return any((get_origin(kind) or kind) in (tuple, list, dict) for kind in _kinds(options, name))
+
+
+def _kinds(options: Any, name: str) -> list[Any]:
+    """The types of values that the option of this name takes; none if the dataclass has no such option."""
     first, _, rest = name.partition(".")
-    found = False
+    found: list[Any] = []
+    described = get_type_hints(options, include_extras=True)
     for field, hint in get_type_hints(options).items():
+        typed = [extra.name for extra in getattr(described[field], "__metadata__", ()) if getattr(extra, "name", None)]
         alternatives = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         for kind in alternatives:
-            if field == first and not rest:
-                found |= (get_origin(kind) or kind) in (tuple, list, dict)
+            if first in (typed or [field]) and not rest:
+                found.append(kind)
             elif dataclasses.is_dataclass(kind):  # whose options may also come without its name
-                found |= _takes_several(kind, rest if field == first else name)
+                found += _kinds(kind, rest if field == first else name)
     return found
 
 

@@ -11,9 +11,11 @@ import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
+from mind import processes
 from mind.cli.terminal import say
-from mind.display import one_line
+from mind.display import number_of, one_line
 from mind.requirements import EXTRAS, PACKAGES
 
 COLUMN = 23
@@ -24,7 +26,7 @@ KEY = "OPENAI_API_KEY"
 def doctor() -> int:
     """Prints the findings; returns exit status 1 if the losses or `mind train` cannot work."""
     say(versions())
-    say(f"{platform.system()} {platform.machine()}, {len(os.sched_getaffinity(0))} processors for this process")
+    say(f"{platform.system()} {platform.machine()}, {processes.processors()} processors for this process")
     trains = _application()
     _extras()
     computes = _losses()
@@ -83,11 +85,21 @@ def _losses() -> bool:
         _line(name, "yes" if found.available else f"no   {found.reason}")
         if found.remedy:
             _remedy(found.remedy)
-    for index in range(torch.cuda.device_count()):
-        _line(f"cuda:{index}", torch.cuda.get_device_name(index))
-    if not torch.cuda.is_available():
-        _line("GPU", "PyTorch finds none: everything runs on the CPU")
+    _gpus(torch.cuda)
     return True
+
+
+def _gpus(cuda: Any) -> None:
+    """Lists the GPUs by name. The driver may count GPUs that CUDA cannot use, such as with a driver that is too old."""
+    found = cuda.device_count()
+    try:
+        for index in range(found):
+            _line(f"cuda:{index}", cuda.get_device_name(index))
+    except (RuntimeError, AssertionError) as error:  # AssertionError: CUDA has fewer than the driver counts
+        _line("GPU", f"{number_of(found, 'GPU')} that CUDA cannot use: {one_line(str(error), 200)}")
+    else:
+        if not cuda.is_available():
+            _line("GPU", "PyTorch finds none: everything runs on the CPU")
 
 
 def _surroundings() -> None:
@@ -98,8 +110,12 @@ def _surroundings() -> None:
     away = offline.upper() in ("1", "ON", "YES", "TRUE")
     _line("Hugging Face Hub", f"{OFFLINE}={offline}: only its cache is read" if away else "asked for models")
     _line("key of a teacher", f"{KEY} is {'set' if os.environ.get(KEY) else 'not set'}")
-    free = shutil.disk_usage(_existing(cache_folder())).free / 2**30
-    _line("cache", f"{cache_folder()}, {free:,.0f} GiB free")
+    try:
+        folder = cache_folder()
+        free = shutil.disk_usage(_existing(folder)).free / 2**30
+        _line("cache", f"{folder}, {free:,.0f} GiB free")
+    except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home directory
+        _line("cache", f"cannot be used: {one_line(str(error), 200)}; name another by MIND_CACHE")
 
 
 def _existing(path: Path) -> Path:

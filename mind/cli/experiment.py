@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from mind import processes
 from mind.cli.terminal import note, print_table, say, say_next
 from mind.cli.watching import watching
 from mind.display import number_of
@@ -81,7 +82,7 @@ def threads_of(jobs: int) -> int:
     """The number of threads of each of `jobs` processes: its share of the processors, unless the environment sets
     it."""
     given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdigit() and int(given) else max(1, len(os.sched_getaffinity(0)) // jobs)
+    return int(given) if given.isdigit() and int(given) else max(1, processes.processors() // jobs)
 
 
 def _one_job(output: str, name: str, stop_at: float | None) -> int:

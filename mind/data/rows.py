@@ -13,6 +13,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -82,7 +83,7 @@ def _listed_rows(path: str | os.PathLike[str], file: io.BufferedIOBase, problems
 def _lines(path: str | os.PathLike[str], file: io.BufferedIOBase, problems: Problems) -> Rows:
     first, read, size = True, 0, os.fstat(file.fileno()).st_size
     # the bar covers the caller's work on each row, too
-    with Progress(f"rows of {path}", size // 1024, "kilobyte", late=True) as bar:
+    with Progress(f"rows of {path}", _kilobytes(size), "kilobyte", late=True) if size else nullcontext() as bar:
         for number, line in enumerate(file, start=1):
             where = f"{path}:{number}"
             if first and line.strip() == b"{":
@@ -93,7 +94,13 @@ def _lines(path: str | os.PathLike[str], file: io.BufferedIOBase, problems: Prob
             if line.strip() and (row := problems.attempt(where, _object, where, line)) is not None:
                 yield where, row
             read += len(line)
-            bar.reach(read // 1024)
+            if bar is not None:
+                bar.reach(_kilobytes(read))
+
+
+def _kilobytes(size: int) -> int:
+    """Rounded up, so that a small file is not "0 of 0"."""
+    return -(-size // 1024)
 
 
 def _object(where: str, line: bytes) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from terminal_process import ROOT
 
 from mind.cli import main
 from mind.cli.boundary import guarded
+from mind.cli.experiment import threads_of
 from mind.errors import MissingError
 from mind.requirements import EXTRAS, PACKAGES
 from mind_kernels import backends
@@ -84,6 +85,48 @@ def test_a_backend_that_is_not_here_names_the_doctor(arguments, capsys):
     assert main([*arguments, "--objective.backend", "cuda"]) == 2
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("mind: error: objective.backend cuda: ") and "`mind doctor`" in message
+
+
+def test_it_works_where_the_system_does_not_tell_the_processors_of_a_process(monkeypatch, capsys):
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 12)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert main(["doctor"]) == 0
+    assert ", 12 processors for this process\n" in capsys.readouterr().out
+    assert threads_of(3) == 4
+
+
+def test_gpus_that_cuda_cannot_use_are_shown_with_the_reason(monkeypatch, capsys):
+    def fails(index):
+        raise RuntimeError("The NVIDIA driver on your system\nis too old")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.get_device_name", fails)
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert re.findall(r"^  GPU +(.*)$", shown, re.M) == [
+        "2 GPUs that CUDA cannot use: The NVIDIA driver on your system is too old"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (PermissionError(13, "Permission denied", "/secret/cache"), "[Errno 13] Permission denied: '/secret/cache'"),
+        (RuntimeError("Could not determine home directory."), "Could not determine home directory."),
+    ],
+)
+def test_a_cache_that_cannot_be_found_is_told(error, told, monkeypatch, capsys):
+    def fails(*_):
+        raise error
+
+    name = "mind.cli.doctor._existing" if isinstance(error, OSError) else "mind.files.Path.home"
+    monkeypatch.delenv("MIND_CACHE", raising=False)
+    monkeypatch.setattr(name, fails)
+    assert main(["doctor"]) == 0
+    expected = f"cannot be used: {told}; name another by MIND_CACHE"
+    assert re.findall(r"^  cache +(.*)$", capsys.readouterr().out, re.M) == [expected]
 
 
 def test_it_takes_no_options(capsys):

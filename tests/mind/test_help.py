@@ -132,6 +132,46 @@ def test_quiet_leaves_results_warnings_and_errors(tmp_path, monkeypatch, capsys)
     assert not quiet()
 
 
+@pytest.mark.parametrize("word", ["-q", "--quiet", "-h", "--help", "--help-all"])
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        ("train --output", "--output"),
+        ("-q train --config", "--config"),
+        ("evaluate --evaluation.last-line", "--evaluation.last-line"),
+        ("evaluate --evaluation.last_line", "--evaluation.last_line"),
+        ("judge --price", "--price"),
+        ("data -q generate --teacher.model", "--teacher.model"),
+        ("experiment plan.json --set", "--set"),
+    ],
+)
+def test_a_general_option_is_not_taken_from_the_place_of_a_value(words, option, word, capsys):
+    assert main([*words.split(), word, "given"]) == 2
+    expected = f"{option} is followed by {word}: expected a value; if {word} is the value, write {option}={word}"
+    assert capsys.readouterr() == ("", f"mind: error: {expected}\n")
+
+
+def test_a_general_option_may_follow_a_switch_or_a_value(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for words in ("--output a.jsonl --overwrite -q", "--output b.jsonl -q --no-overwrite", "-q -q --output c.jsonl"):
+        assert main(["data", "word-problems", *words.split()]) == 0
+        assert quiet() and "next" not in capsys.readouterr().out
+    assert {file.name for file in tmp_path.iterdir()} >= {"a.jsonl", "b.jsonl", "c.jsonl"}
+    assert main(["data", "word-problems", "--output=-q"]) == 2 and not quiet()
+    assert capsys.readouterr().err.startswith("mind: error: --output -q: expected a name that ends in .jsonl")
+    for words in ("train --resume --help", "train --output a --help", "train -q --help", "train --help -q"):
+        assert main(words.split()) == 0
+        assert capsys.readouterr() == (brief("train") + "\n", "")
+
+
+@pytest.mark.parametrize("words", ["--help-all --help", "--help --help-all", "--help-all --help-all", "-h --help-all"])
+def test_help_that_is_asked_for_twice_is_no_complaint(words, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["report", *words.split()])
+    captured = capsys.readouterr()
+    assert end.value.code == 0 and captured.err == "" and "Folder that `mind train --output` named" in captured.out
+
+
 @pytest.mark.parametrize("option", GENERAL)
 def test_general_options_are_those_of_no_command(option, described):
     """They are read before a command reads its own."""

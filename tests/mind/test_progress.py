@@ -112,7 +112,18 @@ def test_a_large_file_shows_how_far_it_is_read(tmp_path, capsys, monkeypatch):
     assert next(file_rows(file, Problems(file)))[1]["id"].startswith("aa")
     list(file_rows(file, Problems(file)))
     first = capsys.readouterr().err.splitlines()[0]
-    assert re.search(r"rows.jsonl: 1 of 20 kilobytes in 00:00, about 00:00 left$", first)
+    assert re.search(r"rows.jsonl: 2 of 21 kilobytes in 00:00, about 00:00 left$", first)
+
+
+def test_a_small_file_is_a_kilobyte_and_an_empty_one_has_no_bar(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mind.progress.FIRST_LINE_S", 0)
+    small, empty = tmp_path / "small.jsonl", tmp_path / "empty.jsonl"
+    small.write_text('{"id": "a"}\n')
+    empty.touch()
+    assert len(list(file_rows(small, Problems(small)))) == 1
+    assert capsys.readouterr().err == f"rows of {small}: 1 of 1 kilobytes in 00:00\n"
+    monkeypatch.setattr("mind.data.rows.Progress", None)
+    assert list(file_rows(empty, Problems(empty))) == []
 
 
 def test_libraries_draw_no_bars_in_log_files():
