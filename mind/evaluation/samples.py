@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
-
-import torch
-from torch import Tensor
 
 from mind.grading.answers import is_correct
 from mind.records import Question
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def sample_seed(seed: int, name: str, question: Question) -> int:
@@ -22,6 +22,8 @@ def sample_seed(seed: int, name: str, question: Question) -> int:
 
 def numbers(seeds: Sequence[int], count: int) -> Tensor:  # (seeds, count) float64 in [0, 1)
     """The random numbers that decide the tokens of samples, independent for each seed."""
+    import torch  # not above: the command line reads files of responses before it loads torch
+
     rows = [torch.rand(count, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in seeds]
     return torch.stack(rows) if rows else torch.empty(0, count, dtype=torch.float64)
 
