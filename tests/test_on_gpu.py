@@ -135,7 +135,7 @@ def wheel(folder: Path) -> None:
         file.writestr(f"{info}/RECORD", "")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(bool(cuda_emulator.UNAVAILABLE), reason=cuda_emulator.UNAVAILABLE)
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here: no stand-in")
 def test_a_rehearsal_from_tests_to_tables(tmp_path):

@@ -206,6 +206,7 @@ def work_of_four(rank, port, folder):
         in_two_dimensions_by_transformers(rank, folder)
 
 
+@pytest.mark.nightly
 def test_gradients_under_fsdp_and_tensor_parallelism_are_those_of_one_process(tmp_path, record):
     save_models(tmp_path)
     start(work_of_four, str(tmp_path), processes=4)

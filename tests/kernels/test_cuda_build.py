@@ -69,7 +69,7 @@ def compiled(resources, tmp_path_factory):
     return resources.measure(resources.sources(), nvcc=NVCC, objects=folder), folder
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @needs_nvcc
 @needs_filter
 def test_no_kernel_spills(resources, compiled):
@@ -81,7 +81,7 @@ def test_no_kernel_spills(resources, compiled):
         assert files == {file.name for file in resources.sources()} - {"launch.cu"}, architecture  # it has no kernel
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @needs_nvcc
 @needs_filter
 def test_the_table_of_the_repository_is_that_of_these_kernels(compiled):
@@ -95,7 +95,7 @@ def test_the_table_of_the_repository_is_that_of_these_kernels(compiled):
         assert [(row["kernel"], row["sm"]) for row in found] == [(row["kernel"], row["sm"]) for row in stored]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @needs_nvcc
 @needs_filter
 @pytest.mark.skipif(bool(cuda_emulator.UNAVAILABLE), reason=cuda_emulator.UNAVAILABLE)
@@ -127,7 +127,7 @@ def test_the_library_loads_and_registers_its_operators(compiled, tmp_path):
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @needs_nvcc
 @needs_filter
 @pytest.mark.parametrize(
