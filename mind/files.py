@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from mind import processes
 from mind.display import one_line
 from mind.errors import MindError, require
 
@@ -353,6 +354,8 @@ def saving(path: Path) -> Iterator[None]:
         with naming(path):
             yield
     except (SafetensorError, RuntimeError) as error:
+        if processes.lost(error):  # no fault of the file: processes save a student that is divided among them together
+            raise
         number = re.search(r"os error (\d+)", str(error))  # torch gives no number
         free = shutil.disk_usage(path.parent).free / 2**20
         reason = f"cannot be written ({one_line(str(error), 200)}; {free:,.0f} MiB are free there)"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mind import processes
 from mind.errors import MindError
 from mind.files import (
     cache_folder,
@@ -24,6 +25,7 @@ from mind.files import (
     replacing_file,
     replacing_folder,
     require_file,
+    saving,
 )
 from mind.typed_json import read_json
 
@@ -270,3 +272,11 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
     assert [row for _, row in json_rows(file)] == [{"a": "\ufeffä"}] * 2
     file.write_bytes(mark + row)
     assert read_json(file) == {"a": "\ufeffä"}
+
+
+def test_a_process_that_is_lost_while_a_file_is_saved_is_no_fault_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    with pytest.raises(RuntimeError, match="^gloo: Connection reset by peer$"), saving(tmp_path / "checkpoint-5"):
+        raise RuntimeError("gloo: Connection reset by peer")
+    with pytest.raises(OSError, match="cannot be written .*checkpoint-5"), saving(tmp_path / "checkpoint-5"):
+        raise RuntimeError("no space")
