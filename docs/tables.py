@@ -277,6 +277,7 @@ COMMANDS = {
     "methods-svamp": "python -m bench.methods --data RECORDS",
     "packing": "python -m bench.packing",
     "replica_kills": "python tests/mind/replica_kills.py",
+    "replica_kills_fsdp2": "python tests/mind/replica_kills.py 10 2 FILE fsdp2",
     "row_confidence": "python -m bench.row_confidence --data RECORDS",
     "row_kernels": "python -m bench.row_kernels --data RECORDS",
     "selection": "python -m bench.selection",

@@ -243,11 +243,11 @@ def _outputs(options: Evaluate, students: Iterable[str]) -> tuple[Path | None, P
     require(responses != output, f"{output}: the ending .responses is that of the folder of the responses")
     check_new_folder(responses)
     require(options.overwrite or not responses.exists(), f"{responses}: exists already; add --overwrite")
-    check_replaceable(responses, is_responses, "move it away, or name another --output")
     inputs = (*options.files, options.heldout, *students, options.student.chat_template)
     inputs += (options.lorid.knowledge, options.lorid.deep, options.knowledge_base)
     for place in (output, responses):
         check_apart(place, filter(None, inputs))
+    check_replaceable(responses, is_responses, "move it away, or name another --output")
     return output, responses
 
 
