@@ -125,7 +125,7 @@ def test_all_stages_are_counted_together(whole, tmp_path):
     assert cells[6::8] == [f"{side['after']['heldout']['nll']:.3f}" for side in (of_stage, evaluation)]
     assert cells[7::8] == ["test 0.0 %"] * 2
     trained = sum(row["work"]["trained"] for row in rows)
-    assert f'<th scope="row">trained: forward and backward</th><td>{trained:,}</td>' in page
+    assert f'<th scope="row">trained: forward and backward pass</th><td>{trained:,}</td>' in page
     assert "<h2>Stages</h2>" not in stage.report.read_text()
 
     run = RunFolder(shutil.copytree(whole.path, tmp_path / "run"))
