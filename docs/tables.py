@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.measure import RESULTS, read_results
 from mind.intervals import paired_difference, wilson
 
 DOCS = Path(__file__).resolve().parent
-RESULTS = DOCS.parent / "bench" / "results"
 PAGES = (DOCS / "performance.md", DOCS / "experiments.md")
 PLACE = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
@@ -57,7 +57,7 @@ STEPS = {
 
 
 def rows_of(name: str) -> list[Row]:
-    return [json.loads(line) for line in (RESULTS / f"{name}.jsonl").read_text().splitlines()]
+    return read_results(RESULTS / f"{name}.jsonl")
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
@@ -191,6 +191,12 @@ def coverage() -> str:
     return table(["scenario", "interval of `mind compare`", "plain bootstrap"], body)
 
 
+def answers(row: Row) -> list[tuple[bool, bool]]:
+    """Whether each question of a run of `make train` was right before and after, as far as a difference needs it."""
+    gained, lost = row["gained"], row["lost"]
+    return [(False, True)] * gained + [(True, False)] * lost + [(True, True)] * (row["questions"] - gained - lost)
+
+
 def make_train() -> str:
     """Accuracies with Wilson's intervals, and the difference with that of paired answers."""
 
@@ -200,11 +206,8 @@ def make_train() -> str:
 
     body = []
     for row in rows_of("make_train"):
-        before, after, gained, lost, total = (
-            row[name] for name in ("correct_before", "correct_after", "gained", "lost", "questions")
-        )
-        pairs = [(False, True)] * gained + [(True, False)] * lost + [(True, True)] * (total - gained - lost)
-        low, high = paired_difference(pairs)
+        before, after, total = (row[name] for name in ("correct_before", "correct_after", "questions"))
+        low, high = paired_difference(answers(row))
         change = f"{100 * (after - before) / total:+.1f} points ({100 * low:.1f} to {100 * high:.1f})"
         less = 100 * (row["nll_after"] / row["nll_before"] - 1)
         body.append(

@@ -9,7 +9,6 @@ rounded. To add a row, add it to `results_table`.
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 from bench import sparse_training
 from bench.measure import RESULTS, read_results
+from docs.tables import answers, comparison, rows_of, table
 from mind.intervals import paired_difference, wilson
 from mind_kernels.backend import BACKENDS
 
@@ -83,11 +83,7 @@ def status_table(tested: Collection[Place], timed: Collection[Place]) -> str:
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     head, *body = rows
-    return "".join(f"| {' | '.join(row)} |\n" for row in (head, ["---"] * len(head), *body))
-
-
-def results(name: str) -> list[dict[str, Any]]:
-    return read_results(RESULTS / f"{name}.jsonl")
+    return f"{table(head, body)}\n"
 
 
 def seconds(milliseconds: float) -> str:
@@ -123,7 +119,7 @@ def results_table() -> str:
 
 
 def _cross_entropy() -> list[Sequence[str]]:
-    of = {row["provider"]: row for row in results("linear_cross_entropy")}
+    of = {row["provider"]: row for row in rows_of("linear_cross_entropy")}
     eager, ours = of["eager"], of["mind_kernels exact"]
     chunked = [row for name, row in of.items() if name.startswith("F.linear_cross_entropy")]
     fastest = min(chunked, key=lambda row: row["median_ms"])
@@ -139,7 +135,7 @@ def _cross_entropy() -> list[Sequence[str]]:
 
 
 def _pairwise_jsd() -> list[Sequence[str]]:
-    of = {row["provider"]: row for row in results("linear_pairwise_jsd")}
+    of = {row["provider"]: row for row in rows_of("linear_pairwise_jsd")}
     plain, compiled, ours = of["eager, loop over unbound rows"], of["torch.compile"], of["mind_kernels"]
     pairs = ours["K"] * (ours["K"] - 1) // 2
     what = f"`linear_pairwise_jsd`, {pairs} pairs at {ours['P']} tokens, loss and gradients"
@@ -151,14 +147,14 @@ def _pairwise_jsd() -> list[Sequence[str]]:
 
 
 def _trainer() -> list[Sequence[str]]:
-    of = {row["loss"]: row for row in results("trainer_memory") if row["checkpointing"]}
+    of = {row["loss"]: row for row in rows_of("trainer_memory") if row["checkpointing"]}
     what = f"a transformers Trainer's step, {of['stock']['tokens']:,} tokens, gradient checkpointing"
     stock, fused = (memory(of[loss]["peak_mib"]) for loss in ("stock", "fused"))
     return [(what, "its own loss", stock, fused, "`python -m bench.trainer_memory`")]
 
 
 def _step() -> list[Sequence[str]]:
-    of = {row["variant"]: row for row in results("train_step")}
+    of = {row["variant"]: row for row in rows_of("train_step")}
     naive, packed, ours = of["naive"], of["packed"], of["+ fused losses"]
     what = f"a whole step of MIND, {naive['questions']} questions with {naive['K']} rationales each"
     command = "`python -m bench.train_step --data FILE --max-length 240`"
@@ -170,16 +166,15 @@ def _step() -> list[Sequence[str]]:
 
 def _make_train() -> list[Sequence[str]]:
     """Of the first seed; docs/performance.md has all."""
-    return [_seed(row) for row in results("make_train") if row["seed"] == 0]
+    return [_seed(row) for row in rows_of("make_train") if row["seed"] == 0]
 
 
 def _seed(row: dict[str, Any]) -> Sequence[str]:
     """Accuracy before and after with Wilson's intervals, and the change with that of a paired difference."""
-    total, gained, lost = row["questions"], row["gained"], row["lost"]
+    total = row["questions"]
     shares = [row[f"correct_{when}"] / total for when in ("before", "after")]
     before, after = (f"{percent(share)} ({ends(*wilson(share * total, total))})" for share in shares)
-    changes = [(False, True)] * gained + [(True, False)] * lost + [(True, True)] * (total - gained - lost)
-    gain = f"{100 * (shares[1] - shares[0]):+.1f} points ({ends(*paired_difference(changes))})"
+    gain = f"{100 * (shares[1] - shares[0]):+.1f} points ({ends(*paired_difference(answers(row)))})"
     command = f"make train SEED={row['seed']}" if row["seed"] else "make train"
     what = f"accuracy on {total} new word problems, 95 % intervals, {row['minutes']:.1f} minutes"
     return (what, "the student before", before, f"{after}, {gain}", f"`{command}`")
@@ -187,7 +182,7 @@ def _seed(row: dict[str, Any]) -> Sequence[str]:
 
 def _experiment() -> list[Sequence[str]]:
     """MIND beside plain fine-tuning, and beside the best perspective alone, in and out of distribution."""
-    found = json.loads((RESULTS / "experiments" / "word-problems" / "comparison.json").read_text())
+    found = comparison("word-problems")
     of = {(one["other"], one["on"]): one for one in found["versus"]}
     seeds = len(found["planned_seeds"])
     command = "`mind experiment word-problems`"
@@ -207,13 +202,13 @@ def _experiment() -> list[Sequence[str]]:
 
 def figures() -> dict[str, str]:
     """What the prose of README.md says, by the file of results that it comes from."""
-    sparse = next(row for row in results("linear_cross_entropy") if row["provider"] == "mind_kernels sparse 2^-16")
+    sparse = next(row for row in rows_of("linear_cross_entropy") if row["provider"] == "mind_kernels sparse 2^-16")
     names = ("d_hidden_error", "d_weight_error")
     hidden, head = (scientific(sparse[name]) for name in names)
     dense = " and ".join(scientific(sparse[f"dense_bf16_{name}"]) for name in names)
     error = f"its error is {hidden} (hidden states) and {head} (head); bfloat16 arithmetic has {dense}"
-    whole = next(row["grad_error"] for row in results("train_step") if row["variant"] == "+ sparse gradient")
-    steps = [row for row in results("sparse_training") if row["run"] in sparse_training.RUNS]
+    whole = next(row["grad_error"] for row in rows_of("train_step") if row["variant"] == "+ sparse gradient")
+    steps = [row for row in rows_of("sparse_training") if row["run"] in sparse_training.RUNS]
     window = sparse_training.summarize(steps)["largest_window_percent"]
     return {
         "linear_cross_entropy": error,
@@ -246,11 +241,11 @@ def written(name: str, page: str) -> str:
 
 def main() -> None:
     page = README.read_text()
-    for name, table in TABLES.items():
+    for name, written_anew in TABLES.items():
         before, mark, rest = page.partition(begin(name))
         if not mark:
             raise SystemExit(f"README.md: expected the line {begin(name).strip()}")
-        page = before + mark + table() + END + rest.partition(END)[2]
+        page = before + mark + written_anew() + END + rest.partition(END)[2]
     README.write_text(page)
 
 
