@@ -4,8 +4,11 @@
 #   OUT=folder PYTHON=python MINUTES=7.5 WHEELS=folder bench/on_gpu.sh [--dry] [options that all of $BENCHES have, such as --repeats 3]
 # Results, pictures and logs go to $OUT (default: runs/bench), in place of those that are there, each as soon as it is known:
 # a call that is stopped keeps what it has. The status is not 0 if anything failed.
-# Peers are run where $PYTHON can import them. WHEELS names a folder of wheels that are installed into $OUT/site first,
-# without an index and without what they depend on. Such a folder is made elsewhere, for the Python of the GPU, by
+# BUILT=1: the compiled libraries of this folder are those to use, and nothing is compiled. One build serves every Python
+# from 3.11 and every torch from 2.11 on, so they may come from another machine.
+# COMMIT names the version in the results if this folder is a copy without git.
+# Peers are run where $PYTHON can import them. WHEELS names a folder of wheels that are installed into
+# $OUT/site-packages first, without an index and without what they depend on. Such a folder is made elsewhere, for the Python of the GPU, by
 #   pip download --no-deps --only-binary=:all: --python-version 3.12 -d folder liger-kernel cut-cross-entropy trl quack-kernels ...
 # with all that they need and the machine lacks, and neither torch nor triton.
 # TOKENS names a step that `python -m bench.train_step --save-tokens` wrote (default: the one in bench/training_step).
@@ -63,15 +66,17 @@ within() {
 if [ -n "${WHEELS:-}" ]; then
     wheels=("$WHEELS"/*.whl)
     [ -f "${wheels[0]}" ] || { echo "WHEELS is $WHEELS: no wheel is in it"; exit 1; }
-    rm -rf "$OUT/site"
-    "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --disable-pip-version-check --target "$OUT/site" "${wheels[@]}" || exit 1
-    export PYTHONPATH=$PYTHONPATH:$OUT/site
+    site=$OUT/site-packages # QuACK takes functions elsewhere for a user's own
+    rm -rf "$site"
+    "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --disable-pip-version-check --target "$site" "${wheels[@]}" || exit 1
+    export PYTHONPATH=$PYTHONPATH:$site
 fi
 "${run[@]}" -m bench.comparison.peers || exit 1
 
 # MIND_KERNELS_BUILD=auto goes on without what cannot be built.
 export MIND_KERNELS_BUILD=${MIND_KERNELS_BUILD:-cuda}
 : >"$OUT/build.log"
+[ "${BUILT:-0}" = 0 ] || build=(--version)
 within 120 "$OUT/build.log" "$PYTHON" setup.py "${build[@]}" || { tail -n 30 "$OUT/build.log"; exit 1; }
 echo "built after $SECONDS s: $(tail -n 1 "$OUT/build.log")"
 
