@@ -90,6 +90,7 @@ test_file() {
     within "${TEST_SECONDS:-180}" "$logs/$name" "${run[@]}" -m pytest -q -p tests.ran "${select[@]}" tests/*/"test_$name.py"
     echo $? >"$logs/$name.status"
 }
+processors=$(nproc) # before the next line, which nproc obeys
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 : >"$OUT/check.log"
 (
@@ -97,7 +98,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
     echo $? >"$logs/check.status"
 ) &
 for name in $TESTS; do
-    while [ "$(jobs -rp | wc -l)" -ge "${JOBS:-$(nproc)}" ]; do wait -n; done
+    while [ "$(jobs -rp | wc -l)" -ge "${JOBS:-$processors}" ]; do wait -n; done
     test_file "$name" &
 done
 wait

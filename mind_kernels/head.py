@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from mind_kernels.extension import constant_in_graphs
 from mind_kernels.row_chunks import Rows, accumulation_dtype, chunks, gradient_dtype, row_major, rows_per_block
 
 
@@ -117,10 +118,15 @@ def head_of(
     return weight
 
 
+@constant_in_graphs  # which Dynamo of PyTorch 2.11 cannot trace
+def _has_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device)
+
+
 def under_autocast(hidden: Tensor, head: Head) -> tuple[Tensor, Head]:
     """Both in autocast's dtype if autocast is on for their device, as torch.nn.functional.linear casts its inputs."""
     device = hidden.device.type
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+    if not (_has_autocast(device) and torch.is_autocast_enabled(device)):
         return hidden, head
     dtype = torch.get_autocast_dtype(device)
 

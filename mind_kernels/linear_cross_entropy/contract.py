@@ -99,7 +99,8 @@ class RowTerms(NamedTuple):
 
         dtype = accumulation_dtype(like.dtype)
         values = RowValues(*(zeros(torch.bool if name == "correct" else dtype) for name in RowValues._fields))
-        dropped_mass, kept_entries = zeros(dtype, rows * sparse), zeros(torch.int64, rows * sparse)
+        of_sparse = rows if sparse else 0
+        dropped_mass, kept_entries = zeros(dtype, of_sparse), zeros(torch.int64, of_sparse)
         return cls(values, dropped_mass, kept_entries, ExtraStats.zeros(rows, like, extra))
 
     def first(self, rows: int) -> RowTerms:

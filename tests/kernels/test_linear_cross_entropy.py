@@ -350,7 +350,13 @@ def call(**changes):
         ({"backend": "fast"}, ValueError, r"backend is 'fast'"),
         ({"backend": "cuda"}, BackendUnavailableError, r"'cuda' is not available on cpu"),
         (
-            {"backend": "triton", "hidden": torch.zeros(6, 8).double(), "weight": torch.zeros(31, 8).double()},
+            {
+                "backend": "triton",
+                **on(device_of("triton"), make_inputs(6, 8, 31)),
+                **on(
+                    device_of("triton"), {"hidden": torch.zeros(6, 8).double(), "weight": torch.zeros(31, 8).double()}
+                ),
+            },
             TypeError,
             r"hidden has dtype torch.float64: backend 'triton' computes in float32",
         ),

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from cases import device_of, on
 from divergence_cases import (
     BACKENDS,
     CASES,
@@ -365,7 +366,7 @@ def test_a_teacher_of_any_size_is_multiplied_as_its_student_is(rows):
 @pytest.mark.parametrize("backend", ["reference", *BACKENDS])
 def test_divergence_and_target_entropy_are_a_cross_entropy(backend, kind):
     """That of the student under the target, in float64 from both softmaxes; temperatures of their own."""
-    inputs = make(*fit(backend, 9, 8, 67), dtype=torch.float32)
+    inputs = on(device_of(backend), make(*fit(backend, 9, 8, 67), dtype=torch.float32))
     names = ("hidden", "weight", "teacher_hidden", "teacher_weight")
     options = {"temperature": 0.7, "teacher_temperature": 1.3}
     _, stats = linear_divergence(*(inputs[n] for n in names), **kind, **options, return_stats=True, backend=backend)
