@@ -117,7 +117,7 @@ unset OMP_NUM_THREADS
 
 # What "auto" would take by a measurement, for the head of the budgets; the table stays in $OUT.
 : >"$OUT/tune.log"
-MIND_KERNELS_TUNING="$OUT/tuning" within 60 "$OUT/tune.log" "${run[@]}" -m mind_kernels tune --device cuda "${tune[@]}" || status=1
+MIND_KERNELS_TUNING="$OUT/tuning" within "${TUNE_SECONDS:-60}" "$OUT/tune.log" "${run[@]}" -m mind_kernels tune --device cuda "${tune[@]}" || status=1
 cat "$OUT/tune.log"
 echo "tuned after $SECONDS s"
 
