@@ -76,6 +76,11 @@ _SHORTLY = timedelta(seconds=30)
 _agreed = threading.local()
 
 
+def operation_of(name: str, split: Group | Shard | None) -> str:
+    """The name in `backend.BACKENDS` of an operation on a whole head, or on one that is split over processes."""
+    return name if split is None else f"{name}, shards"
+
+
 @contextlib.contextmanager
 def reporting_errors(group: ProcessGroup, *near: object) -> Iterator[None]:
     """A context: if this process raises an error inside, the others, which wait in `agree`, raise an error too.

@@ -16,8 +16,8 @@ from mind_kernels.row_chunks import Rows, accumulation_dtype, write_rows
 from mind_kernels.shards import Group
 from mind_kernels.sparse_gradient import ByColumn, Entries
 
-ROW_KERNELS = "linear_cross_entropy", "linear_cross_entropy, shards"
-"""Names in `backend.BACKENDS`: the kernels of rows, and those for a head that is split over processes."""
+ROW_KERNELS = "linear_cross_entropy"
+"""The kernels of rows, in `backend.BACKENDS`; see `shards.operation_of` for a head that is split over processes."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class ExtraStats(NamedTuple):
 
         def zeros(name: str) -> Tensor:
             dtype = torch.int64 if name == "predicted" else accumulation_dtype(like.dtype)
-            return torch.zeros(rows * (name in names.split(",")), dtype=dtype, device=like.device)
+            return torch.zeros(rows if name in names.split(",") else 0, dtype=dtype, device=like.device)
 
         return cls(*map(zeros, cls._fields))
 

@@ -25,7 +25,7 @@ from mind_kernels.linear_cross_entropy.contract import (
 from mind_kernels.linear_cross_entropy.extra_stats import checked_names
 from mind_kernels.linear_cross_entropy.threshold import batch_threshold_for_error
 from mind_kernels.row_chunks import accumulation_dtype, flat_rows, row_major, upstream_weights
-from mind_kernels.shards import Shard
+from mind_kernels.shards import Shard, operation_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -195,7 +195,7 @@ def linear_cross_entropy(
             f"gradient_error is {gradient_error}: expected None with process_group, since it chooses entries before "
             f"the processes know the whole row; expected gradient_threshold=threshold_for_error({gradient_error}) there"
         )
-    name = backends.resolve(backend, hidden, ROW_KERNELS[group is not None], head.vocabulary, form)
+    name = backends.resolve(backend, hidden, operation_of(ROW_KERNELS, group), head.vocabulary, form)
     if gradient_error is not None and name not in _HAVE_GRADIENT_ERROR:
         names = " or ".join(map(repr, _HAVE_GRADIENT_ERROR))
         raise ValueError(f"backend is {name!r}: expected {names} with gradient_error")
@@ -292,7 +292,7 @@ def _run(a: RowArguments, needs: list[bool]) -> tuple[RowOutputs, HeadGradients]
     vocabulary = a.spec.head.vocabulary if shard is None else shard.vocabulary
     checks.row_values(a.target, a.ignore_index, vocabulary, a.segment, a.num_segments)
     loss, terms, gradients = rows.forward(
-        backends.kernels(ROW_KERNELS[shard is not None], a.backend),
+        backends.kernels(operation_of(ROW_KERNELS, shard), a.backend),
         row_major(a.hidden),
         a.target,
         a.row_weight,

@@ -22,7 +22,7 @@ from mind_kernels.linear_divergence.contract import (
 from mind_kernels.linear_divergence.kinds import divergence_of
 from mind_kernels.linear_divergence.teachers import TAILS, HeadTeacher, ListTeacher
 from mind_kernels.row_chunks import accumulation_dtype, flat_rows, row_major, upstream_weights
-from mind_kernels.shards import Shard
+from mind_kernels.shards import Shard, operation_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -224,7 +224,7 @@ def linear_divergence(
             f"got {given or 'none of them'}"
         )
     form = "" if teacher_ids is None else "list"
-    name = backends.resolve(backend, hidden, _OPERATION[group is not None], head.vocabulary, form)
+    name = backends.resolve(backend, hidden, operation_of(_OPERATION, group), head.vocabulary, form)
     arguments = DivergenceArguments(
         flat_rows(hidden, 1), head, teacher, flat_rows(row_weight), divergence, reduction, name, group
     )
@@ -234,7 +234,7 @@ def linear_divergence(
     return (loss, DivergenceStats(*(value.view(shape) for value in outputs.values))) if return_stats else loss
 
 
-_OPERATION = "linear_divergence", "linear_divergence, shards"  # in backend.BACKENDS
+_OPERATION = "linear_divergence"  # in backend.BACKENDS
 
 
 def _teacher_head(
@@ -355,7 +355,7 @@ def _run(a: DivergenceArguments, needs: list[bool]) -> tuple[DivergenceOutputs, 
     else:
         teacher.check_values(a.head.vocabulary if shard is None else shard.vocabulary)
     loss, values, gradients = rows.forward(
-        backends.kernels(_OPERATION[shard is not None], a.backend),
+        backends.kernels(operation_of(_OPERATION, shard), a.backend),
         row_major(a.hidden),
         backends.head_on(a.backend, a.head),
         teacher,

@@ -28,7 +28,7 @@ from mind_kernels.linear_log_prob.listed import Ids, ListWeights, run_listed
 from mind_kernels.linear_log_prob.listed_shards import run_listed_shards
 from mind_kernels.row_chunks import flat_rows, row_major
 from mind_kernels.row_loop import visit_rows
-from mind_kernels.shards import Shard
+from mind_kernels.shards import Shard, operation_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -160,7 +160,7 @@ def linear_log_prob(
         )
     extra = checked_names(extra_stats, return_stats)
     form = "" if gradient_threshold is None else "sparse"
-    name = backends.resolve(backend, hidden, ROW_KERNELS[group is not None], head.vocabulary, form)
+    name = backends.resolve(backend, hidden, operation_of(ROW_KERNELS, group), head.vocabulary, form)
     spec = RowSpec(head, gradient_threshold=gradient_threshold)
     arguments = LogProbArguments(
         flat_rows(hidden, 1), spec, ids, flat_rows(of_rows), Upstream(), ignore_index, extra, name, group
@@ -228,7 +228,7 @@ def _run(a: LogProbArguments, needs: list[bool]) -> tuple[LogProbOutputs, HeadGr
     _check_values(a, a.spec.head.vocabulary if shard is None else shard.vocabulary)
     valid = _valid(a)
     hidden, spec = row_major(a.hidden), a.spec.with_head(backends.head_on(a.backend, a.spec.head))
-    kernels, extra = backends.kernels(ROW_KERNELS[shard is not None], a.backend), a.extra_stats
+    kernels, extra = backends.kernels(operation_of(ROW_KERNELS, shard), a.backend), a.extra_stats
     terms = RowTerms.zeros(hidden.shape[0], hidden, sparse=spec.gradient_threshold is not None, extra=extra)
     gradients = HeadGradients(hidden, spec.head, needs)
     target = a.target.to(hidden.device).contiguous()

@@ -17,7 +17,7 @@ from mind_kernels.linear_mind_loss import joint, reference
 from mind_kernels.linear_mind_loss.contract import MindArguments, MindOutputs, MindStats
 from mind_kernels.linear_pairwise_jsd.forms import form_of, group_weight_argument
 from mind_kernels.row_chunks import accumulation_dtype, flat_rows, row_major, weighted
-from mind_kernels.shards import Shard
+from mind_kernels.shards import Shard, operation_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -162,7 +162,7 @@ def linear_mind_loss(
     group_weight = group_weight_argument(pair_weight, mixture_weight, hidden, answer_rows.shape)
     checks.probability("gradient_threshold", gradient_threshold)
     form = "" if gradient_threshold is None else "sparse"
-    name = backends.resolve(backend, hidden, _GROUP_KERNELS[group is not None], head.vocabulary, form)
+    name = backends.resolve(backend, hidden, operation_of(_GROUP_KERNELS, group), head.vocabulary, form)
     arguments = MindArguments(
         flat_rows(hidden, 1),
         RowSpec(head, gradient_threshold=gradient_threshold),
@@ -188,7 +188,7 @@ def linear_mind_loss(
     )
 
 
-_GROUP_KERNELS = "linear_mind_loss", "linear_mind_loss, shards"  # in backend.BACKENDS
+_GROUP_KERNELS = "linear_mind_loss"  # in backend.BACKENDS
 
 
 def _shard(a: MindArguments, needs: Sequence[bool]) -> Shard | None:
@@ -258,8 +258,8 @@ def _run(a: MindArguments, needs: list[bool]) -> tuple[MindOutputs, HeadGradient
     _check_values(a, a.spec.head.vocabulary if shard is None else shard.vocabulary)
     group_weight = a.group_weight.to(accumulation_dtype(a.hidden.dtype))
     terms, row_weight, divergence, gradients = joint.forward(
-        backends.kernels(ROW_KERNELS[shard is not None], a.backend),
-        backends.kernels(_GROUP_KERNELS[shard is not None], a.backend),
+        backends.kernels(operation_of(ROW_KERNELS, shard), a.backend),
+        backends.kernels(operation_of(_GROUP_KERNELS, shard), a.backend),
         row_major(a.hidden),
         a.target,
         a.row_weight,

@@ -23,7 +23,7 @@ from mind_kernels.linear_pairwise_jsd.contract import (
 )
 from mind_kernels.linear_pairwise_jsd.forms import form_of, group_weight_argument
 from mind_kernels.row_chunks import accumulation_dtype
-from mind_kernels.shards import Shard
+from mind_kernels.shards import Shard, operation_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -146,7 +146,7 @@ def linear_pairwise_jsd(
         raise ValueError(f"kind is {kind!r}: expected one of {', '.join(map(repr, _OPERATIONS))}")
     if form and kind != "jsd":
         raise ValueError(f"kind is {kind!r}: expected 'jsd' with mixture_weight")
-    name = backends.resolve(backend, hidden, _operation(kind, is_split=group is not None), head.vocabulary, form)
+    name = backends.resolve(backend, hidden, operation_of(_OPERATIONS[kind], group), head.vocabulary, form)
     arguments = GroupArguments(hidden, head, group_weight, mask, kind, return_stats, name, group)
     outputs = _define(arguments) if name == "reference" else operator(arguments)
     if not return_stats:
@@ -155,12 +155,7 @@ def linear_pairwise_jsd(
     return outputs.loss, JeffreysStats(divergence) if kind == "jeffreys" else form_of(group_weight).stats(divergence)
 
 
-_OPERATIONS = {"jsd": "linear_pairwise_jsd", "jeffreys": JEFFREYS}
-
-
-def _operation(kind: str, *, is_split: bool) -> str:
-    """The operation's name in `backend.BACKENDS`."""
-    return _OPERATIONS[kind] + ", shards" * is_split
+_OPERATIONS = {"jsd": "linear_pairwise_jsd", "jeffreys": JEFFREYS}  # in backend.BACKENDS
 
 
 def _shard(a: GroupArguments, needs: Sequence[bool]) -> Shard | None:
@@ -203,7 +198,7 @@ def _run(a: GroupArguments, needs: list[bool]) -> tuple[GroupOutputs, HeadGradie
     form.check_values(a.group_weight)
     weight = a.group_weight.to(accumulation_dtype(a.hidden.dtype))
     divergence, gradients = groups.forward(
-        backends.kernels(_operation(a.kind, is_split=shard is not None), a.backend),
+        backends.kernels(operation_of(_OPERATIONS[a.kind], shard), a.backend),
         a.hidden,
         backends.head_on(a.backend, a.head),
         weight,

@@ -14,7 +14,7 @@ from mind_kernels.head import Head, HeadGradients, head_of
 from mind_kernels.linear_top_k import reference
 from mind_kernels.linear_top_k.contract import TopK, TopKArguments
 from mind_kernels.row_chunks import accumulation_dtype, flat_rows, row_major
-from mind_kernels.shards import Shard
+from mind_kernels.shards import Shard, operation_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -67,7 +67,7 @@ def linear_top_k(
     checks.integer("k", k)
     if group is None:  # else `_shard` knows the vocabulary
         _check_count(k, head.vocabulary)
-    name = backends.resolve(backend, hidden, _OPERATION[group is not None])
+    name = backends.resolve(backend, hidden, operation_of(_OPERATION, group))
     bias = None if head.bias is None else head.bias.detach()
     head = Head(head.weight.detach(), bias, head.softcap, head.temperature)
     arguments = TopKArguments(flat_rows(hidden.detach(), 1), head, k, name, group)
@@ -76,7 +76,7 @@ def linear_top_k(
     return TopK(ids.view(*shape, k), log_prob.view(*shape, k), lse.view(shape))
 
 
-_OPERATION = "linear_top_k", "linear_top_k, shards"  # in backend.BACKENDS
+_OPERATION = "linear_top_k"  # in backend.BACKENDS
 
 
 def _check_count(k: int, vocabulary: int) -> None:
@@ -113,7 +113,7 @@ def _define(a: TopKArguments) -> TopK:
 def _run(a: TopKArguments, needs: list[bool]) -> tuple[TopK, HeadGradients]:
     """The top k, and no gradients."""
     shard, hidden, head = _shard(a), row_major(a.hidden), backends.head_on(a.backend, a.head)
-    kernels = backends.kernels(_OPERATION[shard is not None], a.backend)
+    kernels = backends.kernels(operation_of(_OPERATION, shard), a.backend)
     found = kernels.top_k(hidden, head, a.k) if shard is None else kernels.shard_top_k(hidden, head, a.k, shard)
     return found, HeadGradients(hidden, head, needs)
 
