@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mind_kernels import derivatives
+from mind_kernels.backend import BACKENDS
 from mind_kernels.head import Gradients, HeadGradients
 from mind_kernels.namespace import NAMESPACE
 from mind_kernels.records import Layout
@@ -178,13 +179,18 @@ def _scaled(gradients: Sequence[Tensor], needs: list[bool], upstream: Tensor, dt
     """
     keep = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore[reportAttributeAccessIssue]
     batched = torch._C._functorch.is_legacy_batchedtensor(upstream)  # pyright: ignore[reportAttributeAccessIssue]
-    # loss.backward() starts with 1; to check this on a GPU would mean to wait for it.
+    # loss.backward() starts with 1; to check this on a GPU would mean to wait for it (`triton_scale` checks it there).
     is_one = not batched and type(upstream) is Tensor and upstream.device.type == "cpu" and float(upstream) == 1.0
 
     def scaled(gradient: Tensor) -> Tensor:
         if batched or type(gradient) is not Tensor:
             return (gradient.to(upstream.dtype) * upstream).to(dtype)
         out = torch.empty_like(gradient, dtype=dtype) if keep or gradient.dtype != dtype else gradient
+        if gradient.is_cuda and upstream.dtype == torch.float32 and BACKENDS["triton"].availability().available:
+            from mind_kernels import triton_scale
+
+            triton_scale.scale(gradient, upstream, out)
+            return out
         if gradient.dtype == out.dtype == upstream.dtype:
             return gradient if is_one and out is gradient else torch.mul(gradient, upstream, out=out)
         flat, products = gradient.view(-1), out.view(-1)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 # Bytes of one chunk of logits. Each chunk reads and writes the whole dW once (8VD bytes in float32), so large chunks
 # are faster; on a CPU memory is the limit: 48 MiB are 256 rows at V 49152, D 576, with 43 GFLOP of products and 226 MB
-# of that traffic, and less than a tenth of eager's memory in all.
+# of that traffic, and less than a tenth of eager's memory in all. HeadGradients.rows_per_chunk adds to it on a GPU.
 _CHUNK_BYTES = {"cpu": 48 << 20, "cuda": 1 << 30}
 # The sparse gradient does not accumulate dW per chunk, so smaller chunks cost nothing; a GPU works on two of them.
 _SPARSE_CHUNK_BYTES = {"cpu": 48 << 20, "cuda": 192 << 20}
@@ -22,17 +22,19 @@ Rows = slice | Tensor
 """Rows of a matrix: a slice without a step, or their indices (n,) int64."""
 
 
-def _rows_within(budget: dict[str, int], vocabulary: int, device: torch.device, itemsize: int) -> int:
-    available = budget["cpu" if device.type == "cpu" else "cuda"]
+def _rows_within(budget: dict[str, int], vocabulary: int, device: torch.device, itemsize: int, spare: int = 0) -> int:
+    available = budget["cpu" if device.type == "cpu" else "cuda"] + spare
     return max(1, available // (vocabulary * itemsize))
 
 
-def rows_per_chunk(vocabulary: int, device: torch.device, itemsize: int = 4, *, sparse: bool = False) -> int:
+def rows_per_chunk(
+    vocabulary: int, device: torch.device, itemsize: int = 4, *, sparse: bool = False, spare: int = 0
+) -> int:
     """The number of rows of a chunk of logits: as many as fit the byte budget of the device, at least one.
 
-    From 128 rows on it is a multiple of 128, the height of a tile of the products.
+    From 128 rows on it is a multiple of 128, the height of a tile of the products. `spare` bytes add to the budget.
     """
-    rows = _rows_within(_SPARSE_CHUNK_BYTES if sparse else _CHUNK_BYTES, vocabulary, device, itemsize)
+    rows = _rows_within(_SPARSE_CHUNK_BYTES if sparse else _CHUNK_BYTES, vocabulary, device, itemsize, spare)
     return rows if rows < 128 else rows - rows % 128
 
 

@@ -197,8 +197,8 @@ class SparseGradient:
         would spoil the gradient of every row of the batch."""
         known = lse[rows].isfinite() & weight.isfinite()
         # They are replaced by the first good row with weight 0, since selecting rows would make the host wait for a
-        # GPU.
-        rows = torch.where(known, rows, rows[known.int().argmax()])
+        # GPU, as would an index without dimensions.
+        rows = torch.where(known, rows, rows[known.int().argmax(keepdim=True)])
         found, mass = (torch.where(known.any(), value, 0) for value in background(rows, torch.where(known, weight, 0)))
         self.add_background(found, mass[None])
 

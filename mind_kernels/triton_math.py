@@ -107,7 +107,8 @@ def slope(z, softcap, temperature, HAS_SOFTCAP: tl.constexpr):
     result = 1.0 / temperature
     if HAS_SOFTCAP:
         ratio = z * (temperature / softcap)
-        result = (1.0 - ratio * ratio) * result
+        # At the cap, where tanh is 1 or -1, the ratio may be one rounding off.
+        result = tl.where(tl.abs(z) >= softcap / temperature, 0.0, (1.0 - ratio * ratio) * result)
     return result
 
 

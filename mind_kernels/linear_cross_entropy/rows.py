@@ -60,7 +60,7 @@ def forward(
     def run(rows: Tensor | int, scale: Tensor | None) -> None:
         weights = None if scale is None else RowWeights(scale)
         if shard is None:
-            run_terms(kernels, rows, hidden, index, weights, spec, terms, gradients, extra)
+            run_terms(kernels, rows, hidden, index, weights, spec, terms, gradients, extra, alone=True)
         else:
             run_shard_terms(kernels, rows, hidden, index, weights, spec, terms, gradients, extra, shard)
 
@@ -78,8 +78,11 @@ def run_terms(
     terms: RowTerms,
     gradients: HeadGradients,
     extra: str = "",
+    *,
+    alone: bool = False,
 ) -> None:
-    """Fills `terms` for the rows, with the `extra` statistics, and adds their gradient products."""
+    """Fills `terms` for the rows, with the `extra` statistics, and adds their gradient products. `alone`: nothing else
+    adds to the gradients."""
     if spec.gradient_threshold is not None:
         _SparsePass(kernels, hidden, target, weights, spec, terms, gradients, extra).run(rows)
         return
@@ -103,6 +106,9 @@ def run_terms(
         if exact is not None:
             _run_exact(exact, rows, hidden, target, weights, spec, terms, gradients)
             return
+    if weights is not None:
+        bytes_per_row = spec.head.vocabulary * hidden.element_size()
+        size = gradients.rows_per_chunk(count, bytes_per_row, alone=alone)
     # All chunks use the same memory: on a CPU, fresh pages would add a fifth to the time of the product.
     memory = hidden.new_empty(min(size, count), spec.head.vocabulary)
 

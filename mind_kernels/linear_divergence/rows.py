@@ -44,7 +44,7 @@ def forward(
     gradients = HeadGradients(hidden, head, needs)
     vocabulary = head.vocabulary if shard is None else shard.largest
     extra = vocabulary if isinstance(teacher, HeadTeacher) else EVENT_TENSORS * teacher.ids.shape[1]
-    size = rows_per_chunk(vocabulary + extra, hidden.device, weight.element_size())
+    bytes_per_row = (vocabulary + extra) * weight.element_size()
 
     def kernel(chunk: Rows, part: Tensor, weights: Tensor | None) -> tuple[RowValues, Tensor | None]:
         logits = head.project_wide(part)
@@ -52,11 +52,14 @@ def forward(
         return found, None if weights is None else logits
 
     def run(rows: Tensor | int, weights: Tensor | None) -> None:
-        exact = None
+        exact, count = None, rows if isinstance(rows, int) else rows.numel()
         if weights is not None and shard is None and isinstance(kernels, OwnProducts):
-            count = rows if isinstance(rows, int) else rows.numel()
             exact = kernels.exact_rows(count, hidden, head, teacher, divergence)
         if exact is None:
+            if weights is None:
+                size = rows_per_chunk(bytes_per_row, hidden.device, 1)
+            else:
+                size = gradients.rows_per_chunk(count, bytes_per_row, alone=True)
             run_rows(rows, size, hidden, weights, kernel, values, gradients)
         else:
             run_rows(rows, exact.size, hidden, weights, partial(_add_exact, exact, gradients), values, gradients)

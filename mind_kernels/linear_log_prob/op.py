@@ -243,7 +243,7 @@ def _run(a: LogProbArguments, needs: list[bool]) -> tuple[LogProbOutputs, HeadGr
     def run(rows: Tensor | int, weights: RowWeights | None) -> None:
         more = weights, spec, terms, gradients, extra
         if shard is None:
-            run_terms(kernels, rows, hidden, target[:, 0], *more)
+            run_terms(kernels, rows, hidden, target[:, 0], *more, alone=True)
         else:
             run_shard_terms(kernels, rows, hidden, target[:, 0], *more, shard)
 

@@ -50,15 +50,17 @@ def run_groups(
     finish: Callable[[GroupChunk], None],
     *,
     smallest: int = 1,
+    alone: bool = False,
     shard: Shard | None = None,
 ) -> Tensor:
     """Divergences shaped as `weight`; calls `finish` for each chunk. Groups of fewer than `smallest` rows are left out
-    if the host knows them."""
+    if the host knows them. `alone`: nothing else adds to the gradients."""
     form, divergence, in_unit = form_of(weight), torch.zeros_like(weight), gradients.in_unit(weight)
     for groups, places in _same_size(index >= 0, smallest):
         count, itemsize = places.shape[1], weight.element_size()
         if shard is None:
-            size = rows_per_chunk(head.vocabulary, hidden.device, itemsize) // (2 * count)
+            bytes_per_row = 2 * head.vocabulary * itemsize
+            size = gradients.rows_per_chunk(places.numel(), bytes_per_row, alone=alone) // count
         else:  # F' in float64 is kept until the sums of all shards are known
             size = rows_per_chunk(shard.largest, hidden.device, itemsize) // (4 * count)
         for part in chunks(len(groups), max(1, size)):
@@ -140,5 +142,5 @@ def forward(
         if chunk.gradient is not None:
             chunk.add_gradient(scale_(chunk.gradient, head.slope(chunk.logits)), chunk.weighted, gradients)
 
-    divergence = run_groups(kernels, flat, index, head, weight, gradients, finish, smallest=2, shard=shard)
+    divergence = run_groups(kernels, flat, index, head, weight, gradients, finish, smallest=2, alone=True, shard=shard)
     return divergence, gradients

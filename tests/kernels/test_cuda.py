@@ -55,8 +55,9 @@ def sparse_mind(*arguments, **options):
 
 
 def divergence(hidden, weight, target, row_weight, **options):
-    """A teacher of the same head, one row off."""
-    return linear_divergence(hidden, weight, hidden.roll(1, 0), weight, kind="jsd", row_weight=row_weight, **options)
+    """From a teacher of the same head, one row off."""
+    teacher = hidden.detach().roll(1, 0), weight.detach()
+    return linear_divergence(hidden, weight, *teacher, kind="jsd", row_weight=row_weight, **options)
 
 
 def rows():
