@@ -18,7 +18,7 @@ cd "$(dirname "$0")/.."
 DRY=0
 [ "${1:-}" != --dry ] || { DRY=1; shift; }
 PYTHON=${PYTHON:-python}
-BENCHES=${BENCHES:-row_kernels linear_pairwise_jsd linear_mind_loss train_step linear_cross_entropy}
+BENCHES=${BENCHES:-kernel_times row_kernels linear_pairwise_jsd linear_mind_loss train_step linear_cross_entropy}
 declare -A SIZES
 run=("$PYTHON")
 if [ $DRY -eq 1 ]; then
@@ -32,7 +32,7 @@ if [ $DRY -eq 1 ]; then
     select=(-k "cross_entropy and float32")
     check=(--backend cuda)
     tune=(--hidden-size 16 --vocabulary 128 --rows 8 --rounds 6)
-    SIZES=([row_kernels]="--rows 2" [linear_pairwise_jsd]="--models budget --groups 1" [linear_mind_loss]="--rows 3 --groups 1"
+    SIZES=([kernel_times]="--rows 2" [row_kernels]="--rows 2" [linear_pairwise_jsd]="--models budget --groups 1" [linear_mind_loss]="--rows 3 --groups 1"
         [train_step]="--pack-length 64" [linear_cross_entropy]="--models budget --rows 2")
 else
     MINUTES=${MINUTES:-7.5}

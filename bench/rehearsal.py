@@ -133,6 +133,7 @@ def _stand_in_for_cuda() -> Iterator[tuple[Any, str, Any]]:
         "get_rng_state": lambda device=None: torch.get_rng_state(),
         "set_rng_state": lambda state, device=None: torch.set_rng_state(state),
         "is_current_stream_capturing": _returns(False),
+        "set_sync_debug_mode": _ignored,
         "synchronize": _ignored,
         "Event": _Event,
     }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bench import command, row_kernels, train_step
+from bench import command, kernel_times, row_kernels, train_step
 from bench.comparison.benchmark import Benchmark
 from bench.comparison.heads import HEADS
 from bench.linear_cross_entropy.__main__ import BENCHMARK as CROSS_ENTROPY
@@ -27,6 +27,7 @@ def columns_of(benchmark: Benchmark) -> list[str]:
 
 
 TABLES = {
+    kernel_times.NAME: [column for column in kernel_times.COLUMNS if column != "host_ms"],
     row_kernels.NAME: [column for column in row_kernels.COLUMNS if column not in LEFT_OUT],
     **{benchmark.name: columns_of(benchmark) for benchmark in (PAIRWISE_JSD, MIND_LOSS)},
     train_step.NAME: [column for column in train_step.COLUMNS if column not in LEFT_OUT],

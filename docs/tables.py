@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.measure import RESULTS, read_results
+from bench.roofline import DEVICES
 from mind.intervals import paired_difference, wilson
 
 DOCS = Path(__file__).resolve().parent
@@ -112,6 +113,27 @@ def row_kernels() -> str:
         for row in rows_of("row_kernels")
     ]
     return table(["on 256 rows of logits", "median time", "bandwidth", "share of a plain copy's"], body)
+
+
+LOSSES = {
+    "linear_cross_entropy": ("`linear_cross_entropy`", 8192),
+    "linear_pairwise_jsd": ("`linear_pairwise_jsd`, 128 groups of 8", 1024),
+    "linear_mind_loss": ("`linear_mind_loss`, of these 1,024 answer rows", 16384),
+}
+"""What is computed, and of how many rows, in kernel_times_cuda."""
+
+
+def gpu_calls() -> str:
+    body = []
+    for row in rows_of("kernel_times_cuda"):
+        if row["kernel"] == "all":
+            loss, rows = LOSSES[row["loss"]]
+            products = 6e-9 * rows * row["V"] * row["D"] / DEVICES[row["device"]].tflops
+            backend = row["provider"].removeprefix("mind_kernels ")
+            times = (f"{row[name]:.1f} ms" for name in ("wall_ms", "busy_ms"))
+            body.append([f"{loss}, {rows:,} rows", backend, *times, f"{products:.1f} ms"])
+    head = ["forward and backward", "backend", "call", "kernels, summed", "three dense products at 790 TFLOP/s"]
+    return table(head, body)
 
 
 def packing() -> str:
@@ -270,6 +292,7 @@ COMMANDS = {
     "fsdp_memory": "python -m bench.fsdp_memory",
     "generation": "python -m bench.generation --new-tokens 12 --turns 1",
     "kernel_resources": "python -m bench.kernel_resources",
+    "kernel_times_cuda": "python -m bench.kernel_times --device cuda",
     "linear_cross_entropy": "python -m bench.linear_cross_entropy --data RECORDS",
     "linear_cross_entropy_compiled": "python -m bench.linear_cross_entropy --data RECORDS",
     "linear_divergence": "python -m bench.linear_divergence",
@@ -290,6 +313,7 @@ COMMANDS = {
     "shapes": "python -m bench.shapes",
     "sparse_error": "python -m bench.sparse_error",
     "sparse_training": "python -m bench.sparse_training --data RECORDS",
+    "tests_cuda": "OUT=folder bench/on_gpu.sh",
     "train_parts": "python -m bench.train_parts",
     "train_step": "python -m bench.train_step --data RECORDS --questions 4 --max-length 240",
     "trainer_memory": "python -m bench.trainer_memory",
@@ -303,6 +327,8 @@ def files() -> str:
     for name, command in COMMANDS.items():
         rows = [row for row in rows_of(name) if "time" in row]
         cpu = rows[0].get("cpu", "not recorded").split("(R)")[0] if rows else ""
+        if rows and rows[0].get("device", "cpu") != "cpu":
+            cpu = f"{rows[0]['device']} and {cpu}"
         machine = f"{cpu}, {rows[0]['threads']}" if rows else "compilers alone"
         date = max(row["time"] for row in rows)[:10] if rows else ""
         body.append([f"[{name}](../bench/results/{name}.jsonl)", f"`{command}`", machine, date])
@@ -316,6 +342,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "linear_pairwise_jsd_compiled": lambda: losses("linear_pairwise_jsd_compiled", PAIRS),
     "linear_divergence": divergences,
     "row_kernels": row_kernels,
+    "kernel_times_cuda": gpu_calls,
     "train_step": step,
     "train_parts": parts,
     "make_train": make_train,

@@ -11,8 +11,10 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bench import sparse_training
@@ -53,6 +55,19 @@ def tested_on_gpu(lines: Iterable[dict[str, Any]]) -> set[Place]:
     return {(line["backend"], "cuda") for line in on_gpu if line["passed"] and line["backend"] not in failed}
 
 
+def failures(lines: Iterable[dict[str, Any]]) -> dict[str, str]:
+    """Such as "8 of 1,843 tests failed", for the backends of which tests failed on a GPU."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for line in lines:
+        if line["device"] != "cpu":
+            counts[line["backend"]].update({outcome: line[outcome] for outcome in ("passed", "failed")})
+    return {
+        name: f"{count['failed']:,} of {count.total():,} tests failed"
+        for name, count in counts.items()
+        if count["failed"]
+    }
+
+
 def measured(rows: Iterable[dict[str, Any]]) -> set[Place]:
     """The backends that results with a time name, such as "mind_kernels cpp exact" or "torch gradient"."""
     found = set()
@@ -64,14 +79,18 @@ def measured(rows: Iterable[dict[str, Any]]) -> set[Place]:
     return found
 
 
-def status_table(tested: Collection[Place], timed: Collection[Place]) -> str:
-    """A row per backend; a dash where it does not compute."""
+def status_table(
+    tested: Collection[Place], timed: Collection[Place], failed: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """A row per backend; a dash where it does not compute. `failed`: what `failures` says of tests on a GPU."""
     stand_ins = {"interpreter": "tested in Triton's interpreter", "emulator": "tested in an emulator of CUDA"}
 
     def cell(name: str, place: str) -> str:
         if BACKENDS[name].tensors not in ("any", place):
             return "–"
         words = [word for word, found in (("tested", tested), ("measured", timed)) if (name, place) in found]
+        if place == "cuda" and name in failed:
+            words.append(failed[name])
         return ", ".join(words) or "neither"
 
     rows = [("backend", "what it is", "CPU", "NVIDIA GPU", "GPU code run on a CPU")]
@@ -221,6 +240,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "status": lambda: status_table(
         tested_here() | tested_on_gpu(read_results(RAN) if RAN.exists() else []),
         measured(row for file in sorted(RESULTS.glob("*.jsonl")) for row in read_results(file)),
+        failures(read_results(RAN) if RAN.exists() else []),
     ),
     "results": results_table,
 }

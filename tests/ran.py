@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 
+from bench.measure import provenance
 from mind_kernels.backend import BACKENDS
 
 FILE = "RAN"
@@ -52,10 +53,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Itera
 def pytest_sessionfinish() -> None:
     if not (file := os.environ.get(FILE)):
         return
-    names = {"cpu": "cpu", "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else "cuda"}
+    facts = provenance()
+    names = {"cpu": "cpu", "cuda": facts["device"] if torch.cuda.is_available() else "cuda"}
     lines = []
     for backend, device in sorted(_counts["passed"] | _counts["failed"]):
         counts = {outcome: count[backend, device] for outcome, count in _counts.items()}
-        lines.append({"backend": backend, "device": names[device], **counts})
+        lines.append({**facts, "backend": backend, "device": names[device], **counts})
     with Path(file).open("a") as out:  # test files may run side by side
         out.write("".join(json.dumps(line) + "\n" for line in lines))

@@ -69,6 +69,7 @@ def no_measurement(monkeypatch):
         ("row_kernels", "load"),
         ("sparse_error", "load"),
         ("generation", "load_student"),
+        ("kernel_times", "of_provider"),
         ("latent", "train"),
         ("methods", "measure"),
         ("selection", "load_tables"),
@@ -92,7 +93,7 @@ def refusal(capsys, name, *arguments):
 
 
 def test_every_benchmark_is_found():
-    assert {"packing", "shapes", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 23
+    assert {"packing", "shapes", "linear_cross_entropy", "train_step", "busy_machine"} < set(NAMES) and len(NAMES) == 24
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -173,6 +174,7 @@ def test_a_wrong_value_of_any_option_is_told_first(name, no_measurement, tmp_pat
             "busy_machine",
             "fsdp_memory",
             "generation",
+            "kernel_times",
             "latent",
             "methods",
             "selection",

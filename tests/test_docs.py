@@ -142,7 +142,7 @@ def test_the_tables_are_those_of_the_results():
 def test_every_result_file_has_its_command():
     assert set(tables.COMMANDS) == {path.stem for path in tables.RESULTS.glob("*.jsonl")}
     for command in tables.COMMANDS.values():
-        place = re.search(r"bench\.(\w+)|(\S+\.py)", command)
+        place = re.search(r"bench\.(\w+)|(\S+\.(?:py|sh))", command)
         assert place is not None
         file = ROOT / "bench" / f"{place[1]}.py" if place[1] else ROOT / place[2]
         assert file.exists() or (file.with_suffix("") / "__main__.py").exists(), command

@@ -56,9 +56,12 @@ def test_what_is_tested_or_measured_on_a_gpu_is_told():
         {"kernel": "cpp gradient", "median_ms": 1.0, "device": "cpu"},
     ]
     assert front_page.measured(rows) == {("triton", "cuda"), ("cpp", "cpu")}
-    table = front_page.status_table({("triton", "cuda"), ("triton", "interpreter")}, {("triton", "cuda")})
+    assert front_page.failures(lines) == {"cuda": "1 of 10 tests failed"}
+    failed = {"cuda": "1 of 10 tests failed"}
+    table = front_page.status_table({("triton", "cuda"), ("triton", "interpreter")}, {("triton", "cuda")}, failed)
     cells = {line.split(" | ")[0].strip("|` "): line.strip("| \n").split(" | ")[2:] for line in table.splitlines()}
     assert cells["triton"] == ["–", "tested, measured", "tested in Triton's interpreter"]
+    assert cells["cuda"] == ["–", "1 of 10 tests failed", "–"]
     assert cells["cpp"] == ["neither", "–", "–"] and cells.keys() >= BACKENDS.keys()
 
 
@@ -79,10 +82,12 @@ def test_what_tests_ran_is_noted_by_backend_and_device(tmp_path):
     ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert "1 failed, 3 passed" in ended.stdout, ended.stdout + ended.stderr
     lines = [json.loads(line) for line in file.read_text().splitlines()]
-    assert lines == [
+    told = [{name: line[name] for name in ("backend", "device", "passed", "failed")} for line in lines]
+    assert told == [
         {"backend": "cpp", "device": "cpu", "passed": 1, "failed": 1},
         {"backend": "torch", "device": "cpu", "passed": 1, "failed": 0},
     ]
+    assert all(line["torch"] == torch.__version__ for line in lines)
 
 
 def test_a_finished_run_becomes_a_line_of_results(tmp_path):

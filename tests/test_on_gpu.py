@@ -79,7 +79,14 @@ def test_a_call_builds_tests_tunes_and_measures(stubbed):
     assert len(files) > 20 and all((ROOT / file).is_file() for file in files)
     assert "-m mind_kernels check --device cuda" in calls
     rest = calls[len(files) + 3 :]
-    benches = ["row_kernels", "linear_pairwise_jsd", "linear_mind_loss", "train_step", "linear_cross_entropy"]
+    benches = [
+        "kernel_times",
+        "row_kernels",
+        "linear_pairwise_jsd",
+        "linear_mind_loss",
+        "train_step",
+        "linear_cross_entropy",
+    ]
     assert rest[0] == "-m mind_kernels tune --device cuda --hidden-size 3584 --vocabulary 151936"
     assert [line.split()[1] for line in rest[1:]] == [*(f"bench.{name}" for name in benches), "bench.tables"]
     assert all("--device cuda" in line and "--repeats 3" in line for line in rest[1:-1])
@@ -150,6 +157,9 @@ def test_a_rehearsal_from_tests_to_tables(tmp_path):
     assert "cut-cross-entropy 99.1" in ended.stdout and "all agree with the definition" in ended.stdout
     assert re.search(r"^cuda: \d+ passed", ended.stdout, re.MULTILINE)
     rows = {}
+    lines = (out / "kernel_times_cuda.jsonl").read_text().splitlines()
+    whole = [row for row in map(json.loads, lines) if "wall_ms" in row]
+    assert len(whole) > 20 and all("no GPU" in row["device"] for row in whole)
     for name in ("row_kernels", "linear_pairwise_jsd", "linear_mind_loss", "train_step", "linear_cross_entropy"):
         lines = (out / f"{name}_cuda.jsonl").read_text().splitlines()
         rows[name] = {row.get("provider") or row.get("variant") or row["kernel"]: row for row in map(json.loads, lines)}

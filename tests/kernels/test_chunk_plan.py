@@ -35,9 +35,10 @@ def test_all_rows_at_once_if_no_float32_sum_is_needed():
 
 
 @pytest.mark.parametrize(
-    "found", [gradients(torch.float32), gradients(torch.float16), gradients(needs_weight=False)], ids=str
+    "options", [{"dtype": torch.float32}, {"dtype": torch.float16}, {"needs_weight": False}], ids=str
 )
-def test_no_more_where_nothing_is_rounded(found):
+def test_no_more_where_nothing_is_rounded(options):
+    found = gradients(**options)
     assert found.rows_per_chunk(8192, 2 * V, alone=True) == rows_per_chunk(V, torch.device("cuda"), 2)
     assert not found._is_whole
 
