@@ -285,6 +285,16 @@ def differences(name: str) -> str:
     return table([f"`{found['reference']}` minus", "role", "in distribution", "out of distribution"], body)
 
 
+def latent() -> str:
+    """The probe on students of a seed that it has not seen, by view, and the clusters."""
+    body = []
+    for row in rows_of("latent"):
+        told = f"{100 * row['new_student']:.1f} % ({100 * row['low']:.1f} to {100 * row['high']:.1f})"
+        chance = f"{100 * row['chance']:.1f} %"
+        body.append([row["view"], row["group"], told, chance, f"{row['nmi']:.2f}", f"{row['clusters']:.0f}"])
+    return table(["view", "students", "probe on a new student", "by chance", "NMI", "clusters"], body)
+
+
 COMMANDS = {
     "busy_machine": "python -m bench.busy_machine",
     "coverage": "python -m bench.coverage",
@@ -293,6 +303,7 @@ COMMANDS = {
     "generation": "python -m bench.generation --new-tokens 12 --turns 1",
     "kernel_resources": "python -m bench.kernel_resources",
     "kernel_times_cuda": "python -m bench.kernel_times --device cuda",
+    "latent": "python -m bench.latent --student bench/testbed/student",
     "linear_cross_entropy": "python -m bench.linear_cross_entropy --data RECORDS",
     "linear_cross_entropy_compiled": "python -m bench.linear_cross_entropy --data RECORDS",
     "linear_divergence": "python -m bench.linear_divergence",
@@ -354,6 +365,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "vocabulary_parallel-on-paper": split_heads_on_paper,
     "coverage": coverage,
     "files": files,
+    "latent": latent,
     "word-problems-accuracies": lambda: accuracies("word-problems"),
     "word-problems-differences": lambda: differences("word-problems"),
 }
