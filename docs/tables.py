@@ -299,6 +299,7 @@ COMMANDS = {
     "busy_machine": "python -m bench.busy_machine",
     "coverage": "python -m bench.coverage",
     "dataset": "python -m bench.dataset --data RATIONALES",
+    "experiment_kills": "python tests/mind/experiment_kills.py 20 0 FILE",
     "fsdp_memory": "python -m bench.fsdp_memory",
     "generation": "python -m bench.generation --new-tokens 12 --turns 1",
     "kernel_resources": "python -m bench.kernel_resources",
