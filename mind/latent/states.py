@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mind import processes
 from mind.answer_line import without_suffix
 from mind.batches.bin_packing import bins_of
 from mind.batches.packing import plain_pack
@@ -43,7 +44,7 @@ class Reader:
         loaded: tuple[Any, PreTrainedTokenizerBase] = load_student(student)
         self.model: PreTrainedModel = loaded[0].eval()
         self.tokenizer = loaded[1]
-        cast(nn.Module, self.model).to("cuda" if torch.cuda.is_available() else "cpu")
+        cast(nn.Module, self.model).to(processes.device())
         self._chat, self._config, self._name = Chat(self.tokenizer, embedding_rows(self.model)), config, student.model
 
     def prompts(self, questions: Sequence[Question]) -> list[list[int]]:

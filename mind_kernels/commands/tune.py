@@ -188,11 +188,11 @@ def main(arguments: list[str]) -> int:
         for use, case in first_cases().items():
             names = right[use] = backends_here(case.operation, device)
             if len(names) < 2:
-                print(f"  {use:<32}{''.join(names)} alone", flush=True)
+                print(f"  {use:<36}{''.join(names)} alone", flush=True)
                 continue
             for name, told in [(name, wrong(case, name, dtype, device)) for name in names]:
                 if told:
-                    print(f"  {use:<32}without {name}, which differs from the definition: {told}", flush=True)
+                    print(f"  {use:<36}without {name}, which differs from the definition: {told}", flush=True)
                     names.remove(name)
                     faults += 1
             if names:
@@ -204,7 +204,7 @@ def main(arguments: list[str]) -> int:
             inputs = first_rows(every, counts[""])
             calls, wrong_tiles = tile_calls(inputs)
             for name, told in wrong_tiles.items():
-                print(f"  {tuning.STREAM_TILE:<32}without {name}: {told}", flush=True)
+                print(f"  {tuning.STREAM_TILE:<36}without {name}: {told}", flush=True)
             faults += len(wrong_tiles)
             if len(calls) > 1:
                 entries.append(_measured(tuning.STREAM_TILE, calls, next(iter(calls)), inputs, options.rounds))
@@ -247,7 +247,7 @@ def _measured(
     median_ms = {name: round(1e3 * statistics.median(values), 4) for name, values in seconds.items()}
     times = ", ".join(f"{name} {value:.4g} ms" for name, value in median_ms.items())
     changed = "as before" if backend == default else f"in place of {default}"
-    print(f"  {use:<32}{backend}, {changed}: {times}", flush=True)
+    print(f"  {use:<36}{backend}, {changed}: {times}", flush=True)
     dtype = str(hidden.dtype).removeprefix("torch.")
     vocabulary, size = inputs["weight"].shape
     return tuning.Entry(use, dtype, vocabulary, size, len(hidden), backend, median_ms)
