@@ -46,6 +46,7 @@ def run_rows(
         write_rows(values, chunk, found)
         if dlogits is not None:
             gradients.add(chunk, part, dlogits)
+        del dlogits  # else this chunk's logits would exist beside the next one's
 
 
 def loss_of_rows(

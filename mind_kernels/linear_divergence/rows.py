@@ -44,7 +44,9 @@ def forward(
     gradients = HeadGradients(hidden, head, needs)
     vocabulary = head.vocabulary if shard is None else shard.largest
     extra = vocabulary if isinstance(teacher, HeadTeacher) else EVENT_TENSORS * teacher.ids.shape[1]
-    bytes_per_row = (vocabulary + extra) * weight.element_size()
+    # The teacher's logits are gone when the gradient is rounded for the products.
+    rounded = 0 if hidden.dtype == weight.dtype else vocabulary * hidden.element_size()
+    bytes_per_row = vocabulary * weight.element_size() + max(extra * weight.element_size(), rounded)
 
     def kernel(chunk: Rows, part: Tensor, weights: Tensor | None) -> tuple[RowValues, Tensor | None]:
         logits = head.project_wide(part)
@@ -56,7 +58,7 @@ def forward(
         if weights is not None and shard is None and isinstance(kernels, OwnProducts):
             exact = kernels.exact_rows(count, hidden, head, teacher, divergence)
         if exact is None:
-            if weights is None:
+            if weights is None or shard is not None:  # a size of this process alone would leave the others waiting
                 size = rows_per_chunk(bytes_per_row, hidden.device, 1)
             else:
                 size = gradients.rows_per_chunk(count, bytes_per_row, alone=True)

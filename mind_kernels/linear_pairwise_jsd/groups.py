@@ -2,7 +2,7 @@
 
 For each chunk of whole groups: logits in float32 (float64 for float64 input) whatever the input's dtype, the group
 kernel, and the gradient products. Absent rows are left out if `index` is on the CPU, and rows without weight are left
-out of the gradient products if the weights are. Peak memory: two half chunks, logits and their gradient.
+out of the gradient products if the weights are. Peak memory: one chunk, shared by all that `_bytes_per_logit` counts.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def run_groups(
     for groups, places in _same_size(index >= 0, smallest):
         count, itemsize = places.shape[1], weight.element_size()
         if shard is None:
-            bytes_per_row = 2 * head.vocabulary * itemsize
+            bytes_per_row = head.vocabulary * _bytes_per_logit(hidden, head, itemsize)
             size = gradients.rows_per_chunk(places.numel(), bytes_per_row, alone=alone) // count
         else:  # F' in float64 is kept until the sums of all shards are known
             size = rows_per_chunk(shard.largest, hidden.device, itemsize) // (4 * count)
@@ -68,7 +68,14 @@ def run_groups(
             at = form.entries(groups[part].to(hidden.device), places[part].to(hidden.device))
             divergence[at], chunk = _chunk(kernels, form, hidden, rows, head, in_unit[at], gradients.wanted, shard)
             finish(chunk)
+            del chunk  # else its logits would exist beside those of the next one
     return divergence
+
+
+def _bytes_per_logit(hidden: Tensor, head: Head, itemsize: int) -> int:
+    """Of a chunk: the logit and its gradient, the slope of a softcap, and the gradient as the products read it."""
+    rounded = 0 if hidden.element_size() == itemsize else hidden.element_size()
+    return (2 if head.softcap is None else 3) * itemsize + rounded
 
 
 def _chunk(

@@ -1,12 +1,24 @@
-"""How many rows a chunk takes on a GPU (HeadGradients.rows_per_chunk), counted without one."""
+"""How many rows a chunk takes on a GPU (HeadGradients.rows_per_chunk), counted without one; that chunks replace one
+another."""
 
 from __future__ import annotations
+
+import weakref
+from typing import Any
 
 import pytest
 import torch
 
+from mind_kernels import linear_pairwise_jsd
 from mind_kernels.head import Head, HeadGradients
+from mind_kernels.linear_divergence import rows as divergence_rows
+from mind_kernels.linear_divergence.contract import RowValues
+from mind_kernels.linear_divergence.kinds import divergence_of
+from mind_kernels.linear_divergence.teachers import HeadTeacher
+from mind_kernels.linear_pairwise_jsd import groups
 from mind_kernels.row_chunks import rows_per_chunk
+from mind_kernels.row_loop import run_rows
+from mind_kernels.shards import Shard
 
 GIB = 1 << 30
 V, D = 151936, 3584
@@ -64,3 +76,72 @@ def test_a_whole_chunk_writes_its_dtype():
     assert torch.equal(d_weight, dlogits.T @ hidden) and d_weight.dtype == torch.bfloat16
     with pytest.raises(AssertionError):
         found.add(slice(0, 12), hidden, dlogits)
+
+
+@pytest.mark.parametrize(("dtype", "softcap", "expected"), [
+    (torch.float32, None, 8), (torch.float32, 30.0, 12), (torch.bfloat16, None, 10), (torch.bfloat16, 30.0, 14),
+])  # fmt: skip
+def test_a_chunk_of_groups_counts_all_that_it_holds(dtype, softcap, expected, monkeypatch):
+    """Logits, gradient, slope, and the gradient in bfloat16."""
+    counted = []
+
+    def plan(self, rows, bytes_per_row, *, alone):
+        counted.append(bytes_per_row)
+        return rows
+
+    monkeypatch.setattr(HeadGradients, "rows_per_chunk", plan)
+    hidden, weight = torch.randn(3, 4, 8).to(dtype).requires_grad_(), torch.randn(31, 8).to(dtype)
+    linear_pairwise_jsd(hidden, weight, torch.ones(3, 4, 4).triu(1), softcap=softcap, backend="torch")
+    assert counted == [31 * expected]
+
+
+def test_processes_with_shards_of_other_sizes_have_the_same_chunks(monkeypatch):
+    """A chunk needs collectives of all processes, so that none may choose its rows by the memory of its own dW."""
+    hidden, divergence = torch.randn(20, 8), divergence_of("forward_kl", None, None, None)
+    monkeypatch.setattr(HeadGradients, "rows_per_chunk", lambda self, *_, **__: self.head.vocabulary)
+    found: list[list[int]] = []
+
+    def of_rows(kernels: Any, logits: torch.Tensor, *_: Any) -> RowValues:
+        found[-1].append(len(logits))
+        return RowValues(*(torch.zeros(len(logits)) for _ in RowValues._fields))
+
+    monkeypatch.setattr(divergence_rows.shard_rows, "divergence_", of_rows)
+    sizes = (9, 3)
+    for rank, size in enumerate(sizes):
+        found.append([])
+        shard = Shard(None, rank, sizes, torch.tensor([0, 9]), torch.tensor([9, 12]))  # pyright: ignore
+        head = Head(torch.randn(size, 8))
+        divergence_rows.forward(
+            None, hidden, head, HeadTeacher(hidden, head), None, divergence, [True, True, False], "mean", shard
+        )
+    assert found[0] == found[1] == [20]
+
+
+def test_no_two_chunks_of_rows_exist_at_once():
+    hidden, earlier = torch.randn(9, 4), []
+
+    def kernel(chunk, part, weights):
+        assert all(reference() is None for reference in earlier)
+        dlogits = torch.ones(len(part), 5)
+        earlier.append(weakref.ref(dlogits))
+        return [torch.zeros(len(part))], dlogits
+
+    gradients = HeadGradients(hidden, Head(torch.randn(5, 4)), [True, True, False])
+    run_rows(9, 3, hidden, torch.ones(9), kernel, [torch.zeros(9)], gradients)
+    assert len(earlier) == 3
+
+
+def test_no_two_chunks_of_groups_exist_at_once(monkeypatch):
+    made, earlier = groups._chunk, []
+
+    def chunk(*arguments):
+        assert all(reference() is None for reference in earlier)
+        values, found = made(*arguments)
+        earlier.extend([weakref.ref(found.logits), weakref.ref(found.gradient)])
+        return values, found
+
+    monkeypatch.setattr(groups, "_chunk", chunk)
+    monkeypatch.setattr(HeadGradients, "rows_per_chunk", lambda *_, **__: 8)
+    hidden, weight = torch.randn(6, 4, 8, requires_grad=True), torch.randn(31, 8, requires_grad=True)
+    linear_pairwise_jsd(hidden, weight, torch.ones(6, 4, 4).triu(1), backend="torch")
+    assert len(earlier) == 6
