@@ -59,5 +59,6 @@ def scale(
     """out = source * factor, computed in float32 and rounded once."""
     count = source.numel()
     if count:
-        options = {"IN_PLACE": out.data_ptr() == source.data_ptr(), "BLOCK": _BLOCK, "num_warps": 8}
-        _scale_kernel[(cdiv(count, _BLOCK),)](source, factor, out, count, **options)
+        with torch.cuda.device_of(source):  # Triton launches on the current one
+            options = {"IN_PLACE": out is source, "BLOCK": _BLOCK, "num_warps": 8}
+            _scale_kernel[(cdiv(count, _BLOCK),)](source, factor, out, count, **options)

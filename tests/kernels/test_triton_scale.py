@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from cases import device_of, interpreted
@@ -52,6 +54,27 @@ def test_gradients_on_a_gpu(dtype):
     for first, second, third in zip(once, again, in_place, strict=True):
         torch.testing.assert_close(second, (first.float() * -1.5).to(dtype), rtol=2e-2, atol=0)
         assert torch.equal(second, third)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
+def test_the_tensors_decide_on_the_device():
+    source = torch.ones(10000, device="cuda:1")
+    with torch.cuda.device(0):
+        triton_scale.scale(source, torch.tensor(2.0, device="cuda:1"), source)
+    assert bool((source == 2).all())
+
+
+def test_it_launches_on_the_device_of_its_tensors(monkeypatch):
+    """With a stand-in for a second GPU: the kernel is launched while that is the current one."""
+    current = []
+    monkeypatch.setattr(torch.cuda, "device_of", lambda tensor: contextlib.nullcontext(current.append(tensor)))
+    monkeypatch.setattr(triton_scale, "_scale_kernel", {(1,): lambda *_, **options: current.append(options)})
+    source = torch.ones(5)
+    triton_scale.scale(source, torch.tensor(2.0), source)
+    assert current[0] is source and current[1]["IN_PLACE"] is True
+    triton_scale.scale(source, torch.tensor(2.0), torch.empty(5))
+    assert current[3]["IN_PLACE"] is False
 
 
 @pytest.mark.parametrize("retained", [False, True])
