@@ -174,16 +174,18 @@ def _scaled(gradients: Sequence[Tensor], needs: list[bool], upstream: Tensor, dt
     """The gradients times the upstream gradient of the loss, in `dtype`; None for those that were not needed.
 
     The product is computed in the dtype of the loss and rounded once. It is computed in place, which saves a second dW,
-    with three exceptions: the graph is retained for another backward pass; it is being traced (with tensor subclasses;
-    the compiler then reuses the buffer by itself); there are many upstream gradients at once (is_grads_batched).
+    with three exceptions: the graph is retained for another backward pass; it is being traced (with tensor subclasses,
+    or by make_fx, which would not see what Triton launches; the compiler then reuses the buffer by itself); there are
+    many upstream gradients at once (is_grads_batched).
     """
     keep = torch._C._autograd._get_current_graph_task_keep_graph()  # pyright: ignore[reportAttributeAccessIssue]
     batched = torch._C._functorch.is_legacy_batchedtensor(upstream)  # pyright: ignore[reportAttributeAccessIssue]
+    is_plain = not batched and torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is None
     # loss.backward() starts with 1; to check this on a GPU would mean to wait for it (`triton_scale` checks it there).
-    is_one = not batched and type(upstream) is Tensor and upstream.device.type == "cpu" and float(upstream) == 1.0
+    is_one = is_plain and type(upstream) is Tensor and upstream.device.type == "cpu" and float(upstream) == 1.0
 
     def scaled(gradient: Tensor) -> Tensor:
-        if batched or type(gradient) is not Tensor:
+        if not is_plain or type(gradient) is not Tensor:
             return (gradient.to(upstream.dtype) * upstream).to(dtype)
         out = torch.empty_like(gradient, dtype=dtype) if keep or gradient.dtype != dtype else gradient
         if gradient.is_cuda and upstream.dtype == torch.float32 and BACKENDS["triton"].availability().available:

@@ -10,6 +10,7 @@ from cases import DTYPES, opcheck
 from losses import LOSSES, make_constants, with_backends
 from test_transforms import TRANSFORMS
 from torch._subclasses import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from mind_kernels import Head, linear_cross_entropy, linear_divergence
 from mind_kernels.autograd import Operator
@@ -207,3 +208,23 @@ def test_forward_mode_through_a_graph_is_refused(fullgraph):
     with pytest.raises(Exception, match="forward-mode derivatives are not supported by this backend"):
         TRANSFORMS["dual tensors"](step, hidden)
     torch.testing.assert_close(step(hidden), plain, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("is_cuda", [False, True], ids=["", "gpu"])
+def test_a_trace_of_gradients_has_their_factor(is_cuda, monkeypatch):
+    """make_fx traces what looks like ordinary tensors, and would not see a kernel of Triton."""
+    hidden, weight, constants = make()
+    target = constants["target"]
+
+    def gradients(hidden, weight, factor):
+        loss = linear_cross_entropy(hidden, weight, target, backend="torch")
+        if is_cuda:  # in the backward pass, as on a GPU; no kernel may be launched
+            monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda _: True))
+        found = torch.autograd.grad(loss, (hidden, weight), factor)
+        monkeypatch.undo()
+        return found
+
+    leaves = hidden.requires_grad_(), weight.requires_grad_()
+    traced = make_fx(gradients)(*leaves, torch.tensor(1.0))
+    for found, once in zip(traced(*leaves, torch.tensor(3.0)), gradients(*leaves, torch.tensor(1.0)), strict=True):
+        torch.testing.assert_close(found, 3 * once)
