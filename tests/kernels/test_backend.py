@@ -100,16 +100,29 @@ def test_triton_says_what_it_lacks(monkeypatch):
 
 @pytest.fixture
 def one_gpu(monkeypatch):
-    """What Triton finds on a machine with a GPU, asked anew."""
+    """What Triton finds on a machine with a GPU and without the compiled libraries, asked anew."""
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(extension, "unavailable", lambda library: "it was not built")
     monkeypatch.setattr(backend, "_triton_lacks", backend._triton_lacks.__wrapped__)
 
 
-def test_auto_is_triton_on_a_gpu(one_gpu):
+def test_auto_is_cuda_on_a_gpu_that_it_was_built_for(one_gpu, monkeypatch):
+    monkeypatch.setattr(extension, "unavailable", lambda library: "")
+    monkeypatch.setattr(extension, "architectures", lambda: ["sm_80", "sm_90a"])
+    for operation in ("linear_mind_loss", ROWS, GROUPS, f"{ROWS}, shards"):
+        assert backend.automatic("cuda", False, operation) == "cuda"
+        assert backend.automatic("cuda", True, operation) == "torch"
+    for operation in (DIVERGENCES, JEFFREYS, f"{GROUPS}, shards", "linear_mind_loss, shards"):  # it has none of these
+        assert backend.automatic("cuda", False, operation) == "triton"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (12, 0))
+    assert backend.automatic("cuda", False, ROWS) == "triton"
+
+
+def test_auto_is_triton_on_a_gpu_without_a_library(one_gpu):
     for operation in ("linear_mind_loss", ROWS, GROUPS, DIVERGENCES):
         assert backend.automatic("cuda", False, operation) == "triton"
         assert backend.automatic("cuda", True, operation) == "torch"
