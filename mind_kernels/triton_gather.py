@@ -20,7 +20,8 @@ from mind_kernels.triton_variant import DTYPES, Variant
 
 # Bytes of a matrix row that a program reads at once, and rows that it reads at once: 16 KiB in flight per program, of
 # which four share a multiprocessor. 2 KiB are 16 bytes for each of the 128 threads, so that a thread has all entries of
-# its columns and sums them without the others. A bag of thousands of entries goes through one program, about 1 us for 8.
+# its columns and sums them without the others. A bag of thousands of entries goes through one program, about 1 us for
+# 8.
 _ROW_BYTES = 1 << 11
 _ENTRIES = 8
 

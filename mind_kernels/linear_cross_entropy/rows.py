@@ -225,11 +225,13 @@ class _SparsePass:
                 start += count
             return
         every = torch.arange(rows, device=self._hidden.device) if isinstance(rows, int) else rows
-        is_sampled = torch.zeros_like(every, dtype=torch.bool)
-        is_sampled[list(sampled_rows(0, total, total))] = True
-        for chunk in chunks(every[is_sampled], kernels.SPARSE_CHUNKS * self._size):
+        step = sampled_rows(0, total, total).step
+        sample = every[::step].contiguous()
+        for chunk in chunks(sample, kernels.SPARSE_CHUNKS * self._size):
             yield chunk, range(chunk.numel())
-        rest = every[~is_sampled]
+        # All others, without a mask, for which the host would have to wait for a GPU.
+        index = torch.arange(total - sample.numel(), device=every.device)
+        rest = every[index + index // max(1, step - 1) + 1]
         while rest.numel():  # only now is it known whether the last chunk needed the exact gradient
             at_once = kernels.SPARSE_CHUNKS if self._needs_logits else kernels.STREAMED_CHUNKS
             yield rest[: at_once * self._size], range(0)
