@@ -3,7 +3,7 @@
 "auto" chooses, in this order: a backend named by MIND_KERNELS_BACKEND; the one that `python -m mind_kernels tune` found
 to be the fastest on this device (tuning.py); the first backend in the table whose `fastest_on` is the device type.
 `fastest_on` comes from measurements (bench/results). On an H200 the kernels of "cuda" took as long as those of "triton"
-for the exact gradient and the divergences, and less for the sparse one: its gathers 1.9 ms instead of 7.0.
+for the exact gradient and the pairwise divergences, and less for the sparse one: its gathers 1.9 ms instead of 7.0.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def measured(rows: Iterable[dict[str, Any]]) -> set[Place]:
     """The backends that results with a time name, such as "mind_kernels cpp exact" or "torch gradient"."""
     found = set()
     for row in rows:
-        for text in (row[name] for name in NAMING if name in row and "median_ms" in row):
+        for text in (row[name] for name in NAMING if name in row and row.keys() & {"median_ms", "wall_ms"}):
             name = text.removeprefix("mind_kernels ").split()[0]
             if name in BACKENDS:
                 found.add((name, "cpu" if row["device"] == "cpu" else "cuda"))

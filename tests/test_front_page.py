@@ -54,8 +54,9 @@ def test_what_is_tested_or_measured_on_a_gpu_is_told():
         {"provider": "mind_kernels cuda exact", "error": "it spills", "device": "NVIDIA H200"},
         {"provider": "torch.compile", "median_ms": 1.0, "device": "cpu"},
         {"kernel": "cpp gradient", "median_ms": 1.0, "device": "cpu"},
+        {"provider": "mind_kernels torch exact", "kernel": "all", "wall_ms": 1.0, "device": "NVIDIA H200"},
     ]
-    assert front_page.measured(rows) == {("triton", "cuda"), ("cpp", "cpu")}
+    assert front_page.measured(rows) == {("triton", "cuda"), ("cpp", "cpu"), ("torch", "cuda")}
     assert front_page.failures(lines) == {"cuda": "1 of 10 tests failed"}
     failed = {"cuda": "1 of 10 tests failed"}
     table = front_page.status_table({("triton", "cuda"), ("triton", "interpreter")}, {("triton", "cuda")}, failed)
