@@ -5,10 +5,11 @@ A definition is computed in slices of rows, the same for every provider of a cas
 - the yardstick: a dense gradient in bf16 (inputs, logits and their gradient rounded, products and sums in float32 or
   more), which is what training in bf16 accepts anyway.
 
-Ours, exact: at most twice eager's error plus the floor of the dtype (testing.assert_within_budget). Where it promises
-float32 logits for 16-bit inputs, also at most twice the error of a yardstick with float32 logits. Peers, and the sparse
-gradient: relative Frobenius error of dH and dW at most the yardstick's, and twice that in a 16-bit dtype, where the
-yardstick is what a dense gradient errs itself; the loss within `testing.error_budget` of the yardstick's.
+Ours, exact: at most twice eager's error (three times with a GPU) plus the floor of the dtype
+(testing.assert_within_budget). Where it promises float32 logits for 16-bit inputs, also at most twice the error of a
+yardstick with float32 logits. Peers, and the sparse gradient: relative Frobenius error of dH and dW at most the
+yardstick's, and twice that in a 16-bit dtype, where the yardstick is what a dense gradient errs itself; the loss within
+`testing.error_budget` of the yardstick's.
 """
 
 from __future__ import annotations
