@@ -346,17 +346,20 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer)
 
 @contextmanager
 def saving(path: Path) -> Iterator[None]:
-    """Inside the block, errors of torch and safetensors about a file that cannot be written become an OSError that
-    names `path`."""
+    """Inside the block, errors of torch, safetensors and tokenizers about a file that cannot be written become an
+    OSError that names `path`."""
     from safetensors import SafetensorError
 
     try:
         with naming(path):
             yield
-    except (SafetensorError, RuntimeError) as error:
+    except Exception as error:
+        number = re.search(r"os error (\d+)", str(error))  # torch gives no number
+        of_tokenizers = type(error) is Exception and number is not None
+        if not (of_tokenizers or isinstance(error, (SafetensorError, RuntimeError))):
+            raise
         if processes.lost(error):  # no fault of the file: processes save a student that is divided among them together
             raise
-        number = re.search(r"os error (\d+)", str(error))  # torch gives no number
         free = shutil.disk_usage(path.parent).free / 2**20
         reason = f"cannot be written ({one_line(str(error), 200)}; {free:,.0f} MiB are free there)"
         raise OSError(int(number[1]) if number else errno.EIO, reason, str(path)) from error

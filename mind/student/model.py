@@ -18,7 +18,7 @@ from torch import nn
 from mind.config import EMBEDDED_STUDENT, StudentConfig
 from mind.display import describe, listed, one_line
 from mind.errors import MindError, MissingError, require
-from mind.files import cache_folder, held, make_cache, read_text, replacing_folder
+from mind.files import cache_folder, held, make_cache, read_text, replacing_folder, saving
 from mind.finite import require_finite
 from mind.hub import find_model
 from mind.student.adapters import check_adapters, linear_of, original
@@ -209,7 +209,7 @@ def embedded_student() -> Path:
     with held(folder.with_name(f".{EMBEDDED_STUDENT}.lock")):
         if not _is_converted(folder):
             source = _embedded_source()
-            with replacing_folder(folder) as partial:
+            with saving(folder), replacing_folder(folder) as partial:
                 _convert_gguf(source, partial)
     return folder
 

@@ -294,8 +294,8 @@ SIZES = ["tune", "--hidden-size", "24", "--vocabulary", "100", "--device", "cpu"
 def test_what_wins_is_written_and_taken(capsys, wins, folder):
     assert main([*SIZES, "--rows", "16", "--dtype", "float32", "bfloat16"]) == 0
     out = capsys.readouterr().out
-    assert f"{ROWS:<32}torch, in place of cpp: torch 0 ms, cpp 1000 ms" in out
-    assert f"{'linear_top_k':<32}torch alone" in out
+    assert f"{ROWS:<36}torch, in place of cpp: torch 0 ms, cpp 1000 ms" in out
+    assert f"{'linear_top_k':<36}torch alone" in out
     assert f"written to {folder}" in out
     for dtype in (torch.float32, torch.bfloat16):
         assert resolve("auto", HIDDEN.to(dtype), ROWS, 100) == "torch" != default()
@@ -307,7 +307,7 @@ def test_a_backend_that_differs_is_left_out(capsys, wins, monkeypatch):
     monkeypatch.setattr(tune, "wrong", lambda case, name, *_: "nll at N 1: error 1" if name == "cpp" else "")
     assert main([*SIZES, "--rows", "16"]) == 1
     out = capsys.readouterr().out
-    assert f"{ROWS:<32}without cpp, which differs from the definition: nll at N 1: error 1" in out
+    assert f"{ROWS:<36}without cpp, which differs from the definition: nll at N 1: error 1" in out
     assert "9 backends differ from the definition: python -m mind_kernels check --device cpu" in out
     assert resolve("auto", HIDDEN, ROWS, 100) == "torch" != default()  # a wrong default is not taken any more
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -280,3 +281,12 @@ def test_a_process_that_is_lost_while_a_file_is_saved_is_no_fault_of_the_file(tm
         raise RuntimeError("gloo: Connection reset by peer")
     with pytest.raises(OSError, match="cannot be written .*checkpoint-5"), saving(tmp_path / "checkpoint-5"):
         raise RuntimeError("no space")
+
+
+def test_what_tokenizers_cannot_write_is_an_error_of_the_file(tmp_path: Path) -> None:
+    """tokenizers raises a plain Exception; one without a number of the system is no error of a file."""
+    with pytest.raises(OSError, match="cannot be written .*student") as caught, saving(tmp_path / "student"):
+        raise Exception("No space left on device (os error 28)")
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(Exception, match="^another fault$"), saving(tmp_path / "student"):
+        raise Exception("another fault")
