@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from mind_kernels import linear_pairwise_jsd
+from mind_kernels import linear_divergence, linear_pairwise_jsd
 from mind_kernels.head import Head, HeadGradients
 from mind_kernels.linear_divergence import rows as divergence_rows
 from mind_kernels.linear_divergence.contract import RowValues
@@ -93,6 +93,24 @@ def test_a_chunk_of_groups_counts_all_that_it_holds(dtype, softcap, expected, mo
     hidden, weight = torch.randn(3, 4, 8).to(dtype).requires_grad_(), torch.randn(31, 8).to(dtype)
     linear_pairwise_jsd(hidden, weight, torch.ones(3, 4, 4).triu(1), softcap=softcap, backend="torch")
     assert counted == [31 * expected]
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["head", "list"])
+def test_a_chunk_of_divergences_counts_the_rounded_gradient(listed, monkeypatch):
+    """Beside the student's logits in float32: the teacher's, or the gradient in bfloat16, never both."""
+    counted = []
+
+    def plan(self, rows, bytes_per_row, *, alone):
+        counted.append(bytes_per_row)
+        return rows
+
+    monkeypatch.setattr(HeadGradients, "rows_per_chunk", plan)
+    hidden, weight = torch.randn(3, 8).bfloat16().requires_grad_(), torch.randn(31, 8).bfloat16()
+    teacher: dict[str, Any] = {"teacher_hidden": hidden.detach(), "teacher_weight": weight}
+    if listed:
+        teacher = {"teacher_ids": torch.tensor([[1], [2], [3]]), "teacher_log_prob": torch.full((3, 1), -0.5)}
+    linear_divergence(hidden, weight, **teacher, kind="forward_kl", backend="torch")
+    assert counted == [31 * (6 if listed else 8)]
 
 
 def test_processes_with_shards_of_other_sizes_have_the_same_chunks(monkeypatch):
