@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import select
+import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from mind import processes
 from mind.cli.launch import LOST, TOLD_TO_END, LaunchEnded, ending
@@ -36,11 +38,34 @@ def guarded(program: str, run: Callable[[], int | None]) -> int:
         return BAD_INPUT
 
 
+@contextmanager
+def _no_interrupt_is_lost() -> Iterator[None]:
+    """Python drops a Ctrl-C that arrives in a destructor or a callback, after a traceback. Inside the block it comes
+    again a moment later, when something else runs."""
+    former = sys.unraisablehook
+
+    def hook(dropped: sys.UnraisableHookArgs) -> None:
+        if dropped.exc_type is KeyboardInterrupt:
+            main = threading.main_thread().ident or 0
+            again = threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT))
+            again.daemon = True
+            again.start()
+        else:
+            former(dropped)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = former
+
+
 def _guarded(program: str, run: Callable[[], int | None]) -> int:
     set_up_terminal()
     try:
         try:
-            status = run() or 0
+            with _no_interrupt_is_lost():
+                status = run() or 0
             processes.end()
             return status
         finally:  # also after a SystemExit of the parser of options

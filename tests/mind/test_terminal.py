@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -257,3 +258,32 @@ def test_a_name_that_no_file_can_have_is_told_first(name, tmp_path, monkeypatch,
         assert "cannot be written" in capsys.readouterr().err.splitlines()[-1]
     with pytest.raises(MindError, match="cannot be written"):
         new_file(name)
+
+
+DESTRUCTOR = """
+import signal, sys, time
+from mind.cli.boundary import guarded
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+
+class Slow:
+    def __del__(self):
+        print("ready", flush=True)
+        time.sleep(60)
+
+def run():
+    slow = Slow()
+    del slow
+    time.sleep(60)
+
+sys.exit(guarded("mind", run))
+"""
+
+
+def test_ctrl_c_in_a_destructor_is_not_lost() -> None:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", DESTRUCTOR], stdout=pipe, stderr=pipe, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=50)
+    assert process.returncode == 130 and told == "mind: interrupted\n"
