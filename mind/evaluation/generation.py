@@ -214,7 +214,8 @@ def _continue(
         sampling.width = width
         options["logits_processor"] = [sampling]
     first = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=1, **options)
-    cache = first.past_key_values
+    name = "cache" if "cache" in first else "past_key_values"  # the latter in older versions of transformers
+    cache = first[name]
     if not _keeps_rows(cache):
         options |= {"max_new_tokens": max_new_tokens, "stopping_criteria": [said]}
         ids = model.generate(input_ids=ids, attention_mask=mask, **options).sequences
@@ -244,9 +245,9 @@ def _continue(
         ids = model.generate(
             input_ids=ids,
             attention_mask=mask[:, : ids.shape[1]],
-            past_key_values=cache,
             max_new_tokens=end - ids.shape[1],
             stopping_criteria=[enough],
+            **{name: cache},
             **options,
         ).sequences
 
