@@ -65,7 +65,7 @@ def test_the_run_folder_holds_everything(tmp_path, arguments, capsys):
     for when in ("before", "after"):
         assert evaluation[when]["heldout"]["nll"] > 0 and evaluation[when]["files"]["test"]["total"] == 4
     (start,) = json.loads((run / "starts.json").read_text())
-    assert start["versions"]["torch"] == torch.__version__ and start["date"].endswith("Z")
+    assert torch.__version__.startswith(start["versions"]["torch"]) and start["date"].endswith("Z")
     assert start["threads"] == torch.get_num_threads()
     assert evaluation["after"]["files"]["test"]["interval"][0] >= 0
     assert main(["report", str(run)]) == 0
