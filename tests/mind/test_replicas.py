@@ -21,7 +21,7 @@ from tiny import NAMES, build_questions
 from mind import processes as launched
 from mind.cli import main
 from mind.cli.boundary import guarded
-from mind.cli.launch import LaunchEnded, _by_option, _said_after, leaving_together
+from mind.cli.launch import LaunchEnded, _by_option, _said_after
 from mind.config import flat
 from mind.data.questions import save_questions
 from mind.errors import MindError
@@ -322,16 +322,6 @@ def test_a_process_says_what_it_waits_for(monkeypatch, capsys):
         pass
     expected = "mind: waits for the other processes of WORLD_SIZE 2, at 127.0.0.1:1; unset WORLD_SIZE if no launcher"
     assert capsys.readouterr().err.count(expected) == 1
-
-
-def test_who_prints_no_wrong_option_leaves_after_who_does(monkeypatch):
-    calls = []
-    monkeypatch.setattr(signal, "signal", lambda *given: calls.append(given))
-    monkeypatch.setattr(launched, "joined", lambda: True)
-    monkeypatch.setattr(launched, "wait", lambda: calls.append("waited"))
-    with pytest.raises(SystemExit, match="2"), leaving_together():
-        raise SystemExit(2)
-    assert calls == [(signal.SIGTERM, signal.SIG_IGN), "waited"]
 
 
 def test_a_launch_that_is_told_to_end_says_so(capsys):

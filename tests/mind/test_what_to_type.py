@@ -14,6 +14,7 @@ from test_terminal import A_RUN, ROOT, raising
 
 from mind.cli import commands, main
 from mind.cli.commands import COMMANDS
+from mind.cli.options import options_of
 from mind.cli.terminal import command_line
 from mind.methods import METHODS
 
@@ -204,7 +205,8 @@ def test_an_option_that_comes_again_is_told(tmp_path, monkeypatch, capsys):
     ],
 )
 def test_which_options_take_several_values(command, option, several):
-    assert commands._takes_several(commands.resolved(COMMANDS[command].options), option) is several
+    known = options_of(commands.resolved(COMMANDS[command].options)).get(f"--{option.replace('_', '-')}")
+    assert (known is not None and known.takes > 1) is several
 
 
 @pytest.mark.parametrize(("here", "shown"), [("4", "--nproc-per-node 4"), ("2", "..."), (None, "...")])
