@@ -8,6 +8,7 @@ import itertools
 import pkgutil
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from mind.cli.brief import brief
 from mind.cli.doctor import versions
 from mind.cli.launch import join
 from mind.cli.options import known_option, options_of, parsed
-from mind.cli.terminal import command_line, complain, say, set_up_quiet
+from mind.cli.terminal import Unfinished, command_line, complain, say, set_up_quiet
 from mind.errors import MindError, require
 from mind.redaction import without_secrets
 
@@ -32,13 +33,15 @@ class Command:
     options: str | None
     """The dataclass that tyro turns into flags; its docstring says what the command does. None: no options."""
     run: str
-    """The function that gets the options, and returns the exit status or None for 0."""
+    """The function that gets the options, and returns the exit status, None for 0, or `Unfinished` for 1."""
     defaults: str | None = None
     """The function that gets the words of the command line, and returns the defaults of the flags."""
     more_help: str | None = None
     """The function that gets the words of the command line, and returns text to show after the short help."""
     goes_on: bool = False
     """Whether it continues where it stopped if it is started again; other commands start from the beginning."""
+    kept: str | None = None
+    """The function that gets the options, and returns in words what an interrupted start has left; "" for nothing."""
     repeated: tuple[str, ...] = ()
     """Options that may be given several times, once per value."""
     several: bool = False
@@ -53,8 +56,15 @@ COMMANDS = {
         "dataset:generate",
         defaults="dataset:generate_defaults",
         goes_on=True,
+        kept="dataset:kept_answers",
     ),
-    "data judge": Command("judge each rationale: right or wrong", "dataset:Judge", "dataset:judge", goes_on=True),
+    "data judge": Command(
+        "judge each rationale: right or wrong",
+        "dataset:Judge",
+        "dataset:judge",
+        goes_on=True,
+        kept="dataset:kept_replies",
+    ),
     "data filter": Command("choose the rationales to train on", "dataset:Filter", "dataset:filter_dataset"),
     "data import": Command(
         "make training records of rationales without perspectives", "dataset:Import", "dataset:import_rationales"
@@ -75,6 +85,7 @@ COMMANDS = {
         "measure a model: accuracy and held-out NLL",
         "evaluating:Evaluate",
         "evaluating:evaluate_command",
+        kept="evaluating:kept_students",
         several=True,
     ),
     "report": Command("write the report of a run again", "training:Report", "training:report_command"),
@@ -83,6 +94,7 @@ COMMANDS = {
         "experiment:Experiment",
         "experiment:experiment_command",
         goes_on=True,
+        kept="experiment:kept_jobs",
         repeated=("--set",),
     ),
     "compare": Command(
@@ -195,11 +207,15 @@ def _started(name: str, command: Command, words: Sequence[str]) -> int:
     try:
         status = resolved(command.run)(options) or 0
         if status and command.goes_on:
-            say(again)
-        return status
+            say(f"to go on{status.once if isinstance(status, Unfinished) else ''}: {shown}")
+        return int(status)
     except (KeyboardInterrupt, OSError) as error:
         if isinstance(error, KeyboardInterrupt):
-            _add_note(error, again)
+            kept = ""
+            if command.kept:
+                with suppress(MindError, OSError):  # of a broken file the next start tells
+                    kept = resolved(command.kept)(options)
+            _add_note(error, "; ".join(filter(None, [kept, again])))
         elif command.goes_on and error.errno in (errno.ENOSPC, errno.EDQUOT):
             _add_note(error, f"when there is room, {again}")
         raise

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from mind.cli.check import command_to_train
-from mind.cli.terminal import given_option, print_summary, say, say_next
+from mind.cli.terminal import Unfinished, given_option, print_summary, say, say_next
 from mind.curation.config import FilterConfig, FilterOptions
 from mind.display import number_of
 from mind.errors import MindError, require
@@ -157,13 +157,18 @@ def _made_from(recipe: str, folder: str, words: Sequence[str]) -> Generate:
     return Generate(recipe_defaults(config, recipe, folder))
 
 
-def generate(options: Generate) -> int:
+def generate(options: Generate) -> int | Unfinished:
     from mind.teacher.generate import ask_teacher
 
     return _finish(ask_teacher(options.job, tell=say), ["judge", options.job.output])
 
 
-def judge(config: Judge) -> int:
+def kept_answers(options: Generate) -> str:
+    """The number of answers in the folder, in words; empty without any."""
+    return _kept(DatasetFolder(Path(options.job.output)).responses, "answer")
+
+
+def judge(config: Judge) -> int | Unfinished:
     from mind.teacher.judge import judge as run
 
     report = run(config)
@@ -177,6 +182,19 @@ def judge(config: Judge) -> int:
         return _finish(report.job, following)
     say_next(*following)
     return 0
+
+
+def kept_replies(config: Judge) -> str:
+    """The number of a model's judgements in the folder, in words; empty without any."""
+    return _kept(DatasetFolder(Path(config.folder)).replies, "judgement")
+
+
+def _kept(journal: Path, what: str) -> str:
+    if not journal.exists():
+        return ""
+    with journal.open("rb") as lines:
+        count = sum(line.endswith(b"\n") for line in lines)
+    return f"{number_of(count, what)} {'is' if count == 1 else 'are'} stored and not asked for again" if count else ""
 
 
 def _filtered(folder: str, records: str) -> list[str]:
@@ -286,8 +304,8 @@ def grade(options: Grade) -> None:
     say_next(*words, "--easy-fraction", "0.5", purpose="to keep half of the questions that this model finds easy")
 
 
-def _finish(report: JobReport, following: Sequence[str]) -> int:
-    """Prints the outcome of a job; returns exit status 1 if requests are unanswered."""
+def _finish(report: JobReport, following: Sequence[str]) -> int | Unfinished:
+    """Prints the outcome of a job."""
     print_summary("requests", report)
     if report.stopped is not None:
         say(f"stopped: {report.stopped}")
@@ -295,4 +313,6 @@ def _finish(report: JobReport, following: Sequence[str]) -> int:
         say(f"the last failure: {report.last_failure}")
     if report.complete:
         say_next(*following)
-    return 0 if report.complete else 1
+        return 0
+    # What stopped the job, such as a wrong key, would stop the same command again.
+    return Unfinished("" if report.stopped is None else " once that is mended")

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sample_experiment import write_experiment
 from test_terminal import A_RUN, ROOT, raising
 
 from mind.cli import commands, main
@@ -43,7 +44,38 @@ def test_ctrl_c_says_what_to_type(tmp_path, monkeypatch, capsys, arguments):
     monkeypatch.setattr("mind.run.train.train", begun)
     assert main(arguments) == 130
     remedy = f"to go on: {command_line('train', '--output', str(run), '--resume')}"
-    assert capsys.readouterr().err.splitlines()[-1] == f"mind: interrupted; {remedy}"
+    start = "no step is saved yet, so --resume starts from the beginning"
+    assert capsys.readouterr().err.splitlines()[-1] == f"mind: interrupted; {start}; {remedy}"
+
+
+def test_ctrl_c_says_from_where_a_job_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    one = '{"id": "a"}\n'
+    Path("my set").mkdir()
+    Path("my set/responses.jsonl").write_text(one * 1200 + one[:5])  # a kill cut the last line short
+    Path("my set/judge-replies.jsonl").write_text(one)
+    folder = write_experiment(tmp_path / "experiment", {"base": 0, "mind": 1, "sbs": 0}, seeds=(0, 1))
+    cases = {
+        "mind.teacher.generate.ask_teacher": (GENERATE, "1,200 answers are stored and not asked for again; to go on: "),
+        "mind.teacher.judge.judge": (["judge", "my set"], "1 judgement is stored and not asked for again; to go on: "),
+        "mind.experiment.runner.prepare": (
+            ["experiment", "plan.json", "--output", str(folder)],
+            "5 of 11 jobs are done, and unfinished runs go on from their last saved step; to go on: ",
+        ),
+    }
+    for function, (words, told) in cases.items():
+        monkeypatch.setattr(function, raising(KeyboardInterrupt()))
+        assert main(words) == 130
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"mind: interrupted; {told}mind "), function
+
+    def second_student(*_):
+        Path("results.json").write_text('{"students": {"a": {}}}')
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mind.data.questions.load_questions", second_student)
+    assert main(["evaluate", "--students", "a", "b", "--files", "x", "--output", "results.json"]) == 130
+    told = "results.json holds the results of 1 student, which --overwrite would replace; to start again: mind evaluate"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"mind: interrupted; {told}")
 
 
 def test_ctrl_c_before_a_run_is_written_over_does_not_go_on_with_it(tmp_path, monkeypatch, capsys, arguments):
