@@ -169,8 +169,10 @@ def kept_answers(options: Generate) -> str:
 
 
 def judge(config: Judge) -> int | Unfinished:
+    from mind.cli.folders import check_kind
     from mind.teacher.judge import judge as run
 
+    check_kind(config.folder, "a data set")
     report = run(config)
     print_summary("verdicts", report)
     name = Path(config.folder).resolve().name
@@ -208,8 +210,11 @@ def _filtered(folder: str, records: str) -> list[str]:
 
 
 def filter_dataset(options: Filter) -> None:
+    from mind.cli.folders import check_kind
     from mind.curation.dataset import filter_dataset as run
 
+    for folder in (options.folder, *options.also):
+        check_kind(folder, "a data set")
     result = run(options)
     print_summary("rationales", result)
     base = Path(options.output).with_suffix("")
@@ -243,7 +248,12 @@ def import_rationales(options: Import) -> None:
         knowledge_folder=options.knowledge,
     )
     if not questions:
-        raise MindError(f"{options.source}: no question has {options.minimum} right rationales")
+        read = f"{number_of(report.questions_read, 'question')} and {number_of(report.rationales_read, 'rationale')}"
+        raise MindError(
+            f"{options.source}: no question has {options.minimum} right rationales: of {read}, "
+            f"{report.rationales_wrong_answer:,} have a wrong answer, {report.rationales_no_answer:,} none, "
+            f"{report.rationales_duplicate:,} are duplicates, {report.rationales_empty:,} empty"
+        )
     save_json(report, beside(output, COUNTS))
     save_questions(questions, output)
     print_summary("rationales imported", report)

@@ -194,8 +194,10 @@ def _check_names(config: MindConfig) -> None:
 
 
 def report_command(options: Report) -> None:
+    from mind.cli.folders import check_kind
     from mind.run_folder import RunFolder
 
+    check_kind(options.run, "a run")
     folder = RunFolder(options.run)
     folder.read_config()  # reports a folder that is not a run before PyTorch is loaded
     note("loading PyTorch")

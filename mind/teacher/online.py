@@ -8,6 +8,7 @@ import email.utils
 import logging
 import random
 import re
+import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
@@ -52,6 +53,8 @@ class OnlineEngine:
         self._jitter = random.Random()
         self.retries: Counter[str] = Counter()
         """Attempts that were repeated, by reason."""
+        self._heard = False
+        """Whether the server has answered anything."""
         self.stopped: str | None = None
         """Why requests were not sent; None if all were."""
 
@@ -214,13 +217,14 @@ class OnlineEngine:
         except (TimeoutError, openai.APITimeoutError):
             raise Problem("time-out", f"no answer within {self._traffic.timeout_seconds:g} s") from None
         except openai.APIStatusError as error:
+            self._heard = True
             raise self._status_problem(error) from None
         except openai.APIConnectionError as error:
             first = _innermost(error)
             if isinstance(first, Problem):  # of `_limit_size`
                 raise first from None
-            reason = "connection refused" if isinstance(first, ConnectionRefusedError) else "connection lost"
-            raise Problem(reason, str(first) or type(first).__name__) from None
+            raise self._connection_problem(first) from None
+        self._heard = True
         answer = read_completion(without_key(_parsed(raw.content, raw.headers), self._key))
         self._spending.add(request, answer.prompt_tokens, answer.completion_tokens)
         return Response(
@@ -236,6 +240,17 @@ class OnlineEngine:
             created=now(),
             reasoning=answer.reasoning,
         )
+
+    def _connection_problem(self, error: BaseException) -> Problem:
+        """A server that never answered is not there yet: repeating would only hide this for a while."""
+        detail = str(error) or type(error).__name__
+        if not isinstance(error, ConnectionRefusedError | socket.gaierror):
+            return Problem("connection lost", detail)
+        reason = "connection refused" if isinstance(error, ConnectionRefusedError) else "unknown host"
+        if self._heard:
+            return Problem(reason, detail)
+        option = self._model.option("base_url")
+        return Problem(reason, f"{detail}; start the server there, or name another by {option}", ends_job=True)
 
     def _status_problem(self, error: openai.APIStatusError) -> Problem:
         status, said = error.status_code, error.message if error.body is None else words_of(error.body)
