@@ -316,6 +316,8 @@ def grade(options: Grade) -> None:
 
 def _finish(report: JobReport, following: Sequence[str]) -> int | Unfinished:
     """Prints the outcome of a job."""
+    from mind.teacher.spending import BUDGET_USED_UP
+
     print_summary("requests", report)
     if report.stopped is not None:
         say(f"stopped: {report.stopped}")
@@ -324,5 +326,7 @@ def _finish(report: JobReport, following: Sequence[str]) -> int | Unfinished:
     if report.complete:
         say_next(*following)
         return 0
+    if report.stopped is None:
+        return Unfinished()
     # What stopped the job, such as a wrong key, would stop the same command again.
-    return Unfinished("" if report.stopped is None else " once that is mended")
+    return Unfinished(" with a larger budget" if report.stopped == BUDGET_USED_UP else " once that is mended")
