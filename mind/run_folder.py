@@ -20,6 +20,7 @@ from mind.files import (
     lock,
     naming,
     parse_object,
+    read_object,
     replacing,
     replacing_file,
     replacing_folder,
@@ -216,7 +217,7 @@ class RunFolder(os.PathLike[str]):
 
     def read_inputs(self) -> dict[str, Any]:
         """The content of inputs.json; empty for a run of an older version."""
-        inputs = _read_object(self.inputs) if os.path.lexists(self.inputs) else {}
+        inputs = read_object(self.inputs) if os.path.lexists(self.inputs) else {}
         for name, entry in inputs.items():
             known = isinstance(entry, dict) and isinstance(entry.get("sha256"), str)
             require(known, f'{self.inputs}: {name}: expected an object with "sha256", a text')
@@ -260,18 +261,21 @@ class RunFolder(os.PathLike[str]):
 
     def check_resumable(self) -> None:
         """Raises MindError if the folder holds no run."""
-        if not self.config.exists():
-            raise MindError(f"{self.path}: there is no run to resume ({self.config.name} is missing)")
+        require(self.config.exists(), f"{self.path}: there is no run to resume ({self.config.name} is missing)")
 
     def way_back(self) -> str:
         """Says from where a stopped run continues, for its message."""
-        if not (checkpoints := self.checkpoints()):
-            return "there is no checkpoint yet, so --resume starts from the beginning"
-        return f"--resume goes on from the last good checkpoint, {list(checkpoints.values())[-1]}"
+        for folder in (self, *reversed(self.stages)):
+            stage = "" if folder is self else f" of stage {folder.path.name.partition('-')[2]}"
+            if steps := folder.checkpoints():
+                return f"--resume goes on from step {max(steps)}{stage}, the last one saved"
+            if stage and folder.finished:
+                return f"--resume goes on from the end{stage}"
+        return "no step is saved yet, so --resume starts from the beginning"
 
     def read_config(self) -> dict[str, Any]:
         """The configuration as plain JSON; `mind.methods.load_run_config` gives it its types. Raises MindError."""
-        return _read_object(self.config)
+        return read_object(self.config)
 
     def append_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Adds one line per row, in one write."""
@@ -287,7 +291,7 @@ class RunFolder(os.PathLike[str]):
     def read_evaluation(self) -> dict[str, Any]:
         """{"before": ..., "after": ...}; each is None if it was not measured."""
         nothing = {"before": None, "after": None}
-        return nothing | (_read_object(self.evaluation) if os.path.lexists(self.evaluation) else {})
+        return nothing | (read_object(self.evaluation) if os.path.lexists(self.evaluation) else {})
 
     def write_evaluation(self, evaluation: Mapping[str, Any]) -> None:
         """Replaces evaluation.json in one step."""
@@ -303,7 +307,7 @@ class RunFolder(os.PathLike[str]):
 
     def read_status(self) -> dict[str, Any]:
         """The content of status.json; empty for an unfinished run."""
-        return _read_object(self.status) if os.path.lexists(self.status) else {}
+        return read_object(self.status) if os.path.lexists(self.status) else {}
 
     def reopen(self, config: Any, inputs: Mapping[str, Any]) -> None:
         """Continues a finished run with a configuration of more steps, and with the matching `inputs`.
@@ -327,7 +331,7 @@ class RunFolder(os.PathLike[str]):
     def read_progress(self, checkpoint: Path) -> dict[str, Any]:
         """The result of `write_progress`; empty for a checkpoint of an older version."""
         file = checkpoint / PROGRESS
-        return _read_object(file) if os.path.lexists(file) else {}
+        return read_object(file) if os.path.lexists(file) else {}
 
     def save_method(
         self, state: Mapping[str, Any], networks: Mapping[str, nn.Module], checkpoint: Path | None = None
@@ -392,9 +396,3 @@ def _is_network(file: Path) -> bool:
             return (weights.metadata() or {}).items() >= _OURS.items()
     except (SafetensorError, OSError):
         return False
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    value = read_json(file)
-    require(isinstance(value, dict), f"{file}: expected a JSON object, found {type(value).__name__}")
-    return value

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import errno
 import itertools
 import pkgutil
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from mind import processes
 from mind.cli.boundary import BAD_INPUT
 from mind.cli.brief import brief
 from mind.cli.doctor import versions
-from mind.cli.launch import join, leaving_together
-from mind.cli.terminal import command_line, complain, say, set_up_quiet
+from mind.cli.launch import join
+from mind.cli.options import known_option, options_of, parsed
+from mind.cli.terminal import Unfinished, command_line, complain, say, set_up_quiet
 from mind.errors import MindError, require
 from mind.redaction import without_secrets
 
@@ -33,13 +33,15 @@ class Command:
     options: str | None
     """The dataclass that tyro turns into flags; its docstring says what the command does. None: no options."""
     run: str
-    """The function that gets the options, and returns the exit status or None for 0."""
+    """The function that gets the options, and returns the exit status, None for 0, or `Unfinished` for 1."""
     defaults: str | None = None
     """The function that gets the words of the command line, and returns the defaults of the flags."""
     more_help: str | None = None
     """The function that gets the words of the command line, and returns text to show after the short help."""
     goes_on: bool = False
     """Whether it continues where it stopped if it is started again; other commands start from the beginning."""
+    kept: str | None = None
+    """The function that gets the options, and returns in words what an interrupted start has left; "" for nothing."""
     repeated: tuple[str, ...] = ()
     """Options that may be given several times, once per value."""
     several: bool = False
@@ -54,8 +56,15 @@ COMMANDS = {
         "dataset:generate",
         defaults="dataset:generate_defaults",
         goes_on=True,
+        kept="dataset:kept_answers",
     ),
-    "data judge": Command("judge each rationale: right or wrong", "dataset:Judge", "dataset:judge", goes_on=True),
+    "data judge": Command(
+        "judge each rationale: right or wrong",
+        "dataset:Judge",
+        "dataset:judge",
+        goes_on=True,
+        kept="dataset:kept_replies",
+    ),
     "data filter": Command("choose the rationales to train on", "dataset:Filter", "dataset:filter_dataset"),
     "data import": Command(
         "make training records of rationales without perspectives", "dataset:Import", "dataset:import_rationales"
@@ -76,6 +85,7 @@ COMMANDS = {
         "measure a model: accuracy and held-out NLL",
         "evaluating:Evaluate",
         "evaluating:evaluate_command",
+        kept="evaluating:kept_students",
         several=True,
     ),
     "report": Command("write the report of a run again", "training:Report", "training:report_command"),
@@ -84,6 +94,7 @@ COMMANDS = {
         "experiment:Experiment",
         "experiment:experiment_command",
         goes_on=True,
+        kept="experiment:kept_jobs",
         repeated=("--set",),
     ),
     "compare": Command(
@@ -162,7 +173,7 @@ def _check_values(words: Sequence[str]) -> None:
         if options is None or word not in general or before in general or not before.startswith("--"):
             continue
         require(
-            all(kind is bool for kind in _kinds(resolved(options), before[2:].replace("-", "_"))),
+            (option := known_option(options_of(resolved(options)), before)) is None or option.is_flag,
             f"{before} is followed by {word}: expected a value; if {word} is the value, write {before}={word}",
         )
 
@@ -190,24 +201,21 @@ def _started(name: str, command: Command, words: Sequence[str]) -> int:
         join([*name.split(), *words])
     check_words(words, command)
     default: Any = tyro.MISSING_NONPROP if command.defaults is None else resolved(command.defaults)(words)
-    with leaving_together():
-        options = tyro.cli(
-            resolved(command.options),
-            prog=f"mind {name}",
-            args=list(words),
-            default=default,
-            console_outputs=processes.speaks(),
-        )
+    options = parsed(name, resolved(command.options), words, default)
     shown = command_line(*name.split(), *without_secrets(words))
     again = f"to {'go on' if command.goes_on else 'start again'}: {shown}"
     try:
         status = resolved(command.run)(options) or 0
         if status and command.goes_on:
-            say(again)
-        return status
+            say(f"to go on{status.once if isinstance(status, Unfinished) else ''}: {shown}")
+        return int(status)
     except (KeyboardInterrupt, OSError) as error:
         if isinstance(error, KeyboardInterrupt):
-            _add_note(error, again)
+            kept = ""
+            if command.kept:
+                with suppress(MindError, OSError):  # of a broken file the next start tells
+                    kept = resolved(command.kept)(options)
+            _add_note(error, "; ".join(filter(None, [kept, again])))
         elif command.goes_on and error.errno in (errno.ENOSPC, errno.EDQUOT):
             _add_note(error, f"when there is room, {again}")
         raise
@@ -240,30 +248,10 @@ def check_words(words: Sequence[str], command: Command) -> None:
         require(bool(value.strip()) or bool(option and not assigned), f"{before} is empty: expected a value")
     for option, count in given.items():
         if count > 1 and option not in command.repeated and processes.speaks():
-            several = command.options and _takes_several(resolved(command.options), option[2:].replace("-", "_"))
+            of = None if command.options is None else known_option(options_of(resolved(command.options)), option)
+            several = of is not None and of.takes > 1
             last = f"values after the last one count; give all values after one {option}" if several else "last counts"
             complain("mind", f"{option} is given {count} times: only the {last}")
-
-
-def _takes_several(options: Any, name: str) -> bool:
-    """Whether the option of this name ("data.perspectives") of a dataclass of options takes a list of values."""
-    return any((get_origin(kind) or kind) in (tuple, list, dict) for kind in _kinds(options, name))
-
-
-def _kinds(options: Any, name: str) -> list[Any]:
-    """The types of values that the option of this name takes; none if the dataclass has no such option."""
-    first, _, rest = name.partition(".")
-    found: list[Any] = []
-    described = get_type_hints(options, include_extras=True)
-    for field, hint in get_type_hints(options).items():
-        typed = [extra.name for extra in getattr(described[field], "__metadata__", ()) if getattr(extra, "name", None)]
-        alternatives = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        for kind in alternatives:
-            if first in (typed or [field]) and not rest:
-                found.append(kind)
-            elif dataclasses.is_dataclass(kind):  # whose options may also come without its name
-                found += _kinds(kind, rest if field == first else name)
-    return found
 
 
 def _add_note(error: BaseException, note: str) -> None:

@@ -40,6 +40,9 @@ class Compare:
 
 
 def compare_command(options: Compare) -> None:
+    from mind.cli.folders import check_kind
+
+    check_kind(options.folder, "an experiment")
     note("loading NumPy and matplotlib")
     from mind.comparison.tables import accuracy_table, difference_tables
     from mind.comparison.wording import notes, sentences

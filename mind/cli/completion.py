@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import io
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field, make_dataclass
 from functools import reduce
 from operator import or_
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import tyro
@@ -15,6 +18,7 @@ import tyro
 from mind.cli.brief import GENERAL
 from mind.cli.commands import COMMANDS, GROUPS, SHORT, resolved
 from mind.cli.terminal import say
+from mind.perspectives import PAPER_PERSPECTIVES
 
 Shell = Literal["bash", "zsh", "fish"]
 
@@ -30,6 +34,24 @@ class Completion:
     shell: Annotated[Shell, tyro.conf.Positional]
     """The shell that the script is for."""
 
+
+METHODS = (
+    *("compact", "edit", "kd", "lorid", "lorid-dr", "lorid-kg", "mcc-kd", "mind", "mode-cotd", "nesycd", "qcrd"),
+    *("redi", "sbs", "sft", "taid"),
+)
+"""The names in mind.methods.METHODS, which would load PyTorch whenever a shell starts."""
+_PRESETS = tuple(sorted(file.stem for file in (Path(__file__).parent.parent / "methods" / "presets").glob("*.json")))
+VALUES: dict[str, Sequence[str]] = {
+    "--method": (*METHODS, *_PRESETS),
+    "--data.perspectives": PAPER_PERSPECTIVES,
+    "--perspectives": PAPER_PERSPECTIVES,
+    "--objective.backend": ("auto", "reference", "torch", "cpp", "cuda", "triton", "triton_streaming"),
+    "--student.attention": ("auto", "sdpa", "sdpa_spans", "eager", "flex_attention", "flash_attention_2"),
+    "--train.lr-scheduler": ("cosine", "linear", "constant", "constant_with_warmup"),
+    "--metanet.feedback": ("all", "selected", "every-4"),
+}
+"""Values of options whose type is any text; other values may be right, too."""
+_SPEC = "COMPLETION_SPEC = "
 
 _GENERAL = [
     (
@@ -47,10 +69,29 @@ def print_completion(options: Completion) -> None:
     with suppress(SystemExit), redirect_stdout(io.StringIO()) as script:
         tyro.cli(_all_commands(), prog="mind", args=["--tyro-write-completion", options.shell, "-"])
     lines = script.getvalue().splitlines()
-    # A description of several lines would count as several completions.
-    lines = [line.replace(r"\n", " ") if line.startswith("COMPLETION_SPEC = ") else line for line in lines]
+    lines = [_improved(line, options.shell) if line.startswith(_SPEC) else line for line in lines]
     # If nothing fits, complete file names.
     say("\n".join(line.replace("complete -F ", "complete -o default -F ") for line in lines))
+
+
+def _improved(line: str, shell: Shell) -> str:
+    """The line with the options of all commands, with VALUES; a description of several lines, which would count as
+    several completions, becomes one line."""
+    fish = shell == "fish"  # which has the line between double quotes
+    plain = re.sub(r'\\([\\"$])', r"\1", line) if fish else line
+    spec = ast.literal_eval(plain.removeprefix(_SPEC).replace(r"\n", " "))
+    _add_values(spec)
+    improved = f"{_SPEC}{spec!r}"
+    return re.sub(r'([\\"$])', r"\\\1", improved) if fish else improved
+
+
+def _add_values(spec: dict[str, Any]) -> None:
+    for option in spec["options"]:
+        known = next((VALUES[flag] for flag in option["flags"] if flag in VALUES), None)
+        if known is not None:
+            option |= {"type": "choice", "choices": list(known)}
+    for command in spec["subcommands"].values():
+        _add_values(command)
 
 
 def _all_commands() -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from mind.cli.check import command_to_train
-from mind.cli.terminal import given_option, print_summary, say, say_next
+from mind.cli.terminal import Unfinished, given_option, print_summary, say, say_next
 from mind.curation.config import FilterConfig, FilterOptions
 from mind.display import number_of
 from mind.errors import MindError, require
@@ -157,15 +157,22 @@ def _made_from(recipe: str, folder: str, words: Sequence[str]) -> Generate:
     return Generate(recipe_defaults(config, recipe, folder))
 
 
-def generate(options: Generate) -> int:
+def generate(options: Generate) -> int | Unfinished:
     from mind.teacher.generate import ask_teacher
 
     return _finish(ask_teacher(options.job, tell=say), ["judge", options.job.output])
 
 
-def judge(config: Judge) -> int:
+def kept_answers(options: Generate) -> str:
+    """The number of answers in the folder, in words; empty without any."""
+    return _kept(DatasetFolder(Path(options.job.output)).responses, "answer")
+
+
+def judge(config: Judge) -> int | Unfinished:
+    from mind.cli.folders import check_kind
     from mind.teacher.judge import judge as run
 
+    check_kind(config.folder, "a data set")
     report = run(config)
     print_summary("verdicts", report)
     name = Path(config.folder).resolve().name
@@ -179,6 +186,19 @@ def judge(config: Judge) -> int:
     return 0
 
 
+def kept_replies(config: Judge) -> str:
+    """The number of a model's judgements in the folder, in words; empty without any."""
+    return _kept(DatasetFolder(Path(config.folder)).replies, "judgement")
+
+
+def _kept(journal: Path, what: str) -> str:
+    if not journal.exists():
+        return ""
+    with journal.open("rb") as lines:
+        count = sum(line.endswith(b"\n") for line in lines)
+    return f"{number_of(count, what)} {'is' if count == 1 else 'are'} stored and not asked for again" if count else ""
+
+
 def _filtered(folder: str, records: str) -> list[str]:
     """The command that filters the folder together with the folder from which its answers were made."""
     file = DatasetFolder(Path(folder)).config
@@ -190,8 +210,11 @@ def _filtered(folder: str, records: str) -> list[str]:
 
 
 def filter_dataset(options: Filter) -> None:
+    from mind.cli.folders import check_kind
     from mind.curation.dataset import filter_dataset as run
 
+    for folder in (options.folder, *options.also):
+        check_kind(folder, "a data set")
     result = run(options)
     print_summary("rationales", result)
     base = Path(options.output).with_suffix("")
@@ -225,7 +248,12 @@ def import_rationales(options: Import) -> None:
         knowledge_folder=options.knowledge,
     )
     if not questions:
-        raise MindError(f"{options.source}: no question has {options.minimum} right rationales")
+        read = f"{number_of(report.questions_read, 'question')} and {number_of(report.rationales_read, 'rationale')}"
+        raise MindError(
+            f"{options.source}: no question has {options.minimum} right rationales: of {read}, "
+            f"{report.rationales_wrong_answer:,} have a wrong answer, {report.rationales_no_answer:,} none, "
+            f"{report.rationales_duplicate:,} are duplicates, {report.rationales_empty:,} empty"
+        )
     save_json(report, beside(output, COUNTS))
     save_questions(questions, output)
     print_summary("rationales imported", report)
@@ -286,8 +314,10 @@ def grade(options: Grade) -> None:
     say_next(*words, "--easy-fraction", "0.5", purpose="to keep half of the questions that this model finds easy")
 
 
-def _finish(report: JobReport, following: Sequence[str]) -> int:
-    """Prints the outcome of a job; returns exit status 1 if requests are unanswered."""
+def _finish(report: JobReport, following: Sequence[str]) -> int | Unfinished:
+    """Prints the outcome of a job."""
+    from mind.teacher.spending import BUDGET_USED_UP
+
     print_summary("requests", report)
     if report.stopped is not None:
         say(f"stopped: {report.stopped}")
@@ -295,4 +325,8 @@ def _finish(report: JobReport, following: Sequence[str]) -> int:
         say(f"the last failure: {report.last_failure}")
     if report.complete:
         say_next(*following)
-    return 0 if report.complete else 1
+        return 0
+    if report.stopped is None:
+        return Unfinished()
+    # What stopped the job, such as a wrong key, would stop the same command again.
+    return Unfinished(" with a larger budget" if report.stopped == BUDGET_USED_UP else " once that is mended")

@@ -15,14 +15,14 @@ from mind import processes
 from mind.asking import AskingConfig
 from mind.cli.terminal import note, print_table, say, say_next
 from mind.config import EMBEDDED_STUDENT, StudentConfig
-from mind.display import percent
+from mind.display import number_of, percent
 from mind.errors import MindError, require
 from mind.evaluation.config import InteractionConfig, SamplingConfig
 from mind.evaluation.labels import student_labels
 from mind.files import check_apart, check_new_folder, check_replaceable, new_file, parse_object
 from mind.hub import find_model
 from mind.provenance import versions
-from mind.typed_json import write_json
+from mind.typed_json import read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -145,6 +145,14 @@ def evaluate_command(options: Evaluate) -> None:
     words = ["train", "--student.model", next(iter(students.values())), "--data.train", "FILE.jsonl"]
     words += ["--data.evaluation", *options.files] if files else []
     say_next(*words, "--output", "runs/NAME", purpose="to train it and compare")
+
+
+def kept_students(options: Evaluate) -> str:
+    """Says what the file of the results holds, which is written after each student; empty if it does not exist."""
+    if options.output is None or not Path(options.output).exists():
+        return ""
+    count = len(read_json(options.output).get("students", [""]))
+    return f"{options.output} holds the results of {number_of(count, 'student')}, which --overwrite would replace"
 
 
 def check_student(config: StudentConfig) -> None:

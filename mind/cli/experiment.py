@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from mind import processes
-from mind.cli.terminal import note, print_table, say, say_next
+from mind.cli.terminal import Unfinished, note, print_table, say, say_next
 from mind.cli.watching import watching
 from mind.display import number_of
 from mind.errors import PausedError, require
@@ -53,7 +54,7 @@ class Experiment:
         require(self.stop_after is None or self.stop_after > 0, f"stop_after is {self.stop_after}: expected minutes")
 
 
-def experiment_command(options: Experiment) -> int:
+def experiment_command(options: Experiment) -> int | Unfinished:
     stop_at = None if options.stop_after is None else time.monotonic() + 60 * options.stop_after
     if options.job is not None:
         return _one_job(options.output, options.job, stop_at)
@@ -76,6 +77,20 @@ def experiment_command(options: Experiment) -> int:
     with watching() as watch:
         progress = run_experiment(folder, place, jobs=at_a_time, stop_at=stop_at, watch=watch, interrupt=place.stop)
     return _told(progress, left(plan, folder))
+
+
+def kept_jobs(options: Experiment) -> str:
+    """How many jobs of the experiment are done, in words; empty if it has not begun."""
+    from mind.experiment.folder import ExperimentFolder
+    from mind.experiment.jobs import every_job, left
+
+    folder = ExperimentFolder(Path(options.output))
+    if not folder.experiment.exists():
+        return ""
+    plan, _ = folder.read_experiment()
+    count = len(list(every_job(plan)))
+    done = count - left(plan, folder)
+    return f"{done} of {count} jobs are done, and unfinished runs go on from their last saved step"
 
 
 def threads_of(jobs: int) -> int:
@@ -110,8 +125,8 @@ def _variables(given: tuple[str, ...]) -> dict[str, str]:
     return variables
 
 
-def _told(progress: Progress, left: int) -> int:
-    """Prints the results so far, the failures, and the next command; returns the exit status."""
+def _told(progress: Progress, left: int) -> int | Unfinished:
+    """Prints the results so far, the failures, and the next command."""
     from mind.experiment.summary import summary_rows
 
     print_table(progress.plan.title, summary_rows(progress.plan, progress.folder))
@@ -119,6 +134,6 @@ def _told(progress: Progress, left: int) -> int:
         say(f"failed: {job.name}: {ending.message} ({progress.folder.beside(job, '.log')})")
     if left:
         say(f"{number_of(left, 'job')} left to do")
-        return 1
+        return Unfinished()
     say_next("compare", str(progress.folder.path), purpose="for what may be concluded")
     return 0

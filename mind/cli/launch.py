@@ -62,19 +62,6 @@ def _said_after(seconds: float) -> Iterator[None]:
         timer.cancel()
 
 
-@contextmanager
-def leaving_together() -> Iterator[None]:
-    """Inside the block, if the main process reports a wrong option and the parser ends it, the others wait for that: a
-    launcher ends all processes once one has ended."""
-    try:
-        yield
-    except SystemExit:
-        if processes.joined():
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            processes.wait()
-        raise
-
-
 def _by_option(words: Sequence[str]) -> dict[str, str]:
     """The words after each option ("" if there are none), and the command under its own name."""
     found, option = {"the command": ""}, "the command"

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,17 @@ from mind.progress import quiet, set_quiet
 
 if TYPE_CHECKING:
     from mind.summary import Summary
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """The result of a command that left something undone, which the same command would do; its exit status is 1."""
+
+    once: str = ""
+    """What must change before, such as " once that is mended"."""
+
+    def __int__(self) -> int:
+        return 1
 
 
 def set_up_terminal() -> None:

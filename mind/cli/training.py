@@ -136,7 +136,8 @@ def train_command(options: Train) -> None:
         if lacks_memory(stop):
             stop.add_note(LESS_MEMORY)
         if (options.resume and processes.joined()) or folder.begun not in (None, former):
-            stop.add_note(f"to go on: {command_line('train', '--output', config.output, '--resume')}")
+            again = command_line("train", "--output", config.output, "--resume")
+            stop.add_note(f"{folder.way_back()}; to go on: {again}")
         raise
     if not processes.main():
         return
@@ -193,8 +194,10 @@ def _check_names(config: MindConfig) -> None:
 
 
 def report_command(options: Report) -> None:
+    from mind.cli.folders import check_kind
     from mind.run_folder import RunFolder
 
+    check_kind(options.run, "a run")
     folder = RunFolder(options.run)
     folder.read_config()  # reports a folder that is not a run before PyTorch is loaded
     note("loading PyTorch")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from mind.comparison.compare import CONTROLS, GROUPS, Comparison, Versus
 from mind.comparison.decisions import ALPHA, all_hold, whole_groups
@@ -64,16 +64,17 @@ def _claim(comparison: Comparison) -> Iterator[str]:
     elif whole:
         rest = [group for group in groups if group not in whole]
         yield f"{reference} beats {named} {_where(whole)}, {setting}, but not {_where(rest)}." + _untested(groups)
-        yield from _not_shown(comparison, baselines, rest, ALPHA)
+        yield f"Not shown: better than {_not_shown(comparison, baselines, rest, ALPHA)}."
     else:
         won = [one for one in _shown(comparison, baselines, groups) if one.difference > 0]
+        failed = _not_shown(comparison, baselines, groups, ALPHA / len(groups))
         if won:
-            yield f"{reference} beats {_and(map(_told, won))}, {setting}."
-            yield f"It is not shown to beat all of {named} {_where(groups, 'or')}."
+            yield f"{reference} beats {_by_method((one.other, _on(one)) for one in won)}, {setting}."
+            yield f"It is not shown to beat all of {named} {_where(groups, 'or')}: not {failed}."
         else:
             any_of = "any of " if len(baselines) > 1 else ""
             yield f"It is not shown that {reference} beats {any_of}{named} {_where(groups, 'or')}, {setting}."
-        yield from _not_shown(comparison, baselines, groups, ALPHA / len(groups))
+            yield f"The differences: {failed}."
     for one in _shown(comparison, baselines, groups):
         if one.difference < 0:
             yield f"{one.other} beats {reference} {GROUPS[one.on]}: {points(-one.difference)} points."
@@ -87,24 +88,30 @@ def _shown(comparison: Comparison, labels: Sequence[str], groups: Sequence[str])
     ]
 
 
-def _not_shown(comparison: Comparison, labels: Sequence[str], groups: Sequence[str], alpha: float) -> Iterator[str]:
-    """The comparisons that make a claim about all of them fail at `alpha`."""
-    told = []
-    for label in labels:
-        for group in groups:
-            value, versus = _p_better(comparison, label, group), comparison.against(label, group)
-            if versus is None:
-                told.append(f"{label} {GROUPS[group]} (no runs)")
-            elif not versus.of_methods:
-                told.append(f"{label} {GROUPS[group]} (a single run: {points(versus.difference)} points)")
-            elif value >= alpha:
-                told.append(_told(versus))
-    if told:
-        yield f"Not shown: better than {_and(told)}."
+def _not_shown(comparison: Comparison, labels: Sequence[str], groups: Sequence[str], alpha: float) -> str:
+    """The comparisons that make a claim about all of them fail at `alpha`; there is one, at least."""
+    failing = [(label, group) for label in labels for group in groups if _p_better(comparison, label, group) >= alpha]
+    return _by_method((label, _seen(comparison, label, group)) for label, group in failing)
 
 
-def _told(versus: Versus) -> str:
-    return f"{versus.other} {GROUPS[versus.on]} ({points(versus.difference)} points, {interval(versus.interval)})"
+def _seen(comparison: Comparison, label: str, group: str) -> str:
+    """The difference from a method in a group of sets, as far as there are runs of it."""
+    versus = comparison.against(label, group)
+    return f"{GROUPS[group]} (no runs)" if versus is None else _on(versus)
+
+
+def _on(versus: Versus) -> str:
+    if not versus.of_methods:
+        return f"{GROUPS[versus.on]} (a single run: {points(versus.difference)} points)"
+    return f"{GROUPS[versus.on]} ({points(versus.difference)} points, {interval(versus.interval)})"
+
+
+def _by_method(told: Iterable[tuple[str, str]]) -> str:
+    """Pairs of a method and what is said of it, in words that name each method once."""
+    of: dict[str, list[str]] = {}
+    for label, seen in told:
+        of.setdefault(label, []).append(seen)
+    return "; ".join(f"{label} {_and(seen)}" for label, seen in of.items())
 
 
 def _controls(comparison: Comparison) -> Iterator[str]:
@@ -117,19 +124,19 @@ def _controls(comparison: Comparison) -> Iterator[str]:
     lacking = [name for name in CONTROLS if name not in there]
     labels = [label for label in methods if methods[label].method in CONTROLS]
     adds = "capability-aware selection" if own.startswith("mind") else f"what sets {reference} apart"
-    conclusion = f"so it is not shown that {adds} is what helps, whatever the baselines do."
-    if lacking:
-        yield f"The experiment has no {_and(lacking)}, {conclusion}"
     if labels and not lacking and holds(comparison, labels, comparison.groups):
         yield f"{reference} beats the controls {_and(labels)}, too, {_where(comparison.groups)}."
-    for label in labels:
-        failing = [group for group in comparison.groups if not holds(comparison, [label], [group])]
-        for group in failing:
-            versus = comparison.against(label, group)
-            seen = "there are no runs of it" if versus is None else f"{points(versus.difference)} points"
-            if versus is not None:
-                seen += f", {interval(versus.interval)}" if versus.of_methods else " of single runs"
-            yield f"{reference} is not shown to beat the control {label} {GROUPS[group]} ({seen}), {conclusion}"
+    reasons = [f"the experiment has no {_and(lacking)}"] if lacking else []
+    failing = [(label, group) for label in labels for group in comparison.groups]
+    failing = [(label, group) for label, group in failing if not holds(comparison, [label], [group])]
+    if failing:
+        told = _by_method((label, _seen(comparison, label, group)) for label, group in failing)
+        controls = "control" if len({label for label, _ in failing}) == 1 else "controls"
+        reasons.append(f"{reference} is not shown to beat the {controls} {told}")
+    if reasons:
+        begins = " and ".join(reasons)
+        begins = begins if not lacking else begins[0].upper() + begins[1:]
+        yield f"{begins}, so it is not shown that {adds} is what helps, whatever the baselines do."
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -144,21 +151,21 @@ def _notes(comparison: Comparison) -> Iterator[str]:
             "been seen is exploration."
         )
     planned = len(comparison.planned_seeds)
+    missing: dict[str, list[str]] = {}  # what is said of methods -> these methods
     for label, method in comparison.methods.items():
         if method.missing:
             known = "; ".join(f"{run}: {reason}" for run, reason in method.missing.items())
             there = len(method.runs)
-            treated = (
-                "it is compared with nothing"
-                if not there
-                else "its means are over the others, and its intervals are wider for it"
-            )
-            yield f"{label}: {there} of {there + len(method.missing)} runs are there ({known}); {treated}."
-        if len(method.runs) == 1 and label not in (BASE, BASE_MARKER):
-            yield (
-                f"{label} has a single run, so how much its seeds differ is not known: its intervals and p-values are "
-                "those of this run, and nothing is claimed of the method."
-            )
+            treated = "means are over the others, and intervals are wider for it" if there else "compared with nothing"
+            said = f"{there} of {there + len(method.missing)} runs are there ({known}); {treated}."
+            missing.setdefault(said, []).append(label)
+    yield from (f"{_and(labels)}: {said}" for said, labels in missing.items())
+    single = [label for label, m in comparison.methods.items() if len(m.runs) == 1 and label not in (BASE, BASE_MARKER)]
+    if single:
+        yield (
+            f"{_and(single)}: a single run, so how much seeds differ is not known. Intervals and p-values are those of "
+            "this run, and nothing is claimed of the method."
+        )
     if planned < 3:
         yield f"The plan has {planned} seed{'s' * (planned > 1)}: intervals are wide, and say little of other seeds."
     runs = {f"runs/{label}/seed-{seed}" for label in comparison.methods for seed in comparison.planned_seeds}

@@ -79,8 +79,8 @@ def filter_dataset(options: FilterOptions) -> FilterResult:
     if not result.questions:
         output.unlink(missing_ok=True)  # an earlier file is not the data set that the files beside it now describe
         raise MindError(
-            f"no question has {options.filter.minimum} rationales left; {report} says why; "
-            "--overwrite replaces it when you try again"
+            f"no question is left to train on, which takes {options.filter.minimum} rationales: "
+            f"{result.described_losses}; {report} shows examples; --overwrite replaces it when you try again"
         )
     save_questions(result.questions, output)
     return result

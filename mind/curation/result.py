@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from operator import itemgetter
 from typing import Any
 
+from mind.display import number_of
 from mind.perspectives import PAPER_PERSPECTIVES
 from mind.records import Key, Question
 from mind.summary import Summary, counted
@@ -142,6 +143,21 @@ class FilterResult(Summary):
         """Questions by fate, in the order of FATES."""
         counts = Counter(self.fates.values())
         return {fate: counts[fate] for fate in FATES}
+
+    @property
+    def described_losses(self) -> str:
+        """How many rationales the questions have left, and the reason that took most, in words."""
+        fates = {TOO_FEW, OUTSIDE, EASY}  # of questions: these rationales had passed
+        of = Counter(outcome.key.question for outcome in self.outcomes if outcome.reason in {None, *fates})
+        left = Counter(of[question] for question in self.fates)
+        told = [f"{number_of(left[count], 'question')} with {count} left" for count in sorted(left)]
+        enough = {fate: self.question_counts[fate] for fate in (OUTSIDE, EASY)}
+        told += [f"{number_of(count, 'question')} dropped as: {fate}" for fate, count in enough.items() if count]
+        reasons = {reason: count for reason, count in self.reasons.items() if count and reason not in fates}
+        if reasons:
+            most = max(reasons, key=reasons.__getitem__)
+            told.append(f'"{most}" took most, {reasons[most]:,} of {number_of(len(self.outcomes), "rationale")}')
+        return "; ".join(told)
 
     @property
     def with_knowledge(self) -> int:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from mind.display import number_of
 from mind.grading import answer_type
 from mind.records import Question
+
+_NOUNS = ("number", "choice", "time")
+"""The names of types that have a plural."""
 
 
 def type_counts(questions: Iterable[Question]) -> dict[str, int]:
@@ -16,5 +20,6 @@ def type_counts(questions: Iterable[Question]) -> dict[str, int]:
 
 
 def described_types(questions: Iterable[Question]) -> str:
-    """The same in words: "14 number, 3 choice, 2 yes/no"."""
-    return ", ".join(f"{count:,} {name}" for name, count in type_counts(questions).items())
+    """The same in words: "14 numbers, 3 choices, 2 yes/no"."""
+    counts = type_counts(questions).items()
+    return ", ".join(number_of(count, name) if name in _NOUNS else f"{count:,} {name}" for name, count in counts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 from urllib.parse import urlsplit
 
 from mind.data.sources import SourceConfig
@@ -29,6 +29,9 @@ _VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 @dataclass(frozen=True)
 class ModelConfig:
     """A model that teaches or judges, and how its answers are sampled."""
+
+    OPTIONS: ClassVar[str] = "--teacher."
+    """How the options begin that set these fields."""
 
     model: str
     """The name that the endpoint knows; for the offline engines, a folder or a name on the Hub."""
@@ -64,10 +67,11 @@ class ModelConfig:
     def __post_init__(self) -> None:
         require(
             self.api_key_env is None or _VARIABLE.fullmatch(str(self.api_key_env)) is not None,
-            "api_key_env: expected the name of an environment variable, of letters, digits and _, and not the key",
+            f"{self.option('api_key_env')}: expected the name of an environment variable, of letters, digits and _, "
+            "and not the key",
         )
         check_fields("", self)  # raises, showing the value, for one that it refuses
-        _check_url(self.base_url)
+        self._check_url()
         for name in ("max_tokens", "batch_size", "replicas"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: expected at least 1")
         require(
@@ -82,6 +86,33 @@ class ModelConfig:
             not twice, f"extra_body has {', '.join(twice)}: expected none of what other options set or what is not read"
         )
 
+    def option(self, field: str) -> str:
+        """The option that sets a field."""
+        return self.OPTIONS + field.replace("_", "-")
+
+    def _check_url(self) -> None:
+        """Raises a MindError, which does not show the URL, unless the URL may be written to generate.json."""
+        try:
+            url = urlsplit(self.base_url)
+            usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        except ValueError:
+            usable = False
+        require(
+            usable and self.base_url.isprintable() and " " not in self.base_url,
+            f"{self.option('base_url')}: expected a URL such as http://127.0.0.1:8000/v1",
+        )
+        require(
+            "@" not in url.netloc and "?" not in self.base_url and "#" not in self.base_url,
+            f"{self.option('base_url')} holds credentials, a query or a fragment: give the key in the environment "
+            f"variable that {self.option('api_key_env')} names",
+        )
+
+
+class JudgeModel(ModelConfig):
+    """A model that judges."""
+
+    OPTIONS = "--"
+
 
 def _check_object(name: str, text: str) -> None:
     """Raises MindError unless `text` is a JSON object that can be sent."""
@@ -91,24 +122,6 @@ def _check_object(name: str, text: str) -> None:
         ).encode()
     except ValueError as error:  # nan and infinite numbers, and lone surrogates
         raise MindError(f"{name}: cannot be sent as JSON: {error}") from None
-
-
-def _check_url(base_url: str) -> None:
-    """Raises a MindError, which does not show the URL, unless the URL may be written to generate.json."""
-    try:
-        url = urlsplit(base_url)
-        usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:
-        usable = False
-    require(
-        usable and base_url.isprintable() and " " not in base_url,
-        "base_url: expected a URL such as http://127.0.0.1:8000/v1",
-    )
-    require(
-        "@" not in url.netloc and "?" not in base_url and "#" not in base_url,
-        "base_url holds credentials, a query or a fragment: give the key in the environment variable that api_key_env "
-        "names",
-    )
 
 
 @dataclass(frozen=True)
@@ -277,7 +290,7 @@ class JudgeConfig:
         """The configuration of the model that judges, at temperature 0; None if none is named."""
         if self.model is None:
             return None
-        return ModelConfig(
+        return JudgeModel(
             self.model,
             base_url=self.base_url,
             api_key_env=self.api_key_env,

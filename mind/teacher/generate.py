@@ -91,7 +91,7 @@ def _told(questions: Sequence[Question], prompts: Mapping[str, str], config: Gen
     one = len(perspectives) == 1
     alone = " (training needs two per question: ask for another now or in a later start)" if one else ""
     return (
-        f"{config.questions.path}: answers: {described_types(questions)}{note}\n"
+        f"{config.questions.path}: answer types: {described_types(questions)}{note}\n"
         f"perspectives: {', '.join(perspectives)}{alone}\n{asked}"
     )
 

@@ -82,20 +82,21 @@ class JobReport(Summary):
         return self.failed == self.left == 0
 
     def as_rows(self) -> list[dict[str, Any]]:
+        most = ", at most" if self.usage.uncounted else ""  # the worst case of these is counted
         counts: dict[str, Any] = {
             "requests": self.asked,
             "answered before": self.stored,
             "answered now": self.answered,
             "failed": self.failed,
             "left": self.left,
-            "prompt tokens": self.usage.prompt_tokens,
-            "answer tokens": self.usage.completion_tokens,
+            f"prompt tokens{most}": self.usage.prompt_tokens,
+            f"answer tokens{most}": self.usage.completion_tokens,
             "replies without a token count": self.usage.uncounted,
         }
         counts |= {"cut off at max_tokens": self.cut_off} if self.cut_off else {}
         counts |= {f"repeated for: {reason}": count for reason, count in sorted(self.retries.items())}
         counts |= {f"failed for: {reason}": count for reason, count in sorted(self.failures.items())}
-        return counted(counts if self.usage.cost is None else counts | {"cost": self.usage.cost})
+        return counted(counts if self.usage.cost is None else counts | {f"cost{most}": self.usage.cost})
 
 
 def make_engine(model: ModelConfig, traffic: TrafficConfig, spending: Spending) -> Engine:
@@ -177,5 +178,7 @@ def run_job(
 
 
 def _spent(usage: Usage, failed: int) -> str:
+    most = "at most " if usage.uncounted else ""
     cost = "" if usage.cost is None else f", {usage.cost:.4f} spent"
-    return f"{usage.prompt_tokens + usage.completion_tokens:,} tokens{cost}" + (f", {failed} failed" if failed else "")
+    tokens = f"{most}{usage.prompt_tokens + usage.completion_tokens:,} tokens"
+    return f"{tokens}{cost}" + (f", {failed} failed" if failed else "")

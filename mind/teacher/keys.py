@@ -38,11 +38,9 @@ def endpoint_key(model: ModelConfig) -> str | None:
     openai = is_openai(model.base_url)
     if model.api_key_env is None and not openai:
         return None
-    variable = model.api_key_env or OPENAI_VARIABLE
-    # A text that cannot be a variable's name may be the key itself, so it is not shown.
-    shown = f"the environment variable {variable}" if variable.isupper() else "the variable that api_key_env names"
-    key = os.environ.get(variable, "").strip()
-    need = "OpenAI needs a key" if openai else "leave api_key_env out if no key is needed"
+    shown, option = key_variable(model), model.option("api_key_env")
+    key = os.environ.get(model.api_key_env or OPENAI_VARIABLE, "").strip()
+    need = "OpenAI needs a key" if openai else f"leave {option} out if no key is needed"
     require(bool(key), f"{model.base_url}: {shown} is not set or empty; {need}")
     for character in key:
         if not "!" <= character <= "~":
@@ -54,10 +52,18 @@ def endpoint_key(model: ModelConfig) -> str | None:
     url = urlsplit(model.base_url)
     if url.scheme == "http" and not _is_this_machine(url.hostname or ""):
         raise MindError(
-            f"base_url is {model.base_url}: the key of {shown} would be readable on the way; use https, or a tunnel "
-            "to a port of this machine, or leave api_key_env out if no key is needed"
+            f"{model.option('base_url')} is {model.base_url}: the key of {shown} would be readable on the way; use "
+            f"https, or a tunnel to a port of this machine, or leave {option} out if no key is needed"
         )
     return key
+
+
+def key_variable(model: ModelConfig) -> str:
+    """The environment variable of the key, in words. A name that is not in capitals may be the key itself, so it is not
+    shown."""
+    variable = model.api_key_env or OPENAI_VARIABLE
+    named = f"the variable that {model.option('api_key_env')} names"
+    return f"the environment variable {variable}" if variable.isupper() else named
 
 
 def is_openai(base_url: str) -> bool:

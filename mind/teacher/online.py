@@ -7,6 +7,8 @@ import contextlib
 import email.utils
 import logging
 import random
+import re
+import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
@@ -23,7 +25,7 @@ from mind.records import Response
 from mind.teacher.completion import Problem, read_completion, status_problem, words_of
 from mind.teacher.config import ModelConfig, TrafficConfig
 from mind.teacher.job import Store
-from mind.teacher.keys import endpoint_key, hidden_from, without_key
+from mind.teacher.keys import endpoint_key, hidden_from, key_variable, without_key
 from mind.teacher.requests import MAX_DETAIL_CHARACTERS, Failure, Outcome, Request
 from mind.teacher.spending import BUDGET_USED_UP, Spending
 
@@ -33,6 +35,8 @@ CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
 """What vLLM and SGLang need in a request to continue the last message; extra_body may override it."""
 SHOWN_BYTES = 200
 """Bytes of a body that is not JSON which a message shows."""
+SHOWN_CHARACTERS = 200
+"""Characters that a message shows of what a server says with an error status."""
 MAX_REPLY_BYTES = 16 << 20
 """Longest reply, decompressed, whatever its status; the longest answers, of 100,000 tokens, have about 1 MB."""
 
@@ -49,6 +53,8 @@ class OnlineEngine:
         self._jitter = random.Random()
         self.retries: Counter[str] = Counter()
         """Attempts that were repeated, by reason."""
+        self._heard = False
+        """Whether the server has answered anything."""
         self.stopped: str | None = None
         """Why requests were not sent; None if all were."""
 
@@ -211,13 +217,14 @@ class OnlineEngine:
         except (TimeoutError, openai.APITimeoutError):
             raise Problem("time-out", f"no answer within {self._traffic.timeout_seconds:g} s") from None
         except openai.APIStatusError as error:
+            self._heard = True
             raise self._status_problem(error) from None
         except openai.APIConnectionError as error:
             first = _innermost(error)
             if isinstance(first, Problem):  # of `_limit_size`
                 raise first from None
-            reason = "connection refused" if isinstance(first, ConnectionRefusedError) else "connection lost"
-            raise Problem(reason, str(first) or type(first).__name__) from None
+            raise self._connection_problem(first) from None
+        self._heard = True
         answer = read_completion(without_key(_parsed(raw.content, raw.headers), self._key))
         self._spending.add(request, answer.prompt_tokens, answer.completion_tokens)
         return Response(
@@ -234,20 +241,46 @@ class OnlineEngine:
             reasoning=answer.reasoning,
         )
 
+    def _connection_problem(self, error: BaseException) -> Problem:
+        """A server that never answered is not there yet: repeating would only hide this for a while."""
+        detail = str(error) or type(error).__name__
+        if not isinstance(error, ConnectionRefusedError | socket.gaierror):
+            return Problem("connection lost", detail)
+        reason = "connection refused" if isinstance(error, ConnectionRefusedError) else "unknown host"
+        if self._heard:
+            return Problem(reason, detail)
+        option = self._model.option("base_url")
+        return Problem(reason, f"{detail}; start the server there, or name another by {option}", ends_job=True)
+
     def _status_problem(self, error: openai.APIStatusError) -> Problem:
-        status, detail = error.status_code, error.message if error.body is None else words_of(error.body)
+        status, said = error.status_code, error.message if error.body is None else words_of(error.body)
+        # It may be a page, and what to do comes after it.
+        detail = one_line(without_key(said, self._key), SHOWN_CHARACTERS)
         if 300 <= status < 400 and (target := error.response.headers.get("location")):
-            where = f"the server redirects to {target}: set base_url to that URL without /chat/completions"
+            option = self._model.option("base_url")
+            where = f"the server redirects to {target}: set {option} to that URL without /chat/completions"
             return Problem(f"status {status}", where, ends_job=True)
-        if status in (400, 422) and any(name in detail for name in CONTINUE):  # as `transformers serve` does
+        if status in (400, 422) and any(name in said for name in CONTINUE):  # as `transformers serve` does
             where = f"{detail}: this server does not continue an answer; name one that does, or an offline engine"
             return Problem(f"status {status}", where, ends_job=True)
-        if status in (401, 403) and self._key is None:
-            detail += "; no key was sent: name the environment variable that holds it as api_key_env"
+        detail += "; ".join(["", *self._remedies(status)])
         wait = retry_after(error.response.headers)
         if wait is not None and wait > self._traffic.longest_wait_seconds:
             return Problem(f"status {status}", f"the server asks to wait for {wait:.0f} s", ends_job=True)
         return status_problem(status, (error.code, error.type), detail, wait)
+
+    def _remedies(self, status: int) -> Iterator[str]:
+        """What to change if the server refuses every request with this status."""
+        model = self._model
+        if status in (401, 403) and self._key is None:
+            yield f"no key was sent: name the environment variable that holds it by {model.option('api_key_env')}"
+        elif status in (401, 403):
+            yield f"the key came from {key_variable(model)}; {model.option('api_key_env')} names another one"
+        elif status in (404, 405) and not re.search("/v[0-9]+$", model.base_url.rstrip("/")):
+            yield f"{model.option('base_url')} usually ends in /v1, as in {model.base_url.rstrip('/')}/v1"
+        elif status in (404, 405):
+            url = f"{model.base_url.rstrip('/')}/models"
+            yield f"{model.option('model')} is {model.model}; {url} lists what this server has"
 
     def _clean(self, text: str) -> str:
         """The text as one line without control characters, and without the key, which some servers repeat."""

@@ -22,7 +22,7 @@ from mind.student.tokenization import question_text
 from mind.teacher.config import MAX_PERSPECTIVES, GenerateConfig, ModelConfig
 from mind.typed_json import described
 
-MAX_DETAIL_CHARACTERS = 300
+MAX_DETAIL_CHARACTERS = 500
 """Longest `Failure.detail`."""
 
 

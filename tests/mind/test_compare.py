@@ -127,21 +127,21 @@ def test_one_group_alone_needs_half_the_level(comparison):
     assert said(0.02, 0.06).startswith("mind beats the 2 baselines sbs and edit in distribution, with")
     refused = said(0.03, 0.06)
     assert refused.startswith("It is not shown that mind beats any of the 2 baselines")
-    assert "Not shown: better than sbs in distribution (+" in refused, "what it fails by"
+    assert "The differences: sbs in distribution (+" in refused, "what it fails by"
 
 
 def test_some_are_named_and_better_ones_too(tmp_path):
     found = made(tmp_path, BETTER | {"mind": 0.3, "edit": 1.5, "sbs": -0.9, "sft": 0.9, "mind-shuffled": 0.3})
     first, second, third, *rest = sentences(found)
-    assert first.startswith("mind beats sbs in distribution (+") and "sbs out of distribution (+" in first
-    assert (
-        "edit" not in first
-        and second == "It is not shown to beat all of the 2 baselines sbs and edit in or out of distribution."
-    )
-    assert third.startswith("Not shown: better than edit in distribution (−") and "sbs" not in third
-    assert [text for text in rest if text.startswith("edit beats mind in distribution: +")]
-    refused = [text for text in rest if text.startswith("mind is not shown to beat the control")]
-    assert len(refused) == 4 and all("capability-aware selection is what helps, whatever" in text for text in refused)
+    assert first.startswith("mind beats sbs in distribution (+") and ") and out of distribution (+" in first
+    assert first.count("sbs") == 1 and "edit" not in first
+    of_all = "It is not shown to beat all of the 2 baselines sbs and edit in or out of distribution: not edit in "
+    assert second.startswith(f"{of_all}distribution (−") and second.count("sbs") == 1
+    assert third.startswith("edit beats mind in distribution: +")
+    (refused,) = [text for text in rest if text.startswith("mind is not shown to beat the controls sft in")]
+    assert refused.count("capability-aware selection is what helps, whatever") == 1
+    assert re.search(r"sft in .* and out of .*; mind-shuffled in .* and out of .*, so it is not shown", refused)
+    assert (refused.count("sft"), refused.count("mind-shuffled"), refused.count(" points, ")) == (1, 1, 4)
 
 
 def test_nothing_is_shown_of_methods_that_are_alike(tmp_path):
@@ -174,17 +174,17 @@ def test_missing_runs_are_named(experiment):
     found = write_comparison(experiment, draws=DRAWS)
     told = notes(found)
     assert told == [
-        "mind-shuffled: 2 of 3 runs are there (seed 2: no answers to far); its means are over the others, and its "
-        "intervals are wider for it.",
-        "sbs: 2 of 3 runs are there (seed 1: no memory <script>alert(1)</script> & $x$ | `b` �[31m); its means are "
-        "over the others, and its intervals are wider for it.",
-        "edit: 0 of 3 runs are there (seed 0: not evaluated; seed 1: not evaluated; seed 2: not evaluated); it is "
+        "mind-shuffled: 2 of 3 runs are there (seed 2: no answers to far); means are over the others, and intervals "
+        "are wider for it.",
+        "sbs: 2 of 3 runs are there (seed 1: no memory <script>alert(1)</script> & $x$ | `b` �[31m); means are "
+        "over the others, and intervals are wider for it.",
+        "edit: 0 of 3 runs are there (seed 0: not evaluated; seed 1: not evaluated; seed 2: not evaluated); "
         "compared with nothing.",
         "Failed: tuning/sft/config-3: nan",
     ]
     said = " ".join(sentences(found))
     assert "It is not shown to beat all of the 2 baselines" in said, "one of them is missing"
-    assert "edit in distribution (no runs) and edit out of distribution (no runs)." in said
+    assert "edit in distribution (no runs) and out of distribution (no runs)." in said
     assert found.against("edit", "macro ID") is None and len(found.methods["sbs"].runs) == 2
     page = (experiment / "comparison.html").read_text()
     assert "<script" not in page and "&lt;script&gt;" in page
@@ -194,9 +194,8 @@ def test_a_single_seed_claims_nothing(tmp_path):
     found = made(tmp_path, BETTER, seeds=(7,))
     assert sentences(found)[0].startswith("It is not shown that mind beats any")
     assert "(a single run: +" in sentences(found)[1]
-    assert any(
-        note.startswith("mind has a single run, so how much its seeds differ is not known") for note in notes(found)
-    )
+    told = [note for note in notes(found) if "a single run, so how much seeds differ is not known. " in note]
+    assert len(told) == 1 and told[0].startswith("mind, sft, mind-shuffled, sbs and edit: ")
     assert any(note.startswith("The plan has 1 seed:") for note in notes(found))
     versus = found.against("sbs", "near")
     assert versus is not None and not versus.of_methods and len(versus.single_runs) == 1

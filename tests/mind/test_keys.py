@@ -58,13 +58,13 @@ def test_a_key_that_is_asked_for_must_be_there(monkeypatch, value):
 
 @pytest.mark.parametrize("given", ["sk-abc", "sk abc", "a$b", "1KEY", "", "kéy", "A_KEY\n"])
 def test_a_key_in_the_place_of_the_variables_name_is_refused_and_not_shown(given):
-    with pytest.raises(MindError, match="api_key_env: expected the name of an environment variable") as error:
+    with pytest.raises(MindError, match="--teacher.api-key-env: expected the name of an environment variable") as error:
         ModelConfig("m", api_key_env=given)
     assert not given.strip() or given.strip() not in str(error.value)
 
 
 def test_a_key_that_looks_like_a_variable_is_not_shown_either():
-    with pytest.raises(MindError, match="the variable that api_key_env names is not set") as error:
+    with pytest.raises(MindError, match="the variable that --teacher.api-key-env names is not set") as error:
         endpoint_key(ModelConfig("m", base_url=LOCAL, api_key_env="gsk_abcdef123"))
     assert "abcdef" not in str(error.value)
 
@@ -123,7 +123,7 @@ def test_this_machine_may_be_asked_over_http(monkeypatch, host):
     ],
 )
 def test_a_url_that_may_hold_a_secret_or_is_none_is_refused_and_not_shown(base_url):
-    with pytest.raises(MindError, match=r"^base_url") as error:
+    with pytest.raises(MindError, match=r"^--teacher.base-url") as error:
         ModelConfig("m", base_url=base_url)
     assert "secret" not in str(error.value)
 
@@ -219,7 +219,40 @@ def test_who_got_no_key_is_told_how_to_send_one(tmp_path, monkeypatch, capsys):
         assert main(generate(proxy, tmp_path)) == 1
         assert proxy.keys == {"Bearer none"}
     out = " ".join(capsys.readouterr().out.split())
-    assert "who are you?; no key was sent: name the environment variable that holds it as api_key_env" in out
+    assert "who are you?; no key was sent: name the environment variable that holds it by --teacher.api-key-env" in out
+
+
+@pytest.mark.parametrize(
+    "status, path, told",
+    [
+        (401, "/v1", f"the key came from the environment variable {VARIABLE}; OPTION-api-key-env names another one"),
+        (403, "/v1", f"the key came from the environment variable {VARIABLE}; OPTION-api-key-env names another one"),
+        (404, "", "OPTION-base-url usually ends in /v1, as in URL/v1"),
+        (404, "/api/", "OPTION-base-url usually ends in /v1, as in URL/api/v1"),
+        (404, "/v1", "OPTION-model is m; URL/v1/models lists what this server has"),
+        (405, "", "OPTION-base-url usually ends in /v1, as in URL/v1"),
+    ],
+)
+def test_who_is_refused_is_told_what_to_change(status, path, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(VARIABLE, KEY)
+    page = (status, b"<html>" + b"nothing here " * 100, {})  # the advice comes after a page, too
+    with FaultProxy(lambda _: b"", lambda *_: page) as proxy:
+        url = proxy.url.removesuffix("/v1")
+        words = generate(proxy, tmp_path, "--teacher.api-key-env", VARIABLE, "--teacher.base-url", url + path)
+        assert main(words) == 1
+        folder = tmp_path / "judged"
+        folder.mkdir()
+        save_questions([QUESTION], folder / "questions.jsonl")
+        with Journal(folder / "responses.jsonl") as journal:
+            journal.append([make_response("q", text="Who knows?")])
+        assert main(["judge", str(folder), "--model", "m", "--base-url", url + path, "--api-key-env", VARIABLE]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    stopped = [line for line in lines if line.startswith("stopped: ")]
+    for line, option in zip(stopped, ("--teacher.", "--"), strict=True):
+        assert line.endswith(told.replace("OPTION-", option).replace("URL", url))
+    # the same command would be refused again
+    again = [line.partition(": ")[0] for line in lines if line.startswith("to go on")]
+    assert again == ["to go on once that is mended"] * 2
 
 
 def test_a_redirect_takes_nothing_to_another_host(tmp_path, monkeypatch, capsys):
@@ -230,4 +263,5 @@ def test_a_redirect_takes_nothing_to_another_host(tmp_path, monkeypatch, capsys)
             assert main(generate(proxy, tmp_path, "--teacher.api-key-env", VARIABLE)) == 1
             assert proxy.keys == {f"Bearer {KEY}"}
         assert not other.headers and not other.attempts
-    assert f"redirects to {moved[2]['Location']}: set base_url to that URL" in " ".join(capsys.readouterr().out.split())
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"redirects to {moved[2]['Location']}: set --teacher.base-url to that URL" in out

@@ -159,7 +159,7 @@ def test_training_stops_where_a_number_is_not_finite(tmp_path, name):
     )
     trainer.add_callback(AtStep(stops_at, lambda: poison(trainer)))
     questions = ", ".join(question.id for question in trainer.train_dataset[stops_at - 1])
-    way_back = f"--resume goes on from the last good checkpoint, {trainer.folder.checkpoint(2)}"
+    way_back = "--resume goes on from step 2, the last one saved"
     expected = f"^step {stops_at}, questions {questions}: {message}.*; {way_back}$"
     with pytest.raises(NotFiniteError, match=expected) as stop:
         trainer.train()
@@ -198,7 +198,7 @@ def test_what_a_method_observes_is_checked(tmp_path):
     trainer.method.prepare = prepare
     weight(student)(trainer)
     with pytest.raises(
-        NotFiniteError, match=r"^step 1, questions .*: the loss of questions .* is not finite; there is no"
+        NotFiniteError, match=r"^step 1, questions .*: the loss of questions .* is not finite; no step is"
     ):
         trainer.train()
 
@@ -246,7 +246,7 @@ def test_a_model_that_is_not_finite_is_refused(tmp_path, arguments, model_folder
 
 def test_a_step_that_blows_the_student_up_leaves_no_student(tmp_path, arguments, capsys):
     arguments = replaced(arguments, "--train.learning-rate", "1e30", "--train.save-steps", "2")
-    expect_error(arguments, capsys, "step 2, questions sum-", "; there is no checkpoint yet")
+    expect_error(arguments, capsys, "step 2, questions sum-", "; no step is saved yet")
     assert not (tmp_path / "run" / "student").exists() and not (tmp_path / "run" / "status.json").exists()
 
 
@@ -260,9 +260,8 @@ def test_a_student_that_cannot_be_evaluated_is_not_saved(tmp_path, arguments, ca
 
     with monkeypatch.context() as patch:
         patch.setattr(MethodTrainer, "train", train)
-        expect_error(
-            arguments, capsys, "held-out NLL after step 2, the last: the loss of question sum-", "checkpoint-2"
-        )
+        told = "held-out NLL after step 2, the last: the loss of question sum-"
+        expect_error(arguments, capsys, told, "--resume goes on from step 2, the last one saved")
     run = tmp_path / "run"
     assert not (run / "student").exists() and not (run / "status.json").exists()
     assert json.loads((run / "evaluation.json").read_text())["after"] is None
@@ -281,9 +280,8 @@ def test_a_run_that_stopped_is_resumed(tmp_path, arguments, capsys, monkeypatch)
 
     with monkeypatch.context() as patch:
         patch.setattr(Sft, "prepare", prepare)
-        expect_error(
-            arguments, capsys, "step 5, question sum-7: the loss is nan", "--resume goes on from", "checkpoint-3"
-        )
+        told = "--resume goes on from step 3, the last one saved"
+        expect_error(arguments, capsys, "step 5, question sum-7: the loss is nan", told)
     assert main(["train", "--output", str(tmp_path / "run"), "--resume"]) == 0
     students = [load_file(tmp_path / run / "student" / "model.safetensors") for run in ("straight", "run")]
     assert all(torch.equal(value, students[1][name]) for name, value in students[0].items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 import threading
 import time
 
@@ -222,7 +223,29 @@ def test_a_dead_server_ends_the_job():
     assert 5 <= len(outcomes) <= 7 and "status 500" in engine.stopped
 
 
-def test_nobody_listening(caplog):
+def test_a_server_that_is_not_there_yet_ends_the_job_at_once():
+    """A job that has not begun cannot be lost, and waiting would hide a wrong URL."""
+    with FaultProxy(echo) as proxy:
+        pass
+    outcomes, engine, _ = answer(proxy, 3, traffic={"first_wait_seconds": 600})
+    assert outcomes == {} and not engine.retries
+    assert engine.stopped.startswith(f"{proxy.url}: connection refused: [Errno 111]")
+    assert engine.stopped.endswith("start the server there, or name another by --teacher.base-url")
+
+
+def test_a_host_that_is_not_known_ends_the_job_at_once(monkeypatch):
+    def unknown(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with FaultProxy(echo) as proxy:
+        proxy.url = "https://nowhere.example/v1"
+        _, engine, _ = answer(proxy, 2, traffic={"first_wait_seconds": 600})
+    assert engine.stopped.startswith(f"{proxy.url}: unknown host: ") and not engine.retries
+
+
+def test_nobody_listening_any_more(caplog, monkeypatch):
+    monkeypatch.setattr(OnlineEngine, "_heard", property(lambda _: True, lambda *_: None), raising=False)
     with FaultProxy(echo) as proxy:
         pass
     outcomes, engine, _ = answer(proxy, 3, traffic={"attempts": 2, "stop_after_failures": 3})

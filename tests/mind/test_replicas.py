@@ -21,7 +21,7 @@ from tiny import NAMES, build_questions
 from mind import processes as launched
 from mind.cli import main
 from mind.cli.boundary import guarded
-from mind.cli.launch import LaunchEnded, _by_option, _said_after, leaving_together
+from mind.cli.launch import LaunchEnded, _by_option, _said_after
 from mind.config import flat
 from mind.data.questions import save_questions
 from mind.errors import MindError
@@ -203,7 +203,8 @@ def test_bad_input_is_told_once(place, alone, tmp_path):
     expect_error(launch(place, ["data", "check", "train.jsonl"], 2), "WORLD_SIZE is 2", "check` runs in one")
     wrong = launch(place, words_of("new", "--train.sead", "1"), 2)
     assert wrong.wait(launcher=True) == [2, 2]
-    assert "--train.sead" in wrong.said()[0] and "ended" not in wrong.said()[0] and not wrong.said()[1], wrong.said()
+    (error,) = wrong.errors()
+    assert "unknown option --train.sead; perhaps you meant --train.seed" in error and "ended" not in error
     never = {"MIND_PROCESS_TIMEOUT": "2"}
     expect_error(launch(place, words_of("new"), 2, absent=[1], environment=never), "has ended, or does not answer")
     assert not (place / "new").exists() and not (tmp_path / "new").exists()
@@ -322,16 +323,6 @@ def test_a_process_says_what_it_waits_for(monkeypatch, capsys):
         pass
     expected = "mind: waits for the other processes of WORLD_SIZE 2, at 127.0.0.1:1; unset WORLD_SIZE if no launcher"
     assert capsys.readouterr().err.count(expected) == 1
-
-
-def test_who_prints_no_wrong_option_leaves_after_who_does(monkeypatch):
-    calls = []
-    monkeypatch.setattr(signal, "signal", lambda *given: calls.append(given))
-    monkeypatch.setattr(launched, "joined", lambda: True)
-    monkeypatch.setattr(launched, "wait", lambda: calls.append("waited"))
-    with pytest.raises(SystemExit, match="2"), leaving_together():
-        raise SystemExit(2)
-    assert calls == [(signal.SIGTERM, signal.SIG_IGN), "waited"]
 
 
 def test_a_launch_that_is_told_to_end_says_so(capsys):

@@ -186,11 +186,21 @@ def test_one_process_at_a_time(folder):
 
 
 def test_a_stopped_run_knows_its_way_back(folder):
-    assert folder.way_back() == "there is no checkpoint yet, so --resume starts from the beginning"
+    assert folder.way_back() == "no step is saved yet, so --resume starts from the beginning"
     for step in (9, 10):
         folder.checkpoint(step).mkdir(parents=True)
         folder.save_method({}, {}, folder.checkpoint(step))
-    assert folder.way_back() == f"--resume goes on from the last good checkpoint, {folder.checkpoint(10)}"
+    assert folder.way_back() == "--resume goes on from step 10, the last one saved"
+    later = RunFolder(folder.path / "later")
+    stage = later.stage(1, "sft")
+    stage.checkpoint(3).mkdir(parents=True)
+    assert later.way_back() == "no step is saved yet, so --resume starts from the beginning"
+    folder.save_method({}, {}, stage.checkpoint(3))
+    assert later.way_back() == "--resume goes on from step 3 of stage sft, the last one saved"
+    second = later.stage(2, "rank")
+    second.student.mkdir(parents=True)
+    second.status.touch()
+    assert later.way_back() == "--resume goes on from the end of stage rank"
     assert folder.read_progress(folder.checkpoint(9)) == {}
     folder.write_progress(folder.checkpoint(9), {"meter": {"loss": 0.1}})
     assert folder.read_progress(folder.checkpoint(9)) == {"meter": {"loss": 0.1}}
@@ -202,7 +212,7 @@ def test_malformed_files_are_named_with_their_line(folder):
     with pytest.raises(MindError, match=r"status\.json:2: not JSON"):
         folder.read_status()
     folder.evaluation.write_text("[]")
-    with pytest.raises(MindError, match=r"evaluation\.json: expected a JSON object, found list"):
+    with pytest.raises(MindError, match=r"evaluation\.json: expected a JSON object, not list"):
         folder.read_evaluation()
     for entry in ('"1f"', "null", '{"source": "d.jsonl"}', '{"sha256": 1}'):
         folder.inputs.write_text(f'{{"data.train": {entry}}}')

@@ -75,13 +75,14 @@ def test_questions_that_are_paid_for_twice_are_told(tmp_path, generate, capsys):
     texts = ["6 + 6?", "5 + 7?", " 6  + 6?"]
     save_questions([Question(f"q{n}", text, "12") for n, text in enumerate(texts)], tmp_path / "q.jsonl")
     generate("--perspectives", "socratic")
-    assert "q.jsonl: answers: 3 number; 1 of them ask what an earlier one asks" in capsys.readouterr().out
+    assert "q.jsonl: answer types: 3 numbers; 1 of them ask what an earlier one asks" in capsys.readouterr().out
 
 
 def test_what_is_asked_of_whom_is_told_before_it_is_asked(tmp_path, generate, capsys):
     generate("--prompts", prompts(tmp_path, "visual", "terse"), "--samples", "3")
     out = capsys.readouterr().out
-    assert "answers: 1 number\nperspectives: visual, terse\n1 question x 2 perspectives x 3 samples: 6 requests" in out
+    asked = "perspectives: visual, terse\n1 question x 2 perspectives x 3 samples: 6 requests"
+    assert f"answer types: 1 number\n{asked}" in out
     assert "to m at http://127.0.0.1" in out
     generate("--prompts", prompts(tmp_path, "visual", "terse"), "--samples", "3")
     assert ": 0 requests to m" in capsys.readouterr().out
@@ -227,7 +228,9 @@ def test_a_file_beside_the_records_is_not_replaced_without_a_word(tmp_path, fold
 def test_a_filter_that_keeps_nothing_can_be_tried_again(tmp_path, folder, capsys):
     command = ["filter", str(folder), "--output", str(tmp_path / "mine.jsonl")]
     assert main([*command, "--minimum", "3"]) == 2
-    assert "says why; --overwrite replaces it when you try again" in " ".join(capsys.readouterr().err.split())
+    error = " ".join(capsys.readouterr().err.split())
+    assert "no question is left to train on, which takes 3 rationales: 1 question with 2 left; " in error
+    assert "mine.report.html shows examples; --overwrite replaces it when you try again" in error
     assert main([*command, "--overwrite"]) == 0 and (tmp_path / "mine.jsonl").is_file()
 
 

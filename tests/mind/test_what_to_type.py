@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from sample_experiment import write_experiment
 from test_terminal import A_RUN, ROOT, raising
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from mind.cli import commands, main
-from mind.cli.commands import COMMANDS
+from mind.cli import commands, completion, main
+from mind.cli.commands import COMMANDS, resolved
+from mind.cli.options import options_of
 from mind.cli.terminal import command_line
-from mind.methods import METHODS
+from mind.config import MindConfig
+from mind.methods import METHODS, PRESETS
+from mind.run.schedule import rate_factors
+from mind_kernels.backend import BACKENDS
 
 GENERATE = ["generate", "--output", "my set", "--questions.path", "q.jsonl", "--teacher.model", "m"]
 
@@ -42,7 +50,38 @@ def test_ctrl_c_says_what_to_type(tmp_path, monkeypatch, capsys, arguments):
     monkeypatch.setattr("mind.run.train.train", begun)
     assert main(arguments) == 130
     remedy = f"to go on: {command_line('train', '--output', str(run), '--resume')}"
-    assert capsys.readouterr().err.splitlines()[-1] == f"mind: interrupted; {remedy}"
+    start = "no step is saved yet, so --resume starts from the beginning"
+    assert capsys.readouterr().err.splitlines()[-1] == f"mind: interrupted; {start}; {remedy}"
+
+
+def test_ctrl_c_says_from_where_a_job_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    one = '{"id": "a"}\n'
+    Path("my set").mkdir()
+    Path("my set/responses.jsonl").write_text(one * 1200 + one[:5])  # a kill cut the last line short
+    Path("my set/judge-replies.jsonl").write_text(one)
+    folder = write_experiment(tmp_path / "experiment", {"base": 0, "mind": 1, "sbs": 0}, seeds=(0, 1))
+    cases = {
+        "mind.teacher.generate.ask_teacher": (GENERATE, "1,200 answers are stored and not asked for again; to go on: "),
+        "mind.teacher.judge.judge": (["judge", "my set"], "1 judgement is stored and not asked for again; to go on: "),
+        "mind.experiment.runner.prepare": (
+            ["experiment", "plan.json", "--output", str(folder)],
+            "5 of 11 jobs are done, and unfinished runs go on from their last saved step; to go on: ",
+        ),
+    }
+    for function, (words, told) in cases.items():
+        monkeypatch.setattr(function, raising(KeyboardInterrupt()))
+        assert main(words) == 130
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"mind: interrupted; {told}mind "), function
+
+    def second_student(*_):
+        Path("results.json").write_text('{"students": {"a": {}}}')
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mind.data.questions.load_questions", second_student)
+    assert main(["evaluate", "--students", "a", "b", "--files", "x", "--output", "results.json"]) == 130
+    told = "results.json holds the results of 1 student, which --overwrite would replace; to start again: mind evaluate"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"mind: interrupted; {told}")
 
 
 def test_ctrl_c_before_a_run_is_written_over_does_not_go_on_with_it(tmp_path, monkeypatch, capsys, arguments):
@@ -58,10 +97,12 @@ def test_ctrl_c_before_a_run_is_written_over_does_not_go_on_with_it(tmp_path, mo
 def test_a_job_that_is_not_complete_says_what_to_type(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("q.jsonl").write_text('{"id": "a", "question": "1 + 1?", "answer": "2"}\n')
-    words = [*GENERATE, "--teacher.base-url", "http://127.0.0.1:9/v1", "--traffic.attempts", "1"]
-    assert main(words) == 1
+    words = [*GENERATE, "--teacher.base-url", "http://127.0.0.1:9/v1", "--traffic.first-wait-seconds", "60"]
+    began = time.monotonic()
+    assert main(words) == 1 and time.monotonic() - began < 20  # a server that is not there is not waited for
     captured = capsys.readouterr()
-    assert captured.out.splitlines()[-1] == f"to go on: {command_line('data', *words)}"
+    assert "connection refused: " in captured.out and "or name another by --teacher.base-url" in captured.out
+    assert captured.out.splitlines()[-1] == f"to go on once that is mended: {command_line('data', *words)}"
     assert "next:" not in captured.out
 
 
@@ -204,7 +245,8 @@ def test_an_option_that_comes_again_is_told(tmp_path, monkeypatch, capsys):
     ],
 )
 def test_which_options_take_several_values(command, option, several):
-    assert commands._takes_several(commands.resolved(COMMANDS[command].options), option) is several
+    known = options_of(commands.resolved(COMMANDS[command].options)).get(f"--{option.replace('_', '-')}")
+    assert (known is not None and known.takes > 1) is several
 
 
 @pytest.mark.parametrize(("here", "shown"), [("4", "--nproc-per-node 4"), ("2", "..."), (None, "...")])
@@ -289,6 +331,11 @@ def test_bash_completes_commands_options_and_values(capsys):
         "mind train --train.share-prompts ": "auto always never",
         "mind data judge --mod": "--model",
         "mind generate --teacher.en": "--teacher.engine --teacher.engine-options",
+        "mind train --method mind-un": "mind-uniform",
+        "mind train --method s": "sbs sft single",
+        "mind train --output x --train.lr-scheduler con": "constant constant_with_warmup",
+        "mind train --data.perspectives socratic c": "contrastive counterfactual",
+        "mind generate --perspectives pl": "planning",
         "mind train --student.att": "--student.attention",  # whose description has several lines
         "mind train --qui": "--quiet",
         "mind doct": "doctor",
@@ -306,8 +353,24 @@ def test_bash_completes_commands_options_and_values(capsys):
     assert "complete -o default -F _tyro_mind mind" in script
 
 
+def test_the_values_to_complete_are_those_that_there_are():
+    assert set(completion.METHODS) == METHODS.keys() and set(completion.VALUES["--method"]) == {*METHODS, *PRESETS}
+    assert set(completion.VALUES["--objective.backend"]) == {"auto", *BACKENDS}
+    config = MindConfig()
+    for name in completion.VALUES["--train.lr-scheduler"]:
+        rate_factors(dataclasses.replace(config.train, lr_scheduler=name), 10)
+    attentions = ALL_ATTENTION_FUNCTIONS.valid_keys()
+    assert set(completion.VALUES["--student.attention"]) - {"auto", "eager", "sdpa_spans"} <= set(attentions)
+    for name in completion.VALUES["--metanet.feedback"]:
+        dataclasses.replace(config.metanet, feedback=name)
+    options = {
+        flag for command in COMMANDS.values() if command.options for flag in options_of(resolved(command.options))
+    }
+    assert completion.VALUES.keys() <= options
+
+
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells_get_a_script(shell, capsys):
     assert main(["completion", shell]) == 0
     shown = capsys.readouterr().out
-    assert "mind" in shown and "--student.model" in shown and "share-prompts" in shown
+    assert "mind-uniform" in shown and "--student.model" in shown and "share-prompts" in shown
