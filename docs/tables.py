@@ -1,4 +1,4 @@
-"""Writes the tables of performance.md and experiments.md from bench/results: `python -m docs.tables` after new results.
+"""Writes the tables of these PAGES from bench/results: `python -m docs.tables` after new results.
 
 A table is between the comments `<!-- table NAME -->` and `<!-- end -->`. tests/test_docs.py fails if one is stale.
 """
@@ -16,7 +16,7 @@ from bench.roofline import DEVICES
 from mind.intervals import paired_difference, wilson
 
 DOCS = Path(__file__).resolve().parent
-PAGES = (DOCS / "performance.md", DOCS / "experiments.md")
+PAGES = (DOCS / "performance.md", DOCS / "experiments.md", DOCS / "reference" / "compatibility.md")
 PLACE = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 Row = dict[str, Any]
@@ -285,6 +285,15 @@ def differences(name: str) -> str:
     return table([f"`{found['reference']}` minus", "role", "in distribution", "out of distribution"], body)
 
 
+def compatibility() -> str:
+    names = ("python", "torch", "triton", "transformers", "trl", "peft", "numpy")
+    body = [
+        [*(row[name] or "–" for name in names), f"{row['passed']:,}", str(row["failed"] + row["error"])]
+        for row in rows_of("compatibility")
+    ]
+    return table(["Python", "PyTorch", *names[2:], "tests passed", "failed"], body)
+
+
 def latent() -> str:
     """The probe on students of a seed that it has not seen, by view, and the clusters."""
     body = []
@@ -297,6 +306,7 @@ def latent() -> str:
 
 COMMANDS = {
     "busy_machine": "python -m bench.busy_machine",
+    "compatibility": "python tests/compatibility.py PYTHON",
     "coverage": "python -m bench.coverage",
     "dataset": "python -m bench.dataset --data RATIONALES",
     "experiment_kills": "python tests/mind/experiment_kills.py 20 0 FILE",
@@ -366,6 +376,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "vocabulary_parallel-on-paper": split_heads_on_paper,
     "coverage": coverage,
     "files": files,
+    "compatibility": compatibility,
     "latent": latent,
     "word-problems-accuracies": lambda: accuracies("word-problems"),
     "word-problems-differences": lambda: differences("word-problems"),

@@ -176,6 +176,9 @@ _SMALLEST_SCALED = 2.0**-60  # a unit for smaller weights would overflow in prod
 
 
 _MOST_ELEMENTS = 2**31 - 1  # of a chunk of logits on a GPU: libraries index larger matrices by 64 bits, and slowly
+# Elements of 1024 tiles of 128 x 128. For fewer tiles cuBLAS may divide the sum over the rows, and PyTorch lets it add
+# the parts in bfloat16 (torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction).
+_FEW_TILES = 2**24
 
 
 class HeadGradients:
@@ -304,7 +307,10 @@ class HeadGradients:
         dtype, beta = accumulation_dtype(hidden.dtype), 1
         if self._is_whole:
             assert self.weight is None
-            self.weight = dlogits.T @ hidden
+            if hidden.is_cuda and self.head.weight.numel() < _FEW_TILES:
+                self.weight = torch.mm(dlogits.T, hidden, out_dtype=dtype)
+            else:
+                self.weight = dlogits.T @ hidden
             return
         if self.weight is None:
             self.weight, beta = torch.empty(self.head.weight.shape, dtype=dtype, device=hidden.device), 0
