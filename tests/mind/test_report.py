@@ -130,7 +130,7 @@ def test_malformed_files_are_named_with_their_line(run: Path) -> None:
     with pytest.raises(MindError, match=r"status\.json:2: not JSON"):
         page_of(run)
     (run / "evaluation.json").write_text("[]")
-    with pytest.raises(MindError, match=r"evaluation\.json: expected a JSON object, found list"):
+    with pytest.raises(MindError, match=r"evaluation\.json: expected a JSON object, not list"):
         page_of(run)
 
 
