@@ -10,6 +10,7 @@ bench/results/compatibility.jsonl. Ends with status 1 if a test failed.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import re
@@ -64,7 +65,9 @@ def main() -> int:
     commit = subprocess.run(
         ["git", "-C", str(ROOT), "describe", "--always", "--dirty"], stdout=subprocess.PIPE, text=True
     )
-    line = {**json.loads(versions.stdout), **counts(ended.stdout), "commit": commit.stdout.strip()}
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    facts = {"threads": int(environment["OMP_NUM_THREADS"]), "commit": commit.stdout.strip(), "time": now}
+    line = {**json.loads(versions.stdout), **counts(ended.stdout), **facts}
     with options.output.open("a") as out:
         out.write(json.dumps(line) + "\n")
     return int(ended.returncode != 0)
