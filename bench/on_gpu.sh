@@ -8,7 +8,8 @@
 # from 3.11 and every torch from 2.11 on, so they may come from another machine.
 # COMMIT names the version in the results if this folder is a copy without git.
 # Peers are run where $PYTHON can import them. WHEELS names a folder of wheels that are installed into
-# $OUT/site-packages first, without an index and without what they depend on. Such a folder is made elsewhere, for the Python of the GPU, by
+# $OUT/site-packages first, without an index and without what they depend on. Such a folder is made elsewhere, for the
+# Python of the GPU, by
 #   pip download --no-deps --only-binary=:all: --python-version 3.12 -d folder liger-kernel cut-cross-entropy trl quack-kernels ...
 # with all that they need and the machine lacks, and neither torch nor triton.
 # TOKENS names a step that `python -m bench.train_step --save-tokens` wrote (default: the one in bench/training_step).

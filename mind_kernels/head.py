@@ -307,11 +307,9 @@ class HeadGradients:
         dtype, beta = accumulation_dtype(hidden.dtype), 1
         if self._is_whole:
             assert self.weight is None
-            if hidden.is_cuda and self.head.weight.numel() < _FEW_TILES:
-                self.weight = torch.mm(dlogits.T, hidden, out_dtype=dtype)
-            else:
+            if self.head.weight.numel() >= _FEW_TILES:
                 self.weight = dlogits.T @ hidden
-            return
+                return
         if self.weight is None:
             self.weight, beta = torch.empty(self.head.weight.shape, dtype=dtype, device=hidden.device), 0
         if dtype == hidden.dtype:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from mind_kernels import head as head_module
 from mind_kernels import linear_divergence, linear_pairwise_jsd
 from mind_kernels.head import Head, HeadGradients
 from mind_kernels.linear_divergence import rows as divergence_rows
@@ -66,8 +67,10 @@ def test_a_cpu_keeps_its_budget():
     assert found.rows_per_chunk(8192, 2 * V, alone=True) == rows_per_chunk(2 * V, head.weight.device, 1)
 
 
-def test_a_whole_chunk_writes_its_dtype():
+@pytest.mark.parametrize("few", [0, 1 << 24], ids=["many tiles", "few"])
+def test_a_whole_chunk_writes_its_dtype(few, monkeypatch):
     """As on a GPU, with numbers: dW is the product, in the dtype of the input, and no second chunk may follow."""
+    monkeypatch.setattr(head_module, "_FEW_TILES", few)
     hidden, dlogits = torch.randn(12, 8).bfloat16(), torch.randn(12, 31).bfloat16()
     found = HeadGradients(hidden, Head(torch.randn(31, 8).bfloat16()), [True, True, False])
     found._is_whole = True
