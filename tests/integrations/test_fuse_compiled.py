@@ -32,7 +32,7 @@ def check(backend: str, dynamic: bool) -> None:
             assert distance(gradient, d_expected) < 1e-5
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dynamic", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_compiles_whole(dynamic):
     check("aot_eager", dynamic)
 

@@ -20,7 +20,7 @@ def cases():
         quick = backend != "reference" and interpreted(backend)
         names = QUICK if quick else tuple(CHECKS)
         for processes, name in itertools.product([2] if quick else [2, 3], names):
-            often = processes == 2 and not quick and backend != "reference"
+            often = processes == 2 and backend == ("cpp" if "cpp" in BACKENDS else "torch")
             marks = pytest.mark.slow if often else pytest.mark.nightly
             yield pytest.param(backend, processes, names, name, id=f"{backend}-{processes}-{name}", marks=marks)
 

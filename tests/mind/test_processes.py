@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from every_method import EVERY, config_of, student_of, trainer_of, write_inputs
+from every_method import config_of, student_of, trainer_of, write_inputs
 from small_run import TIMING
 
 from mind.config import flat
@@ -82,15 +82,17 @@ def train(place: Path, name: str, processes: int, shard: str = "none") -> list[d
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """What one process computes, by method, and each of two, by method and by how the student lies on them."""
+def found(request, tmp_path_factory):
+    """What one process computes, by method, and each of two, by method and by how the student lies on them; for the
+    methods and presets whose tests run."""
     place = tmp_path_factory.mktemp("processes")
     write_inputs(place)
-    names = [*EVERY, "easiest"]
+    tests = [item for item in request.session.items if "found" in getattr(item, "fixturenames", ())]
+    names = sorted({item.callspec.params["name"] for item in tests if item.path == request.path})
     try:
         import nevergrad  # noqa: F401
     except ImportError:
-        names.remove("mode-cotd")
+        names = [name for name in names if name != "mode-cotd"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MIND_CACHE", "")
         patch.setitem(METHODS, "easiest", easiest(place / "alone"))
@@ -105,7 +107,10 @@ def found(tmp_path_factory):
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this build of torch has no torch.distributed")
 @pytest.mark.parametrize(
     ("name", "shard"),
-    [*((name, "none") for name in [*EVERY, "easiest"]), *((name, "fsdp2") for name in [*METHODS, "easiest"])],
+    [
+        *(pytest.param(name, "none", marks=pytest.mark.nightly) for name in PRESETS),  # what their methods compute
+        *((name, shard) for name in [*sorted(METHODS), "easiest"] for shard in ("none", "fsdp2")),
+    ],
 )
 def test_two_processes_take_the_steps_of_one(name, shard, found):
     of_one, *several = found

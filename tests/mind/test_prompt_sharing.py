@@ -86,7 +86,7 @@ def test_a_window_that_nothing_fills_is_no_obstacle(tokenizer, questions):
     check_against_single_sequences(narrow, tokenized, 3, pack_options, 1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_real_model_computes_branches_as_if_alone(smollm2):
     """SmolLM2-135M in float32 on word problems: hidden states, and the gradient of every weight."""
     model, tokenizer, _ = smollm2
