@@ -256,13 +256,15 @@ def check_attention(name: str) -> None:
 
 
 def set_attention(model: PreTrainedModel, name: str) -> None:
-    """Sets the model's attention to `name`; SPAN_ATTENTION becomes "sdpa" for a model whose code has attention of its
-    own.
+    """Sets the model's attention to `name`; SPAN_ATTENTION becomes "sdpa" for a model whose code has attention or masks
+    of its own.
 
     Raises MindError if that is not installed or cannot train.
     """
     check_attention(name)
-    if name == SPAN_ATTENTION and not model._can_set_attn_implementation():
+    # In early 5.x versions of transformers some families make their masks themselves, for attention that they know.
+    own_masks = any(hasattr(part, "_update_causal_mask") for part in model.modules())
+    if name == SPAN_ATTENTION and (own_masks or not model._can_set_attn_implementation()):
         name = "sdpa"
     try:
         model.set_attn_implementation(name)

@@ -74,7 +74,7 @@ def config_of(place, name, output, **train) -> MindConfig:
 
 def student_of(config):
     """In float64: with LayerNorm, since Llama's norm rounds to float32."""
-    student = load_student(config.student)[0] if config.student.lora else build_family("stablelm", use_qkv_bias=False)
+    student = load_student(config.student)[0] if config.student.lora else build_family("starcoder2")
     return student.double()
 
 

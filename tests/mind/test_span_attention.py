@@ -88,6 +88,10 @@ def test_a_student_on_a_cpu_takes_it(model_folder, monkeypatch):
     assert attention_of(model) == SPAN_ATTENTION
     model, _ = load_student(StudentConfig(str(model_folder), attention="sdpa"))
     assert attention_of(model) == "sdpa"
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model.base_model), "_update_causal_mask", None, raising=False)
+        set_attention(model, SPAN_ATTENTION)  # one with masks of its own stays as it is
+        assert attention_of(model) == "sdpa"
     monkeypatch.setattr(type(model), "_can_set_attn_implementation", lambda *_: False)
-    set_attention(model, SPAN_ATTENTION)  # one with attention of its own stays as it is
+    set_attention(model, SPAN_ATTENTION)  # and so does one with attention of its own
     assert attention_of(model) == "sdpa"
