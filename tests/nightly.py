@@ -1,9 +1,10 @@
 """Runs the checks that take too long for each commit, one after the other, and writes a report of them.
 
-    python tests/nightly.py [--only NAME ...] [--seed N] [--output build/nightly]
+    python tests/nightly.py [--only NAME ...] [--seed N] [--hours 6] [--output build/nightly]
 
-A job that fails does not end the others. The output of each is in a file of its own. report.json and report.md say how
-each ended, and the last lines repeat the commands of those that failed, with their seed.
+A job that fails does not end the others, nor does one that hangs: its processes are killed after --hours, with status
+-9. The output of each is in a file of its own. report.json and report.md say how each ended, and the last lines repeat
+the commands of those that failed, with their seed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -50,15 +52,28 @@ def command_of(job: str, seed: int, folder: Path) -> str:
     return JOBS[job].format(python=shlex.quote(sys.executable), seed=seed, output=shlex.quote(str(folder)))
 
 
-def run(job: str, seed: int, folder: Path) -> Ended:
+def run(job: str, seed: int, folder: Path, hours: float) -> Ended:
     command, log = command_of(job, seed, folder), folder / f"{job}.log"
     environment = {"OMP_NUM_THREADS": "1", "PYTHON": sys.executable} | os.environ
     begin = time.monotonic()
     with log.open("wb") as output:
-        process = subprocess.run(
-            command, shell=True, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT
+        process = subprocess.Popen(
+            command,
+            shell=True,
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
-    return Ended(job, command, seed, process.returncode, round(time.monotonic() - begin, 1), log.name)
+        try:
+            status = process.wait(timeout=3600 * hours)
+        except BaseException as error:  # what the job has started must not go on, also after Ctrl-C
+            os.killpg(process.pid, signal.SIGKILL)
+            status = process.wait()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+    return Ended(job, command, seed, status, round(time.monotonic() - begin, 1), log.name)
 
 
 def page(found: Sequence[Ended]) -> str:
@@ -78,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=JOBS, default=list(JOBS))
     parser.add_argument("--seed", type=int, default=int(time.time()) // 86400, help="default: the day")
+    parser.add_argument("--hours", type=float, default=6, help="of a job, at most (default 6)")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "nightly")
     options = parser.parse_args(arguments)
     options.output = options.output.resolve()  # the jobs run in the root of the repository
@@ -85,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found: list[Ended] = []
     for job in options.only:
         print(f"{job}: {command_of(job, options.seed, options.output)}", flush=True)
-        found.append(run(job, options.seed, options.output))
+        found.append(run(job, options.seed, options.output, options.hours))
         (options.output / "report.json").write_text(json.dumps([asdict(one) for one in found], indent=2) + "\n")
         (options.output / "report.md").write_text(page(found))
     print(page(found), end="")

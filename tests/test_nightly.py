@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 
 import pytest
 
@@ -20,6 +22,17 @@ def test_a_job_that_fails_is_told_with_its_seed(tmp_path, monkeypatch, capsys):
     page = (tmp_path / "report.md").read_text()
     assert "bad failed, see bad.log; again: `echo seen 7; exit 3`" in page and page in capsys.readouterr().out
     assert "| good | passed |" in page
+
+
+def test_a_job_that_hangs_ends_with_what_it_has_started(tmp_path, monkeypatch):
+    late = tmp_path / "late"
+    monkeypatch.setattr(nightly, "JOBS", {"hangs": f"(sleep 3; touch {late}) & wait", "good": "true"})
+    with pytest.raises(SystemExit):
+        nightly.main(["--hours", str(0.5 / 3600), "--output", str(tmp_path)])
+    hangs, good = json.loads((tmp_path / "report.json").read_text())
+    assert (hangs["status"], good["status"]) == (-signal.SIGKILL, 0)
+    time.sleep(3.5)
+    assert not late.exists()
 
 
 def test_all_is_well(tmp_path, monkeypatch):
