@@ -125,7 +125,7 @@ def test_the_four_commands_can_be_typed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     section = PAGE.partition("## Distil in four commands\n")[2].partition("\n## ")[0]
     (lines,) = re.findall(r"^```\n(.*?)```", section, re.DOTALL | re.MULTILINE)
-    shown = [words[1] for words in commands(lines)]
+    shown = [words[2] if words[1] == "data" else words[1] for words in commands(lines)]
     assert shown == ["generate", "judge", "filter", "train"]
     asked = dict(zip(shown, (parse(words, monkeypatch) for words in commands(lines)), strict=True))
     assert (asked["generate"].job.output, asked["generate"].job.questions.path) == ("data/mine", "questions.jsonl")
