@@ -105,7 +105,11 @@ COMMANDS = {
         "write tasks for lm-evaluation-harness with this grader", "lm_eval:LmEvalTasks", "lm_eval:lm_eval_tasks"
     ),
     "latent": Command(
-        "examine hidden states of single-perspective students", "latent:Latent", "latent:latent", goes_on=True
+        "examine hidden states of single-perspective students",
+        "latent:Latent",
+        "latent:latent",
+        goes_on=True,
+        kept="latent:kept_vectors",
     ),
     "doctor": Command("show what is installed, what is missing, how to get it", None, "doctor:doctor"),
     "completion": Command(

@@ -5,7 +5,6 @@ pip does not show what a build left out; this command does. --json prints the sa
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import json
 import os
@@ -17,6 +16,7 @@ import torch
 
 from mind_kernels import __version__, backends, extension, tuning
 from mind_kernels.backend import BACKENDS, PREFERRED, BackendUnavailableError, automatic, refusal
+from mind_kernels.commands.options import Parser, fail
 
 
 def report() -> dict[str, Any]:
@@ -198,8 +198,9 @@ def text(found: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m mind_kernels [info]",
+    parser = Parser(
+        prog="python -m mind_kernels",
+        usage="python -m mind_kernels [info] [--help] [--version] [--json]",
         description='Which backends this installation has, which "auto" takes, what is missing and how to get it.',
         epilog="Other commands: `check` runs the backends and compares them with the definition; `tune` times them and "
         'writes what "auto" takes; `ahead` compiles the Triton kernels for GPUs that are not here.',
@@ -210,6 +211,6 @@ def main(arguments: list[str]) -> int:
     try:
         found = report()
     except ValueError as error:  # an unknown name in MIND_KERNELS_BACKEND
-        parser.error(str(error))
+        fail(str(error))
     print(json.dumps(found, indent=1) if options.json else text(found))
     return 0
