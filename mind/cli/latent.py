@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from mind.cli.terminal import note, print_table, say
+from mind.cli.terminal import note_loading, print_table, say
 from mind.display import number_of
 from mind.latent.config import LatentConfig, check_packages
 
@@ -30,7 +30,7 @@ class Latent(LatentConfig):
 
 def latent(options: Latent) -> None:
     check_packages()
-    note("loading PyTorch and transformers")
+    note_loading("PyTorch", "transformers")
     from mind.latent.analyze import analyze
     from mind.report.tables import NOTHING
 

@@ -83,9 +83,9 @@ def _missed(device: str) -> list[tuple[str, str]]:
 
 
 def _shortened(uses: list[str]) -> list[str]:
-    """Operations, with "float64" in place of a list of several operations in float64."""
+    """Operations, with "float64 tensors" in place of a list of several operations in float64."""
     double = [use for use in uses if " " in use]
-    return [use for use in uses if use not in double] + (["float64"] if len(double) > 1 else double)
+    return [use for use in uses if use not in double] + (["float64 tensors"] if len(double) > 1 else double)
 
 
 def _tuning() -> dict[str, dict[str, Any]]:
@@ -115,7 +115,7 @@ def _tuning_lines(found: dict[str, dict[str, Any]]) -> list[str]:
     lines = []
     for device, table in found.items():
         overridden = f"; {PREFERRED} overrides it" if os.environ.get(PREFERRED) and table["entries"] else ""
-        told = table["table"] or "none: `python -m mind_kernels tune` makes one"
+        told = table["table"] or "none"
         lines.append(f"  {device:<20}{told}{overridden}")
         lines += [f"{'':<22}not used: {table['problem']}"] * bool(table["problem"])
         for entry in table["entries"]:
@@ -189,7 +189,7 @@ def text(found: dict[str, Any]) -> str:
         f'what "auto" takes{f", by {PREFERRED}={preferred}" if preferred else ""}',
         *_auto_lines(found["auto"]),
         "",
-        "tables that it follows before that",
+        'tables of `python -m mind_kernels tune`, which "auto" follows first',
         *_tuning_lines(found["tuning"]),
     ]
     for title in ("libraries", "versions"):
