@@ -26,7 +26,7 @@ WIDTH = 1100
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("report", type=Path, help="report.html of a run")
     report = parser.parse_args().report
     chromium = shutil.which("chromium") or shutil.which("google-chrome")

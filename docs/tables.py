@@ -13,11 +13,12 @@ from typing import Any
 
 from bench.measure import RESULTS, read_results
 from bench.roofline import DEVICES
+from docs.generated import replaced
 from mind.intervals import paired_difference, wilson
 
 DOCS = Path(__file__).resolve().parent
 PAGES = (DOCS / "performance.md", DOCS / "experiments.md", DOCS / "reference" / "compatibility.md")
-PLACE = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
+NAME = re.compile(r"<!-- table ([\w-]+) -->")
 
 Row = dict[str, Any]
 
@@ -385,7 +386,9 @@ TABLES: dict[str, Callable[[], str]] = {
 
 def filled(text: str) -> str:
     """The page with its tables as the results have them."""
-    return PLACE.sub(lambda place: f"{place[1]}{TABLES[place[2]]()}\n{place[3]}", text)
+    for name in NAME.findall(text):
+        text = replaced(text, f"<!-- table {name} -->", f"{TABLES[name]()}\n")
+    return text
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ DOCS = Path(__file__).resolve().parent
 if __name__ == "__main__":
     sys.path.insert(0, str(DOCS.parent))
 
+from docs.generated import replaced  # noqa: E402
 from mind.config import DataConfig, MethodOptions, MindConfig, StageConfig, StudentConfig  # noqa: E402
 from mind.curation.config import FilterConfig, FilterOptions  # noqa: E402
 from mind.evaluation.config import SamplingConfig  # noqa: E402
@@ -29,7 +30,7 @@ from mind.experiment.plan import Plan  # noqa: E402
 from mind.methods import METHODS  # noqa: E402
 from mind.teacher.config import BudgetConfig, GenerateConfig, JudgeConfig, TrafficConfig  # noqa: E402
 
-BEGIN, END = "<!-- written by docs/write_reference.py -->", "<!-- end -->"
+BEGIN = "<!-- written by docs/write_reference.py -->"
 _PLAIN = {str: "text", int: "integer", float: "number", bool: "true or false", NoneType: "null", dict: "object"}
 
 
@@ -44,22 +45,13 @@ def pages() -> dict[Path, str]:
     for name, method in METHODS.items():
         page = DOCS / "methods" / f"{page_of_method(name)}.md"
         if method.Options is not MethodOptions:
-            found[page] = with_table(page.read_text(), option_table(method.Options))
+            found[page] = replaced(page.read_text(), BEGIN, f"\n{option_table(method.Options)}\n")
     return found
 
 
 def page_of_method(name: str) -> str:
     """The page of a method: the parts of LoRID share one."""
     return "lorid" if name.startswith("lorid-") else name
-
-
-def with_table(text: str, table: str) -> str:
-    """The page with this table between the two comments."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page has no place for the table of options, between {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{table}\n{END}{after}"
 
 
 def configuration_page() -> str:

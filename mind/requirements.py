@@ -59,7 +59,7 @@ EXTRAS = {
     "ray": Extra(("ray",), "a teacher or an experiment on a Ray cluster"),
     "triton": Extra(("triton",), "the Triton backends of the losses"),
     "flash": Extra(("flash_attn",), "--student.attention flash_attention_2"),
-    "liger": Extra(("liger_kernel",), "a competitor in the benchmarks"),
+    "liger": Extra(("liger_kernel",), "a package that the benchmarks compare with"),
 }
 """The extras, other than `train`, that users of the command may want, by the name that pip uses."""
 

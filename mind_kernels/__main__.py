@@ -6,36 +6,33 @@ needs.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import io
 import os
 import subprocess
 import sys
 
+from mind_kernels.commands.options import fail, meant
+
 COMMANDS = ("info", "check", "tune", "ahead")
 INTERRUPTED, NOT_READ = 130, 141  # as a shell reports SIGINT and SIGPIPE
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the command that the first argument names."""
+    """Runs the command that the first argument names; raises SystemExit after telling of words that it cannot read."""
     name, options = "info", arguments
     if arguments and not arguments[0].startswith("-"):
         name, *options = arguments
     if name == "help":
         name, options = options[0] if options else "info", ["--help"]
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        meant = f"; perhaps you meant {near[0]}" if near else ""
-        print(f"command is {name!r}: expected one of {', '.join(COMMANDS)}{meant}", file=sys.stderr)
-        return 2
+        fail(f"unknown command {name}{meant(name, COMMANDS)}; the commands are {', '.join(COMMANDS)}")
     try:
         command = importlib.import_module(f"mind_kernels.commands.{name}")
     except ModuleNotFoundError as error:
         if error.name != "triton":
             raise
-        print(f"{name} needs the package triton: pip install 'mind-kernels[triton]'", file=sys.stderr)
-        return 2
+        fail(f"{name} needs the package triton: pip install 'mind-kernels[triton]'")
     return command.main(options)
 
 

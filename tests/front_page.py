@@ -19,6 +19,7 @@ from typing import Any
 
 from bench import sparse_training
 from bench.measure import RESULTS, read_results
+from docs.generated import replaced
 from docs.tables import answers, comparison, rows_of, table
 from mind.intervals import paired_difference, wilson
 from mind_kernels.backend import BACKENDS
@@ -248,24 +249,14 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def begin(name: str) -> str:
-    return f"<!-- {name}: written by python -m tests.front_page -->\n"
-
-
-END = "<!-- end -->\n"
-
-
-def written(name: str, page: str) -> str:
-    """The table that a page has."""
-    return page.partition(begin(name))[2].partition(END)[0]
+    """The comment before a table."""
+    return f"<!-- {name}: written by python -m tests.front_page -->"
 
 
 def main() -> None:
     page = README.read_text()
-    for name, written_anew in TABLES.items():
-        before, mark, rest = page.partition(begin(name))
-        if not mark:
-            raise SystemExit(f"README.md: expected the line {begin(name).strip()}")
-        page = before + mark + written_anew() + END + rest.partition(END)[2]
+    for name, table_now in TABLES.items():
+        page = replaced(page, begin(name), table_now())
     README.write_text(page)
 
 

@@ -15,6 +15,7 @@ import pytest
 import mind
 import mind_kernels
 from docs import links, tables
+from docs.generated import replaced, written
 from tests.docs_pages import DOCS, NOT_RUN, PAGES, RUN, blocks
 from tests.guide import ROOT, block
 
@@ -136,7 +137,16 @@ def test_the_tables_are_those_of_the_results():
     texts = [page.read_text() for page in tables.PAGES]
     for text in texts:
         assert tables.filled(text) == text, "python -m docs.tables writes them anew"
-    assert {name for text in texts for _, name, _ in tables.PLACE.findall(text)} == set(tables.TABLES)
+    assert {name for text in texts for name in tables.NAME.findall(text)} == set(tables.TABLES)
+
+
+def test_lines_are_written_between_their_comments_alone():
+    page = "a\n<!-- x -->\nold\n<!-- end -->\n<!-- y -->\nother\n<!-- end -->\nz\n"
+    assert replaced(page, "<!-- x -->", "new\nlines\n") == page.replace("old\n", "new\nlines\n")
+    assert written(page, "<!-- y -->") == "other\n"
+    for lacking in (page.replace("<!-- y -->", ""), page.rpartition("<!-- end -->")[0]):
+        with pytest.raises(ValueError, match="expected the line <!-- y --> and, after it, <!-- end -->"):
+            replaced(lacking, "<!-- y -->", "new\n")
 
 
 def test_every_result_file_has_its_command():

@@ -54,7 +54,7 @@ def test_every_command_of_the_tutorial_does_what_the_page_says(tmp_path, monkeyp
                 words = [placed.get(word, word) for word in words[1:]] + SMALL.get(words[1], [])
                 assert main(words) == 0, (words, capsys.readouterr())
     said = capsys.readouterr().out
-    assert "next: mind judge data/mine" in said and "next: mind filter data/mine" in said
+    assert "next: mind data judge data/mine" in said and "next: mind data filter data/mine" in said
     assert "result:" in said and "report: runs/mine/report.html" in said
     dropped = [json.loads(row) for row in (tmp_path / "mine.dropped.jsonl").read_text().splitlines()]
     assert [row["dropped"] for row in dropped] == ["wrong"]

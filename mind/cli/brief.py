@@ -169,7 +169,7 @@ BRIEFS = {
         ),
     ),
     "experiment": Brief(
-        "Train and evaluate students by methods x seeds as a plan says, at equal budgets. Started again with the same "
+        "Train and evaluate a student per method and seed of a plan, at equal budgets. Started again with the same "
         "--output, it does what is missing.",
         {
             "PLAN": "JSON file, or a plan of the package: word-problems, svamp-smollm2, paper",

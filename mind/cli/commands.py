@@ -49,7 +49,7 @@ class Command:
 
 
 COMMANDS = {
-    "data check": Command("count what a file of questions holds, and what is wrong", "check:Check", "check:check"),
+    "data check": Command("count the questions of a file, and list what is wrong", "check:Check", "check:check"),
     "data generate": Command(
         "ask a teacher model for rationales",
         "dataset:Generate",
@@ -67,7 +67,7 @@ COMMANDS = {
     ),
     "data filter": Command("choose the rationales to train on", "dataset:Filter", "dataset:filter_dataset"),
     "data import": Command(
-        "make training records of rationales without perspectives", "dataset:Import", "dataset:import_rationales"
+        "make training records from rationales without perspectives", "dataset:Import", "dataset:import_rationales"
     ),
     "data word-problems": Command(
         "write word problems with eight rationales each", "dataset:WordProblems", "dataset:word_problems"
@@ -82,7 +82,7 @@ COMMANDS = {
         several=True,
     ),
     "evaluate": Command(
-        "measure a model: accuracy and held-out NLL",
+        "measure a model's accuracy, and its NLL on rationales",
         "evaluating:Evaluate",
         "evaluating:evaluate_command",
         kept="evaluating:kept_students",
@@ -90,7 +90,7 @@ COMMANDS = {
     ),
     "report": Command("write the report of a run again", "training:Report", "training:report_command"),
     "experiment": Command(
-        "train by methods x seeds, as a plan says, at equal budgets",
+        "train a student per method and seed, at equal budgets",
         "experiment:Experiment",
         "experiment:experiment_command",
         goes_on=True,
@@ -105,11 +105,15 @@ COMMANDS = {
         "write tasks for lm-evaluation-harness with this grader", "lm_eval:LmEvalTasks", "lm_eval:lm_eval_tasks"
     ),
     "latent": Command(
-        "examine hidden states of single-perspective students", "latent:Latent", "latent:latent", goes_on=True
+        "examine hidden states of single-perspective students",
+        "latent:Latent",
+        "latent:latent",
+        goes_on=True,
+        kept="latent:kept_vectors",
     ),
     "doctor": Command("show what is installed, what is missing, how to get it", None, "doctor:doctor"),
     "completion": Command(
-        "print what makes a shell complete by the tab key", "completion:Completion", "completion:print_completion"
+        "print the script for the tab key in bash, zsh or fish", "completion:Completion", "completion:print_completion"
     ),
 }
 SHORT = {name: f"data {name}" for name in ("generate", "judge", "filter")}
@@ -130,7 +134,7 @@ def usage(group: str = "") -> str:
     name = f"mind {group}".strip()
     lines = [f"  {name:<20}{command.summary}" for name, command in COMMANDS.items() if name.startswith(group)]
     about = ["Distil step-by-step reasoning of a teacher into a small language model.", ""]
-    short = ["`mind generate`, `mind judge`, `mind filter`: the word `data` may be left out."]
+    short = ["`data` may be left out of `mind data generate`, `judge` and `filter`."]
     hints = [f"`{name} COMMAND --help` shows the options of a command, with examples."]
     more = ["`mind --version` prints the versions; `--quiet` leaves out progress and notes."]
     return "\n".join(

@@ -18,7 +18,9 @@ import tyro
 from mind.cli.brief import GENERAL
 from mind.cli.commands import COMMANDS, GROUPS, SHORT, resolved
 from mind.cli.terminal import say
+from mind.experiment.plan import packaged
 from mind.perspectives import PAPER_PERSPECTIVES
+from mind.word_problems.levels import LEVELS
 
 Shell = Literal["bash", "zsh", "fish"]
 
@@ -45,12 +47,15 @@ VALUES: dict[str, Sequence[str]] = {
     "--method": (*METHODS, *_PRESETS),
     "--data.perspectives": PAPER_PERSPECTIVES,
     "--perspectives": PAPER_PERSPECTIVES,
+    "--families": ("train", "ood", *(family.name for level in LEVELS.values() for family in level.families)),
     "--objective.backend": ("auto", "reference", "torch", "cpp", "cuda", "triton", "triton_streaming"),
     "--student.attention": ("auto", "sdpa", "sdpa_spans", "eager", "flex_attention", "flash_attention_2"),
     "--train.lr-scheduler": ("cosine", "linear", "constant", "constant_with_warmup"),
     "--metanet.feedback": ("all", "selected", "every-4"),
 }
 """Values of options whose type is any text; other values may be right, too."""
+ARGUMENTS: dict[str, Sequence[str]] = {"experiment": packaged()}
+"""Values of a command's argument, by the name of the command; a file may be right, too."""
 _SPEC = "COMPLETION_SPEC = "
 
 _GENERAL = [
@@ -75,12 +80,15 @@ def print_completion(options: Completion) -> None:
 
 
 def _improved(line: str, shell: Shell) -> str:
-    """The line with the options of all commands, with VALUES; a description of several lines, which would count as
-    several completions, becomes one line."""
+    """The line with the options of all commands, with VALUES and ARGUMENTS; a description of several lines, which would
+    count as several completions, becomes one line."""
     fish = shell == "fish"  # which has the line between double quotes
     plain = re.sub(r'\\([\\"$])', r"\1", line) if fish else line
     spec = ast.literal_eval(plain.removeprefix(_SPEC).replace(r"\n", " "))
     _add_values(spec)
+    for name, values in ARGUMENTS.items():  # as commands after it, with the same options
+        command = spec["subcommands"][name]
+        command["subcommands"] = {value: command | {"description": value} for value in values}
     improved = f"{_SPEC}{spec!r}"
     return re.sub(r'([\\"$])', r"\\\1", improved) if fish else improved
 

@@ -160,7 +160,7 @@ def _made_from(recipe: str, folder: str, words: Sequence[str]) -> Generate:
 def generate(options: Generate) -> int | Unfinished:
     from mind.teacher.generate import ask_teacher
 
-    return _finish(ask_teacher(options.job, tell=say), ["judge", options.job.output])
+    return _finish(ask_teacher(options.job, tell=say), ["data", "judge", options.job.output])
 
 
 def kept_answers(options: Generate) -> str:
@@ -204,9 +204,9 @@ def _filtered(folder: str, records: str) -> list[str]:
     file = DatasetFolder(Path(folder)).config
     config = load_json(file, GenerateConfig) if file.is_file() else None
     if config is None or config.origin is None:
-        return ["filter", folder, "--output", records]
+        return ["data", "filter", folder, "--output", records]
     kept = ["--keep-wrong", "8"] if config.recipe == "dual" else ["--shortest"]
-    return ["filter", config.origin, "--also", folder, "--output", records, *kept]
+    return ["data", "filter", config.origin, "--also", folder, "--output", records, *kept]
 
 
 def filter_dataset(options: Filter) -> None:

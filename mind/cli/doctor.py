@@ -30,7 +30,7 @@ def doctor() -> int:
     trains = _application()
     _extras()
     computes = _losses()
-    _surroundings()
+    _environment()
     return 0 if trains and computes else 1
 
 
@@ -102,14 +102,15 @@ def _gpus(cuda: Any) -> None:
             _line("GPU", "PyTorch finds none: everything runs on the CPU")
 
 
-def _surroundings() -> None:
+def _environment() -> None:
     from mind.files import cache_folder
 
-    _title("surroundings")
+    _title("environment")
     offline = os.environ.get(OFFLINE, "")
     away = offline.upper() in ("1", "ON", "YES", "TRUE")
-    _line("Hugging Face Hub", f"{OFFLINE}={offline}: only its cache is read" if away else "asked for models")
-    _line("key of a teacher", f"{KEY} is {'set' if os.environ.get(KEY) else 'not set'}")
+    online = "a model or data set that is named is downloaded once"
+    _line("Hugging Face Hub", f"{OFFLINE}={offline}: nothing is downloaded" if away else online)
+    _line("API key of a teacher", f"{KEY} is {'set' if os.environ.get(KEY) else 'not set'}")
     try:
         folder = cache_folder()
         free = shutil.disk_usage(_existing(folder)).free / 2**30

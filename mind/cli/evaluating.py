@@ -13,7 +13,7 @@ import tyro
 
 from mind import processes
 from mind.asking import AskingConfig
-from mind.cli.terminal import note, print_table, say, say_next
+from mind.cli.terminal import note_loading, print_table, say, say_next
 from mind.config import EMBEDDED_STUDENT, StudentConfig
 from mind.display import number_of, percent
 from mind.errors import MindError, require
@@ -131,7 +131,7 @@ def evaluate_command(options: Evaluate) -> None:
     results: dict[str, Any] = {}
     for label, name in students.items():
         own = dataclasses.replace(options, students=(), student=dataclasses.replace(options.student, model=name))
-        note(f"loading PyTorch, transformers and {name}")
+        note_loading("PyTorch", "transformers", name)
         folder = responses if responses is None or not label else responses / label
         former = () if results else (output, responses)
         one = _evaluated(own, files, heldout, before, folder, filter(None, former))

@@ -36,7 +36,7 @@ def _kind(path: Path) -> tuple[str, str]:
     if run.begun is not None:
         return "a run", f": `{command_line('report', str(path))}` reads it"
     if data.responses.is_file() or data.config.is_file():
-        return "a data set", f": `{command_line('judge', str(path))}` and `mind filter` read it"
+        return "a data set", f": `{command_line('data', 'judge', str(path))}` and `mind data filter` read it"
     if (path / "config.json").is_file():
         return "a model", f": `{command_line('evaluate', '--student.model', str(path))} --files FILE` reads it"
     runs = sorted(str(one) for one in path.iterdir() if one.is_dir() and RunFolder(one).begun is not None)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from mind.cli.terminal import note, print_table, say
+from mind.cli.terminal import note_loading, print_table, say
+from mind.display import number_of
 from mind.latent.config import LatentConfig, check_packages
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ class Latent(LatentConfig):
 
 def latent(options: Latent) -> None:
     check_packages()
-    note("loading PyTorch and transformers")
+    note_loading("PyTorch", "transformers")
     from mind.latent.analyze import analyze
     from mind.report.tables import NOTHING
 
@@ -47,6 +49,15 @@ def latent(options: Latent) -> None:
         say(sentence)
     say(f"result: {analysis.claim.sentence}")
     say(f"page: {options.output}/latent.html")
+
+
+def kept_vectors(options: Latent) -> str:
+    """How many results of students are stored, in words; empty without any."""
+    from mind.latent.store import Store
+
+    count = Store(Path(options.output)).count()
+    are = "is" if count == 1 else "are"
+    return f"{number_of(count, 'result')} of students {are} stored and not computed again" if count else ""
 
 
 def _accuracy(probe: Probe | None) -> str:

@@ -85,6 +85,15 @@ def note(text: str) -> None:
         complain("mind", f"{text} ...")
 
 
+def note_loading(*what: str) -> None:
+    """Announces that these are loaded: "PyTorch", "transformers", or the name of a model. A package that is loaded
+    already, which was announced then, is left out."""
+    modules = {"PyTorch": "torch", "transformers": "transformers"}
+    left = [name for name in what if modules.get(name) not in sys.modules]
+    if left:
+        note("loading " + " and ".join(filter(None, [", ".join(left[:-1]), left[-1]])))
+
+
 def complain(program: str, text: str) -> None:
     """Prints `text` on standard error as a message of `program`. Further lines are indented, so that none looks like a
     message of its own."""

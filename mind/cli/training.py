@@ -17,7 +17,7 @@ from mind import processes
 from mind.cli.boundary import lacks_memory
 from mind.cli.evaluating import check_student
 from mind.cli.launch import LaunchEnded
-from mind.cli.terminal import command_line, given_option, note, say, say_next
+from mind.cli.terminal import command_line, given_option, note_loading, say, say_next
 from mind.config import MindConfig, StageConfig, flat
 from mind.display import number_of
 from mind.errors import PausedError, require
@@ -71,7 +71,7 @@ def train_defaults(words: Sequence[str]) -> Train:
     given = {} if file is None else read_json(file)
     if "--resume" in words and output is not None:
         RunFolder(output).check_resumable()
-    note("loading PyTorch")
+    note_loading("PyTorch")
     from mind.methods import run_config, with_method, with_options
 
     config = MindConfig() if file is None else run_config(given, file)
@@ -91,7 +91,7 @@ def method_help(words: Sequence[str]) -> str:
     method = given_option(words, "--method")
     if method is None:
         return ""
-    note("loading PyTorch")
+    note_loading("PyTorch")
     from mind.methods import with_method, with_options
 
     config = with_options(with_method(MindConfig(), method))
@@ -120,7 +120,7 @@ def train_command(options: Train) -> None:
         _check_names(config)
         check_student(config.student)
         data = load_data(config)
-    note(f"loading PyTorch, transformers and {config.student.model}")
+    note_loading("PyTorch", "transformers", config.student.model)
     from mind.cli.outcome import print_outcome
     from mind.run.train import train
 
@@ -186,7 +186,7 @@ def _check_names(config: MindConfig) -> None:
         (some.student.attention, some.objective.backend, some.train.lr_scheduler) for some in (config, MindConfig())
     )
     if given != default:
-        note("loading PyTorch and transformers")
+        note_loading("PyTorch", "transformers")
         from mind.methods import with_options
         from mind.run.checks import check_options
 
@@ -200,7 +200,7 @@ def report_command(options: Report) -> None:
     check_kind(options.run, "a run")
     folder = RunFolder(options.run)
     folder.read_config()  # reports a folder that is not a run before PyTorch is loaded
-    note("loading PyTorch")
+    note_loading("PyTorch")
     from mind.run.report import write_run_report
 
     say(f"{write_run_report(folder)}: the report")

@@ -1,4 +1,4 @@
-"""Shows a running experiment: a live table on a terminal; in a log, a line when a job begins or ends."""
+"""Shows a running experiment: a live table on a terminal; in a log, a line when a job is started and when it ends."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _Lines:
         for job, since in progress.running.items():
             if job.name not in self._begun:
                 self._begun[job.name] = since
-                tell(f"{job.name}: begins")
+                tell(f"{job.name}: starting")
         for job, ending in progress.ended.items():
             if job.name not in self._told:
                 self._told.add(job.name)
@@ -64,7 +64,7 @@ def _table(progress: Progress) -> Table:
     latest = list(progress.ended.items())[-SHOWN_ENDINGS:]
     rows = [(job.name, "", _ended(ending)) for job, ending in latest]
     rows += [(job.name, _time(since), doing(progress.folder, job)) for job, since in progress.running.items()]
-    rows.append((f"{len(progress.waiting)} more", "", "could begin now"))
+    rows.append((f"{len(progress.waiting)} more", "", "ready to start"))
     for row in rows:
         table.add_row(*(Text(readable(cell)) for cell in row))
     return table

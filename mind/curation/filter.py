@@ -132,7 +132,7 @@ def _candidates(
         if key in candidates[key.question]:
             raise MindError(f"the response to {key}: it appears twice")
         if key not in verdicts:
-            raise MindError(f"the response to {key}: it has no verdict: run `mind judge` on the folder first")
+            raise MindError(f"the response to {key}: it has no verdict: run `mind data judge` on the folder first")
         how = made[key].made if key in made else None
         candidates[key.question][key] = candidate_of(response, verdicts[key], by_id[key.question], config, how)
     return candidates

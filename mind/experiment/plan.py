@@ -1,8 +1,9 @@
 """The plan of an experiment: a JSON file, read into frozen dataclasses and fixed before anything runs.
 
-student, data, evaluation the same for every run methods label -> how a student is trained, and the grid for tuning
-seeds, budget, tuning the number of runs, their length, and how configurations are chosen reference, baselines the claim
-that `mind compare` examines
+student, data, evaluation   the same for every run
+methods                     label -> how a student is trained, and the grid for tuning
+seeds, budget, tuning       the number of runs, their length, and how configurations are chosen
+reference, baselines        the claim that `mind compare` examines
 """
 
 from __future__ import annotations

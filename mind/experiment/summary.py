@@ -46,7 +46,7 @@ def doing(folder: ExperimentFolder, job: Job) -> str:
         there = sum(1 for _ in folder.outcomes(job).glob("[!.]*.jsonl")) if job.kind == "runs" else 0
         return f"answers questions, {there} sets done" if there else "answers questions"
     if not current[0].metrics.exists():
-        return "begins"
+        return "starting"
     last = current[0].metrics.read_bytes().rstrip().rpartition(b"\n")[2]
     try:
         row = json.loads(last)

@@ -42,6 +42,10 @@ class Store:
         self._parts.mkdir(exist_ok=True)
         _write(self._part(student), {student: {**arrays, _IDENTITY: np.array(identity)}})
 
+    def count(self) -> int:
+        """The number of students that `put` stored arrays of, before the analysis is done."""
+        return len(list(self._parts.glob("*.npz")))
+
     def finish(self, students: Mapping[str, str]) -> None:
         """Moves the arrays of these students, name -> identity, into latent.npz, and removes all others."""
         kept = {name: self.get(name, identity) for name, identity in students.items()}

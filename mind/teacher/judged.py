@@ -48,7 +48,7 @@ def load_judged(path: Path) -> JudgedData:
     folder = DatasetFolder(path)
     every = list(load_responses(folder.responses))
     questions = load_questions(folder.questions)
-    command = shlex.join(["mind", "judge", str(path)])
+    command = shlex.join(["mind", "data", "judge", str(path)])
     require(folder.verdicts.is_file(), f"{folder.verdicts}: no such file: run `{command}` first")
     return JudgedData(
         questions,

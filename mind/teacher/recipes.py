@@ -240,7 +240,7 @@ def _origins(questions: Sequence[Question], data: JudgedData, config: GenerateCo
     for response in sorted(data.responses, key=lambda one: one.key):
         if response.key.question in known:
             if response.key not in data.verdicts:
-                raise MindError(f"{config.origin}: {response.key} has no verdict: run `mind judge` on it again")
+                raise MindError(f"{config.origin}: {response.key} has no verdict: run `mind data judge` on it again")
             verdict = data.verdicts[response.key]
             answers[response.key.question].append(Origin(asked[response.key.question], response, verdict))
     there = dict.fromkeys(origin.key.perspective for of_one in answers.values() for origin in of_one)

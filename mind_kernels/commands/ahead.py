@@ -9,7 +9,6 @@ package, but no GPU.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import pkgutil
 import re
@@ -25,6 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
 import mind_kernels
+from mind_kernels.commands.options import Parser, one_of, whole_number
 from mind_kernels.triton_variant import Variant
 
 
@@ -126,17 +126,19 @@ def variants(names: Iterable[str], candidates: bool = False) -> list[Variant]:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m mind_kernels ahead",
         description="Compiles the Triton kernels for GPUs that are not here. Fails if one spills registers to memory, "
         "or reaches into a large tensor by a 32-bit offset.",
         epilog="Example: python -m mind_kernels ahead --capability 90",
     )
-    parser.add_argument("--capability", type=int, nargs="+", default=[80, 90, 100], help="GPU architectures, sm_<n>")
+    parser.add_argument(
+        "--capability", type=whole_number, nargs="+", default=[80, 90, 100], help="GPU architectures, sm_<n>"
+    )
     parser.add_argument(
         "--module",
         nargs="+",
-        choices=modules(),
+        type=one_of(modules()),
         metavar="MODULE",
         help="such as mind_kernels.triton_gather; all by default",
     )

@@ -8,7 +8,6 @@ and by how much.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from mind_kernels import (
     tuning,
 )
 from mind_kernels.backend import BACKENDS, backends, backends_of, interpreted
+from mind_kernels.commands.options import Parser, fail, one_of
 from mind_kernels.linear_divergence.kinds import KINDS
 from mind_kernels.testing import error, error_budget, make_inputs
 
@@ -298,22 +298,22 @@ def usable(device: str) -> list[str]:
     return [name for name, row in BACKENDS.items() if row.availability().available and row.takes(kind)]
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
+def add_device(parser: Parser) -> None:
     """The option --device, by default the GPU if there is one."""
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=default, help=f"cpu, cuda or cuda:1 (default here: {default})")
 
 
-def require_device(parser: argparse.ArgumentParser, device: str) -> None:
+def require_device(device: str) -> None:
     """Ends the command if the device does not exist."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        parser.error(f"--device {device}: {str(error).splitlines()[0]}")
+        fail(f"--device {device}: {str(error).splitlines()[0]}")
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m mind_kernels check",
         description="Runs every backend of this machine on small and odd shapes and compares losses, statistics and "
         "gradients with the definition in float64. Numbers are errors as a share of what is allowed; if one is above "
@@ -321,14 +321,16 @@ def main(arguments: list[str]) -> int:
         epilog="Example: python -m mind_kernels check --backend cpp torch",
     )
     add_device(parser)
-    parser.add_argument("--backend", nargs="+", metavar="NAME", choices=[*BACKENDS], help="check these backends alone")
+    parser.add_argument(
+        "--backend", nargs="+", metavar="NAME", type=one_of(BACKENDS), help="check these backends alone"
+    )
     options = parser.parse_args(arguments)
     device = options.device
-    require_device(parser, device)
+    require_device(device)
     names = usable(device)
     for name in options.backend or []:
         if name not in names:
-            parser.error(f"--backend {name}: {backends()[name].reason or f'it does not run on {device}'}")
+            fail(f"--backend {name}: {backends()[name].reason or f'it does not run on {device}'}")
     faults = 0
     started = time.perf_counter()
     print(f"on {device}: {tuning.device_name(torch.device(device))}")

@@ -5,7 +5,6 @@ pip does not show what a build left out; this command does. --json prints the sa
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import json
 import os
@@ -17,6 +16,7 @@ import torch
 
 from mind_kernels import __version__, backends, extension, tuning
 from mind_kernels.backend import BACKENDS, PREFERRED, BackendUnavailableError, automatic, refusal
+from mind_kernels.commands.options import Parser, fail
 
 
 def report() -> dict[str, Any]:
@@ -83,9 +83,9 @@ def _missed(device: str) -> list[tuple[str, str]]:
 
 
 def _shortened(uses: list[str]) -> list[str]:
-    """Operations, with "float64" in place of a list of several operations in float64."""
+    """Operations, with "float64 tensors" in place of a list of several operations in float64."""
     double = [use for use in uses if " " in use]
-    return [use for use in uses if use not in double] + (["float64"] if len(double) > 1 else double)
+    return [use for use in uses if use not in double] + (["float64 tensors"] if len(double) > 1 else double)
 
 
 def _tuning() -> dict[str, dict[str, Any]]:
@@ -115,7 +115,7 @@ def _tuning_lines(found: dict[str, dict[str, Any]]) -> list[str]:
     lines = []
     for device, table in found.items():
         overridden = f"; {PREFERRED} overrides it" if os.environ.get(PREFERRED) and table["entries"] else ""
-        told = table["table"] or "none: `python -m mind_kernels tune` makes one"
+        told = table["table"] or "none"
         lines.append(f"  {device:<20}{told}{overridden}")
         lines += [f"{'':<22}not used: {table['problem']}"] * bool(table["problem"])
         for entry in table["entries"]:
@@ -189,7 +189,7 @@ def text(found: dict[str, Any]) -> str:
         f'what "auto" takes{f", by {PREFERRED}={preferred}" if preferred else ""}',
         *_auto_lines(found["auto"]),
         "",
-        "tables that it follows before that",
+        'tables of `python -m mind_kernels tune`, which "auto" follows first',
         *_tuning_lines(found["tuning"]),
     ]
     for title in ("libraries", "versions"):
@@ -198,8 +198,9 @@ def text(found: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m mind_kernels [info]",
+    parser = Parser(
+        prog="python -m mind_kernels",
+        usage="python -m mind_kernels [info] [--help] [--version] [--json]",
         description='Which backends this installation has, which "auto" takes, what is missing and how to get it.',
         epilog="Other commands: `check` runs the backends and compares them with the definition; `tune` times them and "
         'writes what "auto" takes; `ahead` compiles the Triton kernels for GPUs that are not here.',
@@ -210,6 +211,6 @@ def main(arguments: list[str]) -> int:
     try:
         found = report()
     except ValueError as error:  # an unknown name in MIND_KERNELS_BACKEND
-        parser.error(str(error))
+        fail(str(error))
     print(json.dumps(found, indent=1) if options.json else text(found))
     return 0

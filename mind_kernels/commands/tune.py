@@ -23,6 +23,7 @@ import torch
 from mind_kernels import tuning
 from mind_kernels.backend import BACKENDS, PREFERRED, backends_of, fastest, preferred
 from mind_kernels.commands.check import CASES, Case, Inputs, add_device, fault, require_device, results
+from mind_kernels.commands.options import Parser, fail, listed, one_of, whole_number
 from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy.contract import RowSpec
 from mind_kernels.row_chunks import rows_per_chunk
@@ -156,22 +157,21 @@ def sizes_of(model: str) -> tuple[int, int]:
 
 
 def main(arguments: list[str]) -> int:
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    size, vocabulary = _sizes(parser, options)
+    options = _parser().parse_args(arguments)
+    size, vocabulary = _sizes(options)
     if options.rounds < FEWEST_ROUNDS:
-        parser.error(f"--rounds {options.rounds}: expected at least {FEWEST_ROUNDS}")
+        fail(f"--rounds {options.rounds}: expected at least {FEWEST_ROUNDS}")
     if options.rows is not None and options.rows < GROUP:
-        parser.error(f"--rows {options.rows}: expected at least {GROUP}")
-    require_device(parser, options.device)
+        fail(f"--rows {options.rows}: expected at least {GROUP}")
+    require_device(options.device)
     device = torch.device(options.device)
     if not tuning.device_name(device):
-        parser.error(f"--device {device}: expected a CPU or a CUDA device")
+        fail(f"--device {device}: expected a CPU or a CUDA device")
     try:
         overriding = preferred()
         tuning.make_folder()
     except (OSError, ValueError) as error:
-        parser.error(str(error))
+        fail(str(error))
     print(f"on {device}: {tuning.device_name(device)}; hidden size {size}, vocabulary {vocabulary}")
     if overriding:
         print(f"{PREFERRED} is {','.join(overriding)!r}: while it is set, it overrides the table")
@@ -183,7 +183,7 @@ def main(arguments: list[str]) -> int:
         try:
             every = inputs_of(max(counts.values()), size, vocabulary, dtype, device)
         except RuntimeError as error:  # torch has no other error class for lack of memory
-            parser.error(f"{told}, hidden size {size}, vocabulary {vocabulary}: {str(error).splitlines()[0]}")
+            fail(f"{told}, hidden size {size}, vocabulary {vocabulary}: {str(error).splitlines()[0]}")
         right: dict[str, list[str]] = {}
         for use, case in first_cases().items():
             names = right[use] = backends_here(case.operation, device)
@@ -271,8 +271,8 @@ def _usual(device: torch.device) -> str:
     return "float32" if device.type == "cpu" else "bfloat16"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m mind_kernels tune",
         description='Times the backends on the shapes of a model and writes a table for this device, from which "auto" '
         f"then chooses ({tuning.FOLDER} says where; {PREFERRED} overrides it). The exit status is 1 if a backend "
@@ -281,33 +281,41 @@ def _parser() -> argparse.ArgumentParser:
         "--hidden-size 576 --vocabulary 49152",
     )
     parser.add_argument("model", nargs="?", help="a folder or a name on the Hub; needs transformers")
-    parser.add_argument("--hidden-size", type=int, metavar="D", help="hidden size, in place of a model")
-    parser.add_argument("--vocabulary", type=int, metavar="V", help="size of the vocabulary, in place of a model")
+    parser.add_argument("--hidden-size", type=whole_number, metavar="D", help="hidden size, in place of a model")
+    parser.add_argument(
+        "--vocabulary", type=whole_number, metavar="V", help="size of the vocabulary, in place of a model"
+    )
     rows = f"default: one chunk of logits, of the sparse gradient on a CPU {SPARSE_ROWS} or more"
-    parser.add_argument("--rows", type=int, metavar="N", help=f"labeled tokens per call ({rows})")
+    parser.add_argument("--rows", type=whole_number, metavar="N", help=f"labeled tokens per call ({rows})")
     add_device(parser)
     dtypes = ("float32", "bfloat16", "float16")
-    parser.add_argument("--dtype", nargs="+", choices=dtypes, help="default: bfloat16 on a GPU, float32 on a CPU")
-    parser.add_argument("--rounds", type=int, default=9, metavar="R", help="of all backends in turn (default: 9)")
+    parser.add_argument(
+        "--dtype",
+        nargs="+",
+        metavar="NAME",
+        type=one_of(dtypes),
+        help=f"{listed(dtypes)}; default: bfloat16 on a GPU, float32 on a CPU",
+    )
+    parser.add_argument(
+        "--rounds", type=whole_number, default=9, metavar="R", help="of all backends in turn (default: 9)"
+    )
     return parser
 
 
-def _sizes(parser: argparse.ArgumentParser, options: argparse.Namespace) -> tuple[int, int]:
+def _sizes(options: argparse.Namespace) -> tuple[int, int]:
     given = {"--hidden-size": options.hidden_size, "--vocabulary": options.vocabulary}
     if options.model is None:
         for name, value in given.items():
             if value is None:
-                parser.error(f"{name} is missing: give a model, or --hidden-size and --vocabulary")
+                fail(f"{name} is missing: give a model, or --hidden-size and --vocabulary")
             if value < 1:
-                parser.error(f"{name} {value}: expected at least 1")
+                fail(f"{name} {value}: expected at least 1")
         return options.hidden_size, options.vocabulary
     if any(value is not None for value in given.values()):
-        parser.error("model: expected none beside --hidden-size and --vocabulary")
+        fail("model: expected none beside --hidden-size and --vocabulary")
     try:
         return sizes_of(options.model)
     except ModuleNotFoundError as error:
-        parser.error(
-            f"model: {error.name} is not installed: pip install transformers, or give --hidden-size and --vocabulary"
-        )
+        fail(f"model: {error.name} is not installed: pip install transformers, or give --hidden-size and --vocabulary")
     except (OSError, ValueError) as error:
-        parser.error(f"model {options.model!r}: {str(error).splitlines()[0]}")
+        fail(f"model {options.model!r}: {str(error).splitlines()[0]}")

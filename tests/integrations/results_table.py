@@ -10,9 +10,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from docs.generated import replaced
+
 RESULTS = Path(__file__).with_name("results.jsonl")
 README = Path(__file__).resolve().parents[2] / "mind_kernels" / "integrations" / "README.md"
-BEGIN, END = "<!-- from tests/integrations/results.jsonl -->\n", "<!-- end -->\n"
+BEGIN = "<!-- from tests/integrations/results.jsonl -->"
 TRAINERS = {
     "transformers": ("transformers' Trainer, or any loop that calls a model with labels", "transformers.py"),
     "accelerate": ("accelerate", "transformers.py"),
@@ -37,8 +39,7 @@ def replace(recorded: list[dict[str, Any]]) -> None:
     lines = [line for line in read() if line["trainer"] not in new] + recorded
     lines.sort(key=lambda line: [*TRAINERS].index(line["trainer"]))
     RESULTS.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    before, _, rest = README.read_text().partition(BEGIN)
-    README.write_text(before + BEGIN + table(lines) + END + rest.partition(END)[2])
+    README.write_text(replaced(README.read_text(), BEGIN, table(lines)))
 
 
 def table(lines: list[dict[str, Any]]) -> str:

@@ -16,6 +16,9 @@ from mind_kernels.__main__ import guarded, main
 from mind_kernels.backend import BACKENDS, Availability, Backend, resolve
 from mind_kernels.commands import info
 
+NAMES = "reference, torch, cpp, cuda, triton or triton_streaming"
+LISTS = "`python -m mind_kernels {} --help` lists the options".format
+
 
 def test_info_is_the_default(capsys):
     printed = []
@@ -26,14 +29,34 @@ def test_info_is_the_default(capsys):
     assert printed[0].startswith("backend ") and "torch" in json.loads(printed[2])["backends"]
 
 
-def test_an_unknown_command_is_named(capsys):
-    assert main(["inof"]) == 2
-    assert (
-        capsys.readouterr().err
-        == "command is 'inof': expected one of info, check, tune, ahead; perhaps you meant info\n"
-    )
-    for name in ("xyz", "backends"):
-        assert main([name]) == 2 and "perhaps" not in capsys.readouterr().err
+def ended(words: list[str]) -> object:
+    """The exit status of a command that ends before it does anything."""
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    return end.value.code
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        ("inof", "unknown command inof; perhaps you meant info; the commands are info, check, tune, ahead"),
+        ("xyz", "unknown command xyz; the commands are info, check, tune, ahead"),
+        ("backends", "unknown command backends; the commands are info, check, tune, ahead"),
+        ("--jsn", "unknown option --jsn; perhaps you meant --json; `python -m mind_kernels --help` lists the options"),
+        ("-x", "unknown option -x; `python -m mind_kernels --help` lists the options"),
+        ("info now", "unexpected word now; `python -m mind_kernels --help` lists the options"),
+        ("check --devise=cpu", f"unknown option --devise; perhaps you meant --device; {LISTS('check')}"),
+        ("check --backend", f"--backend: expected at least one argument; {LISTS('check')}"),
+        ("check --backend torhc", f"--backend is torhc: expected {NAMES}; perhaps you meant torch; {LISTS('check')}"),
+        ("tune --rows x", f"--rows is x: expected a whole number; {LISTS('tune')}"),
+        ("tune --rows", f"--rows: expected one argument; {LISTS('tune')}"),
+        ("tune --dtype int8", f"--dtype is int8: expected float32, bfloat16 or float16; {LISTS('tune')}"),
+        ("tune one two", f"unexpected word two; {LISTS('tune')}"),
+    ],
+)
+def test_wrong_words_are_told_in_one_line(words, told, capsys):
+    assert ended(words.split()) == 2
+    assert capsys.readouterr() == ("", f"mind_kernels: error: {told}\n")
 
 
 @pytest.mark.parametrize("words", [["help"], ["help", "info"], ["--help"], ["info", "-h"]])
@@ -126,5 +149,6 @@ def test_output_that_is_closed_is_no_error():
 def test_ahead_without_triton_names_the_extra(capsys, monkeypatch):
     monkeypatch.delitem(sys.modules, "mind_kernels.commands.ahead", raising=False)
     monkeypatch.setitem(sys.modules, "triton", None)
-    assert main(["ahead", "--help"]) == 2
-    assert capsys.readouterr().err == "ahead needs the package triton: pip install 'mind-kernels[triton]'\n"
+    assert ended(["ahead", "--help"]) == 2
+    told = "mind_kernels: error: ahead needs the package triton: pip install 'mind-kernels[triton]'\n"
+    assert capsys.readouterr().err == told

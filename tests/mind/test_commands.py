@@ -312,7 +312,7 @@ def test_from_questions_to_a_student(tmp_path, model_folder, monkeypatch, capsys
     assert status == 0
     assert (run / "report.html").is_file() and (run / "student" / "config.json").is_file()
     out = capsys.readouterr().out
-    assert f"next: mind judge {folder}" in out and f"next: mind filter {folder}" in out
+    assert f"next: mind data judge {folder}" in out and f"next: mind data filter {folder}" in out
 
 
 def test_a_warning_of_this_package_is_one_line(monkeypatch):

@@ -1,4 +1,4 @@
-"""`mind filter`: pass rates and how they vary, the shortest rationale of each perspective, teachers and scripts."""
+"""`mind data filter`: pass rates and how they vary, the shortest rationale per perspective, teachers and scripts."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def test_from_a_judged_folder_to_pairs(tmp_path, mine, capsys):
     assert main(command) == 0
     told = capsys.readouterr().out
     assert "kept as wrong" in told and "of these with a right twin" in told
-    assert f"next: mind filter {mine.path} --also {made} --output dual.jsonl --keep-wrong 8" in told
+    assert f"next: mind data filter {mine.path} --also {made} --output dual.jsonl --keep-wrong 8" in told
     questions = {question.id: question for question in load_questions(records)}
     assert {name: {r.perspective: r.text for r in q.rationales} for name, q in questions.items()} == {
         f"q{n}": {name: way.format(n) for name, way in WAYS.items()} for n in range(3)
@@ -203,7 +203,7 @@ def test_the_folder_must_be_judged_and_another_one_named(tmp_path, mine, capsys)
     assert "expected --output, a folder of its own" in capsys.readouterr().err
     mine.verdicts.unlink()
     assert main(["generate", "--dual", str(mine.path), "--output", str(tmp_path / "dual")]) == 2
-    assert f"run `mind judge {mine.path}` first" in capsys.readouterr().err and not (tmp_path / "dual").exists()
+    assert f"run `mind data judge {mine.path}` first" in capsys.readouterr().err and not (tmp_path / "dual").exists()
 
 
 def test_a_filter_tells_what_does_not_belong_together(tmp_path, mine, capsys):

@@ -1,4 +1,4 @@
-"""`mind filter`: every reason, the selection, the easy questions, counts that add up, and hostile texts."""
+"""`mind data filter`: every reason, the selection, the easy questions, counts that add up, and hostile texts."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_a_students_pass_rate_stands_for_the_teachers():
         (
             [response(sample=3)],
             {},
-            "question q, perspective analogy, sample 3: it has no verdict: run `mind judge`",
+            "question q, perspective analogy, sample 3: it has no verdict: run `mind data judge`",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""`mind judge`: rules first, a model for what they cannot read, and nothing asked twice."""
+"""`mind data judge`: rules first, a model for what they cannot read, and nothing asked twice."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_rules_alone(folder, capsys):
     assert {key: verdict.verdict for key, verdict in found.items()} == RULES
     assert all(verdict.judge == "rules" and verdict.reason for verdict in found.values())
     assert found["sum", 1].extracted == "5" and found["sum", 2].extracted is None
-    assert f"next: mind filter {folder}" in capsys.readouterr().out
+    assert f"next: mind data filter {folder}" in capsys.readouterr().out
 
 
 def reply(body):

@@ -24,7 +24,7 @@ THOUGHT = "Let us think. " * 50
 
 @pytest.fixture
 def start(tmp_path, capsys):
-    """Starts `mind generate` for so many questions; the exit status and the counts that it tells."""
+    """Starts `mind data generate` for so many questions; the exit status and the counts that it tells."""
 
     def start(proxy, *more, questions=3, perspectives=("socratic", "planning")):
         file = tmp_path / "q.jsonl"

@@ -61,7 +61,10 @@ def test_shorter_ones_are_taken_where_they_are_right(mine, capsys):
     places = {(q.id, name, 0) for q in QUESTIONS for name in WAYS}
     assert keys == places - {(*WRONG, 0)}, "there is nothing to shorten in a wrong one"
     both = filtered(mine, folder, "--shortest")
-    assert f"next: mind filter {mine.path} --also {folder} --output rewrite.jsonl --shortest" in capsys.readouterr().out
+    assert (
+        f"next: mind data filter {mine.path} --also {folder} --output rewrite.jsonl --shortest"
+        in capsys.readouterr().out
+    )
     assert both == {f"q{n}": {"planning": WAYS["planning"].format(n), "socratic": "Count on, then."} for n in (0, 2)}, (
         "a wrong one replaces nothing; q1 has one right perspective alone"
     )

@@ -137,7 +137,7 @@ def test_verdicts_on_what_has_changed_are_given_anew(tmp_path, generate, capsys,
         assert (folder / "judged.jsonl").read_bytes() == verdicts
         return
     assert main(["filter", str(folder), "--output", str(tmp_path / "mine.jsonl")]) == 2
-    assert f"judged.jsonl: no such file: run `mind judge {folder}` first" in capsys.readouterr().err
+    assert f"judged.jsonl: no such file: run `mind data judge {folder}` first" in capsys.readouterr().err
     assert main(["judge", str(folder)]) == 0
     assert {json.loads(line)["verdict"] for line in (folder / "judged.jsonl").read_text().splitlines()} == {
         "wrong" if change == "gold answer" else "right"
@@ -169,10 +169,10 @@ def next_command(capsys) -> list[str]:
 
 def test_each_step_names_the_next(tmp_path, folder, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert next_command(capsys) == ["mind", "filter", str(folder), "--output", "set.jsonl"]
+    assert next_command(capsys) == ["mind", "data", "filter", str(folder), "--output", "set.jsonl"]
     (tmp_path / "set.jsonl").write_text("the questions")
     assert main(["judge", str(folder)]) == 0
-    assert next_command(capsys) == ["mind", "filter", str(folder), "--output", "set.rationales.jsonl"]
+    assert next_command(capsys) == ["mind", "data", "filter", str(folder), "--output", "set.rationales.jsonl"]
     assert main(["filter", "set", "--output", "mine.jsonl"]) == 0
     train = ["mind", "train", "--output", "runs/mine", "--data.train", "mine.jsonl"]
     assert next_command(capsys) == [*train, "--data.perspectives", "terse", "visual"]

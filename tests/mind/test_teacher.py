@@ -1,4 +1,4 @@
-"""Requests, the journal, the budget and `mind generate` as a whole, against a server on loopback."""
+"""Requests, the journal, the budget and `mind data generate` as a whole, against a server on loopback."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def test_a_data_set_and_its_second_start(tmp_path, questions, capsys):
         assert proxy.attempts.total() == 24
     assert len({stored.key for stored in load_responses(output / "responses.jsonl")}) == 24
     out = capsys.readouterr().out
-    assert f"next: mind judge {output}" in out
+    assert f"next: mind data judge {output}" in out
     assert {path.name for path in output.iterdir()} == {
         "questions.jsonl",
         "generate.json",

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sample_experiment import write_experiment
 from test_terminal import A_RUN, ROOT, raising
@@ -21,6 +22,7 @@ from mind.cli.commands import COMMANDS, resolved
 from mind.cli.options import options_of
 from mind.cli.terminal import command_line
 from mind.config import MindConfig
+from mind.latent.store import Store
 from mind.methods import METHODS, PRESETS
 from mind.run.schedule import rate_factors
 from mind_kernels.backend import BACKENDS
@@ -60,6 +62,10 @@ def test_ctrl_c_says_from_where_a_job_goes_on(tmp_path, monkeypatch, capsys):
     Path("my set").mkdir()
     Path("my set/responses.jsonl").write_text(one * 1200 + one[:5])  # a kill cut the last line short
     Path("my set/judge-replies.jsonl").write_text(one)
+    states = Store(Path("states"))
+    states.file.parent.mkdir()
+    for student in ("expert-0-0", "base"):
+        states.put(student, "of a run", {"own": np.zeros(2)})
     folder = write_experiment(tmp_path / "experiment", {"base": 0, "mind": 1, "sbs": 0}, seeds=(0, 1))
     cases = {
         "mind.teacher.generate.ask_teacher": (GENERATE, "1,200 answers are stored and not asked for again; to go on: "),
@@ -67,6 +73,10 @@ def test_ctrl_c_says_from_where_a_job_goes_on(tmp_path, monkeypatch, capsys):
         "mind.experiment.runner.prepare": (
             ["experiment", "plan.json", "--output", str(folder)],
             "5 of 11 jobs are done, and unfinished runs go on from their last saved step; to go on: ",
+        ),
+        "mind.latent.analyze.analyze": (
+            ["latent", "runs/e", "--questions", "q.jsonl", "--output", "states"],
+            "2 results of students are stored and not computed again; to go on: ",
         ),
     }
     for function, (words, told) in cases.items():
@@ -121,7 +131,7 @@ def test_a_folder_in_a_suggested_command_is_quoted(tmp_path, monkeypatch, capsys
     (folder / "responses.jsonl").touch()
     assert main(["filter", str(folder), "--output", "x.jsonl"]) == 2
     command = re.search("run `(.*)` first", capsys.readouterr().err)[1]
-    assert shlex.split(command) == ["mind", "judge", str(folder)]
+    assert shlex.split(command) == ["mind", "data", "judge", str(folder)]
 
 
 @pytest.mark.parametrize(
@@ -340,6 +350,10 @@ def test_bash_completes_commands_options_and_values(capsys):
         "mind train --qui": "--quiet",
         "mind doct": "doctor",
         "mind doctor --qui": "--quiet",
+        "mind experiment w": "word-problems",
+        "mind experiment --output x p": "paper",
+        "mind experiment paper --se": "--set",
+        "mind data word-problems --output x --families ood sh": "shares sharing shopping",
         "mind help comp": "compare completion",
         "mind completion z": "zsh",
         "mind help data word-": "word-problems",

@@ -37,7 +37,8 @@ REPORT = ": `mind report run` reads it"
         ("report empty", "empty is an empty folder, and a run is expected here"),
         ("report file", "file is a file, and a run is expected here"),
         ("report runs", "runs is a folder of runs, and a run is expected here: runs/a, runs/b"),
-        ("report data", "data is a data set, and a run is expected here: `mind judge data` and `mind filter` read it"),
+        ("report data", "data is a data set, and a run is expected here: "
+                        "`mind data judge data` and `mind data filter` read it"),
         ("report model", "model is a model, and a run is expected here: "
                          "`mind evaluate --student.model model --files FILE` reads it"),
         ("compare run", f"run is a run, and an experiment is expected here{REPORT}"),

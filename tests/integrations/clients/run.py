@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-import results_table
-
 ROOT = Path(__file__).resolve().parents[3]
 TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(TESTS)]  # the former for results_table, which imports docs
+import results_table  # noqa: E402
+
 HERE = {
     "transformers": [
         f"test_fuse_{name}.py" for name in ("trainer", "processes", "compiled", "vision", "smollm2", "families")
