@@ -26,11 +26,12 @@ PROVIDERS = {
     "eager": "eager PyTorch",
     "torch.compile": "`torch.compile` of it",
     "torch.compile max-autotune": "`torch.compile`, max-autotune",
-    "F.linear_cross_entropy, 1024 rows": "`torch.nn.functional.linear_cross_entropy`, chunks of 1024 rows, its fastest",
+    "F.linear_cross_entropy, 1024 rows": "`torch.nn.functional.linear_cross_entropy`, chunks of 1024 rows",
     "F.linear_cross_entropy, 2048 rows": "the same, chunks of 2048 rows",
     "F.linear_cross_entropy, 4096 rows": "the same, one chunk",
     "TRL": "TRL 1.16, chunked log-probabilities",
     "mind_kernels exact": "`linear_cross_entropy`",
+    "mind_kernels gradient_error 3e-05": "`linear_cross_entropy`, `gradient_error=3e-5`",
     "mind_kernels sparse 2^-18": "`linear_cross_entropy`, `gradient_threshold=2**-18`",
     "mind_kernels sparse 2^-16": "`linear_cross_entropy`, `gradient_threshold=2**-16`",
     "mind_kernels sparse 2^-12": "`linear_cross_entropy`, `gradient_threshold=2**-12`",
@@ -100,9 +101,9 @@ def step() -> str:
     return table([*head, "peak extra memory (share of naive's)", "error of all gradients against float64"], body)
 
 
-def divergences() -> str:
+def divergences(name: str) -> str:
     ways = ("eager", "torch", "cpp")
-    times = {(row["case"], row["way"]): row["median_ms"] / 1000 for row in rows_of("linear_divergence")}
+    times = {(row["case"], row["way"]): row["median_ms"] / 1000 for row in rows_of(name)}
     cases = dict.fromkeys(case for case, _ in times)
     body = [[case, *(f"{times[case, way]:.2f} s" if (case, way) in times else "" for way in ways)] for case in cases]
     return table(["divergence, teacher", "eager PyTorch", "backend `torch`", "backend `cpp`"], body)
@@ -317,8 +318,9 @@ COMMANDS = {
     "kernel_times_cuda": "python -m bench.kernel_times --device cuda",
     "latent": "python -m bench.latent --student bench/testbed/student",
     "linear_cross_entropy": "python -m bench.linear_cross_entropy --data RECORDS",
-    "linear_cross_entropy_compiled": "python -m bench.linear_cross_entropy --data RECORDS",
+    "linear_cross_entropy_avx2": "python -m bench.linear_cross_entropy --data RECORDS --providers eager ...",
     "linear_divergence": "python -m bench.linear_divergence",
+    "linear_divergence_avx2": "python -m bench.linear_divergence",
     "linear_pairwise_jsd": "python -m bench.linear_pairwise_jsd --data RECORDS",
     "linear_pairwise_jsd_compiled": "python -m bench.linear_pairwise_jsd --data RECORDS",
     "make_train": "python -m bench.make_train runs/demo runs/demo-1 runs/demo-2",
@@ -360,10 +362,11 @@ def files() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "linear_cross_entropy": lambda: losses("linear_cross_entropy", PROVIDERS),
-    "linear_cross_entropy_compiled": lambda: losses("linear_cross_entropy_compiled", PROVIDERS),
+    "linear_cross_entropy_avx2": lambda: losses("linear_cross_entropy_avx2", PROVIDERS),
     "linear_pairwise_jsd": lambda: losses("linear_pairwise_jsd", PAIRS),
     "linear_pairwise_jsd_compiled": lambda: losses("linear_pairwise_jsd_compiled", PAIRS),
-    "linear_divergence": divergences,
+    "linear_divergence": lambda: divergences("linear_divergence"),
+    "linear_divergence_avx2": lambda: divergences("linear_divergence_avx2"),
     "row_kernels": row_kernels,
     "kernel_times_cuda": gpu_calls,
     "train_step": step,
