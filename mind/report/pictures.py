@@ -201,7 +201,7 @@ class Pictures:
         axes.grid(False)
         if not np.isnan(grid).all():
             ends = [(*to_rgb(BLUE), 0.04), (*to_rgb(BLUE), 1.0)]
-            ramp = LinearSegmentedColormap.from_list("share", ends, bad=(0, 0, 0, 0))
+            ramp = LinearSegmentedColormap.from_list("share", ends).with_extremes(bad=(0, 0, 0, 0))
             extent = (self.metrics.steps[0] - 0.5, self.metrics.steps[-1] + 0.5, len(grid) - 0.5, -0.5)
             axes.imshow(grid, cmap=ramp, vmin=0, vmax=1, aspect="auto", interpolation="none", extent=extent)
             axes.set_yticks(range(len(grid)), [n if len(n) <= 24 else n[:23] + "…" for n in self.names])
