@@ -7,7 +7,7 @@
 # BUILT=1: the compiled libraries of this folder are those to use, and nothing is compiled. One build serves every Python
 # from 3.11 and every torch from 2.11 on, so they may come from another machine.
 # COMMIT names the version in the results if this folder is a copy without git.
-# Peers are run where $PYTHON can import them. WHEELS names a folder of wheels that are installed into
+# Peers are run if $PYTHON can import them. WHEELS names a folder of wheels that are installed into
 # $OUT/site-packages first, without an index and without what they depend on. Such a folder is made elsewhere, for the
 # Python of the GPU, by
 #   pip download --no-deps --only-binary=:all: --python-version 3.12 -d folder liger-kernel cut-cross-entropy trl quack-kernels ...

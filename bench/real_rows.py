@@ -78,7 +78,7 @@ def real_rows(rows: int, data: Path | None = None) -> Path:
         if count >= rows:
             break
     if count < rows:
-        raise ValueError(f"the questions hold {count} rows, fewer than {rows}")
+        raise ValueError(f"the questions give {count} rows: expected at least {rows}")
     return _save(file, student[0], {"hidden": torch.cat(hidden)[:rows], "target": torch.cat(target)[:rows]})
 
 
@@ -108,7 +108,9 @@ def real_groups(groups: int, data: Path | None = None, rows: int | None = None) 
         if positions >= groups and count >= (rows or 0):
             break
     if positions < groups or count < (rows or 0):
-        raise ValueError(f"the questions hold {positions} groups and {count} rows: expected {groups} and {rows or 0}")
+        raise ValueError(
+            f"the questions give {positions} groups and {count} rows: expected at least {groups} and {rows or 0}"
+        )
     tensors = {name: torch.cat(parts) for name, parts in found.items()}
     return _save(file, student[0], _cut(tensors, groups, rows))
 

@@ -111,7 +111,10 @@ def load_tables(data: Path | None, folder: Path) -> Iterator[tuple[int, Table]]:
     rows = read_results(folder / f"{results_of(data)}.jsonl")
     questions, perspectives = questions_of(data, len(rows[0]["questions"]))
     if [question.id for question in questions] != rows[0]["questions"]:
-        raise MindError(f"{folder / results_of(data)}.jsonl: its tables are of other questions")
+        raise MindError(
+            f"{folder / results_of(data)}.jsonl: its tables are of other questions; "
+            "python -m bench.selection_tables makes them anew"
+        )
     features = build_features(
         questions, perspectives, StudentEncoder(*load_student(StudentConfig()), 1024), cache_folder()
     )

@@ -40,10 +40,10 @@ class Usage:
     file: str
     kernel: str
     architecture: str
-    registers: int  # a thread
-    spill_bytes: int  # stored and loaded, a thread
-    stack_bytes: int  # a thread
-    shared_bytes: int  # a block, static
+    registers: int  # per thread
+    spill_bytes: int  # stored and loaded, per thread
+    stack_bytes: int  # per thread
+    shared_bytes: int  # per block, static
 
     @property
     def fault(self) -> str:

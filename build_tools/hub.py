@@ -33,7 +33,7 @@ from .settings import CPP, CUDA, NotBuilt
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "mind_kernels"
 NAMESPACE = Path("namespace.py")  # with the operators' namespace; written anew
-# What the losses do without: the commands of `python -m mind_kernels`, and what imports other trainers.
+# What the losses do not need: the commands of `python -m mind_kernels`, and what imports other trainers.
 LEFT_OUT = ("__main__.py", "testing.py", "commands", "integrations")
 RECORD = Path(record.FILE).name  # what mind_kernels/extension.py reads
 NO_LIBRARY = "this variant for the Hub runs everywhere, and so it has no compiled code"

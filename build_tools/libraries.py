@@ -97,7 +97,7 @@ def _packer(sources: list[str]) -> Recipe:
 
 
 def _cuda(sources: list[str], namespace: str) -> Recipe:
-    nvcc = toolchain.find_nvcc()  # first: of what may be missing, the likeliest
+    nvcc = toolchain.find_nvcc()  # first, since it is missing more often than the others
     compiler, torch = toolchain.find_compiler(), toolchain.find_torch()
     if not (torch.cuda or MODES[mode_name()].asks_for_cuda):
         raise NotBuilt(f"torch {torch.version} has no CUDA; MIND_KERNELS_BUILD=cuda builds it all the same")
@@ -121,7 +121,7 @@ def _cuda(sources: list[str], namespace: str) -> Recipe:
         for source in sources
     )
     # libtorch_cuda.so has the current stream. A CPU build of torch lacks it, and such a build's headers serve too:
-    # libtorch.so is named instead, which brings it in where there is one.
+    # libtorch.so is named instead, which brings it in if there is one.
     link_with = (
         f"-L{torch.folder / 'lib'}",
         "-Wl,--no-as-needed",

@@ -134,6 +134,6 @@ def find_nvcc() -> Nvcc:
     version = re.search(r"release (\d+\.\d+)", output(command, "--version"))
     top = re.search(r"TOP=(.*)", output(command, "--dryrun", "-x", "cu", os.devnull))  # nvcc may be a wrapper
     if version is None or top is None:
-        raise NotBuilt(f"{command} does not answer as NVIDIA's nvcc does")
+        raise NotBuilt(f"{command} is not NVIDIA's nvcc: its answer to --dryrun is not understood")
     codes = output(command, "--list-gpu-code").split()
     return Nvcc(command, version.group(1), Path(os.path.normpath(top.group(1).strip())), frozenset(codes))

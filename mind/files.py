@@ -159,8 +159,8 @@ def new_file(name: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     require(os.path.lexists(file.parent), f"{file.parent}: no such folder")
     _check_folder(file.parent)
     if os.path.lexists(file):
+        require(file.is_file(), f"{file}: is {_kind(file)}: expected a file")
         require(overwrite, f"{file}: exists already; name another --output, or add --overwrite")
-        require(file.is_file(), f"{file}: is {_kind(file)}: expected a file to write over")
     return file
 
 

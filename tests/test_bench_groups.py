@@ -230,7 +230,7 @@ def test_real_groups_stay_whole_when_the_rows_are_cut(student):
 def test_real_groups_alone_and_too_many_of_them(student):
     tensors = real_rows.load_rows(real_rows.real_groups(4))
     assert torch.equal(tensors["answer_rows"].flatten().sort().values, torch.arange(12))
-    with pytest.raises(ValueError, match="hold 7 groups and 56 rows: expected 8 and 0"):
+    with pytest.raises(ValueError, match="give 7 groups and 56 rows: expected at least 8 and 0"):
         real_rows.real_groups(8)
     with pytest.raises(ValueError, match="6 groups of 3 rows exceed the 10 rows"):
         real_rows.real_groups(6, rows=10)

@@ -122,7 +122,7 @@ def test_the_command_makes_a_student_that_mind_loads_and_makes_it_once(tmp_path,
     weights = (folder / "model.safetensors").read_bytes()
     capsys.readouterr()
     main(["--output", str(folder), *OPTIONS])
-    assert "made before with these options" in capsys.readouterr().out
+    assert "was made with these options before; nothing is done" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["--output", str(folder), *OPTIONS, "--seed", "1"])
     assert "name another --output, or add --overwrite" in capsys.readouterr().err
@@ -146,7 +146,7 @@ def test_what_losses_tell_of_the_truth():
         if sound[q, j] and not sound[q, k]
     ]
     assert told_by_loss(losses, present, sound) == pytest.approx(sum(map(float, pairs)) / len(pairs))
-    with pytest.raises(MindError, match="tells no truth"):
+    with pytest.raises(MindError, match="does not say which rationales are sound"):
         truth_of(generate(1, 0), perspectives)
 
 

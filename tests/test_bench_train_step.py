@@ -86,7 +86,7 @@ def test_half_of_the_rationales_are_selected_always_the_same_ones(inputs):
     assert torch.equal(inputs.alpha > 0, inputs.selected)
     again = steps.select(build_questions(), "random")
     assert torch.equal(again.alpha, inputs.alpha)
-    with pytest.raises(ValueError, match=r"have \[3, 4\] rationales: expected as many of each"):
+    with pytest.raises(ValueError, match=r"have \[3, 4\] rationales: expected the same number for all"):
         questions = build_questions()
         del questions[0].rationales[3]
         steps.select(questions, "")

@@ -72,9 +72,9 @@ class Benchmark:
             if name in self.providers:
                 continue
             if ":" not in name:
-                raise ValueError(f"{name!r} is none of {', '.join(self.providers)}, and no module:function")
+                raise ValueError(f"{name}: expected {', '.join(self.providers)}, or module:function")
             if not callable(pkgutil.resolve_name(name)):
-                raise ValueError(f"{name} is no function of the inputs")
+                raise ValueError(f"{name} is not callable: expected a function of the inputs")
             own[name] = Provider(pkgutil.resolve_name(name), imports=name)
         return replace(self, providers={**self.providers, **own})
 

@@ -36,7 +36,7 @@ CHUNKS = (
     2048,
     4096,
 )  # rows; PyTorch's own is fastest with one of these: smaller ones are slower, its own choice more
-LARGE_CHUNK = 4096  # rows; from here on the traffic of dW no longer shows beside the products
+LARGE_CHUNK = 4096  # rows; from here on the products take so long that the traffic of dW is hidden
 
 
 def plain(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     making = Making(given.steps, given.seed, given.width, given.layers, given.heads, tuple(given.known))
     if is_made(given.output, making):
-        print(f"{command.shown(given.output)}: made before with these options")
+        print(f"{command.shown(given.output)}: was made with these options before; nothing is done")
         return
     if given.output.exists() and not given.overwrite:
         parser.error(f"{given.output} is there: name another --output, or add --overwrite to replace it")

@@ -51,7 +51,10 @@ def truth_of(questions: Sequence[Question], perspectives: Sequence[str]) -> tupl
     present = torch.zeros(len(questions), len(perspectives), dtype=torch.bool)
     sound = present.clone()
     for q, question in enumerate(questions):
-        require("sound" in question.generated or "lapse_rate" in question.generated, f"{question.id} tells no truth")
+        require(
+            "sound" in question.generated or "lapse_rate" in question.generated,
+            f"{question.id} does not say which rationales are sound (generated.sound or generated.lapse_rate)",
+        )
         worthy = question.generated.get("sound", "").split()
         for rationale in question.rationales:
             k = perspectives.index(rationale.perspective)

@@ -49,7 +49,9 @@ def select(questions: Sequence[TokenizedQuestion], label: str) -> Inputs:
     """A random half of each question's rationales, and the softmax of random scores over it: always the same ones."""
     counts = {len(question.rationales) for question in questions}
     if len(counts) != 1 or min(counts) < 2:
-        raise ValueError(f"the questions have {sorted(counts)} rationales: expected as many of each, and at least 2")
+        raise ValueError(
+            f"the questions have {sorted(counts)} rationales: expected the same number for all, and at least 2"
+        )
     (perspectives,) = counts
     generator = torch.Generator().manual_seed(SEED)
     order = torch.stack([torch.randperm(perspectives, generator=generator) for _ in questions])

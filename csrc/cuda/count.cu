@@ -1,7 +1,8 @@
 // Statistics of the rows of projected logits, and how many of their entries are kept. One block per row.
 //
 // Bytes: the row is read twice, the second time mostly from the L2 cache in two-byte types. For 8192 rows of V 151936
-// in bfloat16, 2.5 GB: 0.6 ms on an H200 at 4.3 TB/s, 1.2 ms were nothing cached; float32 2.3 ms. At most 64 registers.
+// in bfloat16, 2.5 GB: 0.6 ms on an H200 at 4.3 TB/s, 1.2 ms if nothing were cached; float32 2.3 ms. At most 64
+// registers.
 #include "launch.cuh"
 #include "statistics.cuh"
 
@@ -54,7 +55,7 @@ __global__ void __launch_bounds__(1024) count_kernel(const CountArguments args, 
     }
 }
 
-// Of a shard, whose whole rows' numbers are known: the row is read once.
+// The same for a shard, given the numbers of the whole rows: the row is read once.
 template <typename T, bool kSoftcap>
 __global__ void __launch_bounds__(1024) shard_count_kernel(const ShardCountArguments args, const HeadFactors head) {
     const std::int64_t r = blockIdx.x;

@@ -1,6 +1,6 @@
 // The kept entries of the rows of projected logits, in increasing column order, and their gradient. One block per row.
 //
-// Bytes: the row is read once; 8 bytes an entry are written. For 8192 rows of V 151936 in bfloat16, 2.5 GB: 0.6 ms on
+// Bytes: the row is read once; 8 bytes per entry are written. For 8192 rows of V 151936 in bfloat16, 2.5 GB: 0.6 ms on
 // an H200 at 4.3 TB/s; float32 1.2 ms. At most 64 registers: four blocks share a multiprocessor.
 #include "launch.cuh"
 #include "statistics.cuh"
@@ -12,7 +12,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarpSize;
 
-// Which entries this lane keeps of the vectors that a warp reads at once: a bit each.
+// Which entries this lane keeps of the vectors that a warp reads at once: one bit for each.
 template <typename T, bool kSoftcap>
 __device__ __forceinline__ void find(const Row<T>& row, int first, int target, float cut, const HeadFactors& head,
                                      unsigned (&kept)[kLoads]) {
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kThreads, 4) entries_kernel(const EntryArgumen
             position += warp_reduce(count, Sum{});
             for (; kept[u] != 0; kept[u] &= kept[u] - 1, ++at) {
                 const int column = row.column(first + u * kWarpSize) + __ffs(kept[u]) - 1;
-                // Read again: registers cannot be chosen by a number.
+                // Read again: a register cannot be chosen by an index.
                 const float capped = capped_of<kSoftcap>(to_float(row.data[column]), head);
                 const float log_p = (logit_of(capped, head) - maximum) - log_total;
                 const float part = gradient.part(expf(log_p), log_p, args.rows.entropy_scale != nullptr);

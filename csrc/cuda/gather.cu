@@ -15,15 +15,15 @@ namespace mind::cuda {
 
 namespace {
 
-// Three blocks share a multiprocessor, 80 registers a thread: the bags of dW are short (4 entries), so how many of them
-// are under way at once hides the latency of their lists and rows.
+// Three blocks share a multiprocessor, 80 registers per thread: the bags of dW are short (4 entries), so how many of
+// them are under way at once hides the latency of their lists and rows.
 constexpr int kWarps = 8;
-constexpr int kEntries = 4;  // rows in flight a warp, 1 KiB of each
+constexpr int kEntries = 4;  // rows in flight per warp, 1 KiB of each
 // Bags of more entries are shared by the warps of a block. With 0.7 us for kEntries entries of a warp, a bag of 16384
 // entries takes 0.36 ms, and one of 128 by a single warp 22 us.
 constexpr int kLongBag = 128;
 
-// Elements of an access, and accesses of a lane: slabs of 1 KiB where rows are aligned, else of 128 elements.
+// Elements per access, and accesses per lane: slabs of 1 KiB if rows are aligned, else of 128 elements.
 template <typename T, bool kAligned>
 struct Slab {
     static constexpr int kWidth = kAligned ? kVector<T> : 1;

@@ -14,7 +14,7 @@ constexpr float kLog2Coarse = 0.693359375f;
 constexpr float kLog2Rest = -2.1219444005469057e-4f;
 // The bits of 2^-0.5, where the exponent of a mantissa in [2^-0.5, 2^0.5) begins.
 constexpr int kSmallestMantissa = 0x3F3504F3;
-// Columns of a row that a block of `gradient_kernel` takes: five blocks a row at V 151936, enough to spread 1024 rows
+// Columns of a row that a block of `gradient_kernel` takes: five blocks per row at V 151936, enough to spread 1024 rows
 // evenly over 132 multiprocessors.
 constexpr int kRowSpan = 1 << 15;
 constexpr int kThreads = 256;
@@ -43,7 +43,7 @@ struct alignas(kWidth * sizeof(float)) Columns {
 // Sums every row in the same order, whether it begins at a multiple of 16 bytes or not: equal rows are exactly equal.
 template <int kWidth>
 __global__ void __launch_bounds__(512) normalizer_kernel(const GroupArguments args, float* normalizer) {
-    constexpr int kVectors = 4, kCount = kVectors * kWidth;  // loads in flight a thread, and their elements
+    constexpr int kVectors = 4, kCount = kVectors * kWidth;  // loads in flight per thread, and their elements
     const std::int64_t r = blockIdx.x, rows = gridDim.x;
     if (!args.mask[r]) {
         if (threadIdx.x == 0) {
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(512) normalizer_kernel(const GroupArguments ar
 template <int kWidth>
 __global__ void __launch_bounds__(kThreads)
     gradient_kernel(const GroupArguments args, const float* normalizer, const float* sums, int spans) {
-    constexpr int kSteps = 4;  // accesses to each of both tensors in flight a thread
+    constexpr int kSteps = 4;  // accesses in flight per thread, to each of both tensors
     const std::int64_t r = blockIdx.x, rows = gridDim.x;
     const float offset = normalizer[r], rest = normalizer[rows + r];
     const bool present = offset != kAbsent;

@@ -52,7 +52,7 @@ struct LogProbability {
 constexpr float kAbsent = -kLowest;
 void normalize(const GroupArguments& args, float* normalizer, void* stream);
 
-// p (F' - S) of every row in place of its F' in args.gradient, S = sum p F' / sum p; zero where a row is absent. `sums`
+// p (F' - S) of every row in place of its F' in args.gradient, S = sum p F' / sum p; zero if a row is absent. `sums`
 // (spans, 2, G K) are parts of sum p F' and of sum p.
 void finish_gradient(const GroupArguments& args, const float* normalizer, const float* sums, void* stream);
 

@@ -17,13 +17,13 @@ void shard_gradient(const ShardArguments& args, void* stream);
 void shard_count(const ShardCountArguments& args, void* stream);
 void gather(const GatherArguments& args, void* stream);
 
-// The kernels of groups keep sums of parts of the vocabulary in memory: so many floats of any contents.
+// The number of floats, of any contents, in which the kernels of groups keep sums over parts of the vocabulary.
 std::int64_t pair_workspace(const GroupArguments& args);
 std::int64_t mixture_workspace(const GroupArguments& args);
 void pairs(const GroupArguments& args, float* workspace, void* stream);
 void mixture(const GroupArguments& args, float* workspace, void* stream);
 
-// What the last launch of this thread failed of, or null.
+// Why the last launch of this thread failed, or null.
 const char* launch_error();
 
 }  // namespace mind::cuda

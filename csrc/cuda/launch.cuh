@@ -1,4 +1,4 @@
-// Launches, and the choice of a kernel by the type of its elements. Where the compiler is not nvcc, cuda_runtime.h is
+// Launches, and the choice of a kernel by the type of its elements. If the compiler is not nvcc, cuda_runtime.h is
 // the tests' emulator, which runs a kernel on the CPU.
 #pragma once
 

@@ -2,12 +2,12 @@
 //
 // Launches, memory and arithmetic as in pairs.cu: a lane takes one column of the vocabulary at a time, with the logits
 // of all rows, and one logarithm. Let r be its largest row of nonzero weight. Then d_k = log(p_k / p_r) and lambda =
-// log sum_k w_k e^(d_k) / sum_k w_k give log(p_k / m) = d_k - lambda. Where rows nearly coincide all of these are
+// log sum_k w_k e^(d_k) / sum_k w_k give log(p_k / m) = d_k - lambda. If rows nearly coincide, all of these are
 // small, and are computed as such. An entry p_k log(p_k / m) - p_k + m is non-negative, so nothing cancels between
 // them.
 //
-// For K 8, G 128, V 151936: 1.24 GB, 0.29 ms on an H200 at 4.3 TB/s; about 630 instructions a column, 0.43 ms. With the
-// normalizer and the gradient (groups.cu), 1.0 ms. At most 128 registers.
+// For K 8, G 128, V 151936: 1.24 GB, 0.29 ms on an H200 at 4.3 TB/s; about 630 instructions per column, 0.43 ms. With
+// the normalizer and the gradient (groups.cu), 1.0 ms. At most 128 registers.
 #include "groups.cuh"
 
 namespace mind::cuda {
@@ -63,7 +63,7 @@ __device__ __forceinline__ float log2_of_1_plus(float x, float total) {
     return x > -0.25f ? x * q : log2f(total);
 }
 
-// Where no row with weight has any probability, the divergence of a row without weight is infinite. There g is about
+// If no row with weight has any probability, the divergence of a row without weight is infinite. Then g is about
 // 1e18, kInfinite stands for log 2, and a divergence above kLargest, which no logit above kLowest leads to, for
 // infinity.
 constexpr float kInfinite = 1e20f, kLargest = 1e19f;
@@ -141,7 +141,7 @@ struct Mixture {
     }
 };
 
-// The mixture of all rows, and the divergences of a block of them: of all where kWhole.
+// The mixture of all rows, and the divergences of a block of them: of all if kWhole.
 template <int kRows, bool kWhole, bool kGradient>
 __global__ void __launch_bounds__(kSpanWarps* kWarpSize, 4)
     mixture_kernel(const GroupArguments args, const Member* members, float* parts, float* sums, int spans) {
@@ -235,7 +235,7 @@ void launch_whole(const GroupArguments& args, const Member* members, float* part
 
 }  // namespace
 
-// The members, the normalizer, the parts of the divergences, and the rows' sums where there is a gradient.
+// The members, the normalizer, the parts of the divergences, and the rows' sums if there is a gradient.
 std::int64_t mixture_workspace(const GroupArguments& args) {
     return args.groups * args.count * (4 + 2 + spans_of(args) * (args.gradient == nullptr ? 1 : 3));
 }

@@ -5,8 +5,9 @@
 // divergence is non-negative and relatively accurate, so nothing cancels between entries; see `pair_terms`.
 //
 // For K 8, G 128, V 151936 (19.4 million columns) the pairs move 1.24 GB, 0.29 ms on an H200 at 4.3 TB/s; but a column
-// takes about 1190 instructions, 41 a pair, the rows' share included: 0.8 ms for 132 multiprocessors of 4 warp
-// instructions a cycle at 1.7 GHz. With the normalizer and the gradient (groups.cu), 1.4 ms. 168 registers for 8 rows.
+// takes about 1190 instructions, 41 per pair, the rows' share included: 0.8 ms for 132 multiprocessors of 4 warp
+// instructions per cycle at 1.7 GHz. With the normalizer and the gradient (groups.cu), 1.4 ms. 168 registers for 8
+// rows.
 #include "groups.cuh"
 
 namespace mind::cuda {
@@ -14,8 +15,8 @@ namespace mind::cuda {
 namespace {
 
 // Rows of a block. The sums of 28 pairs and 8 rows, and a column's 8 x 3 numbers, take up to 168 registers, so 12 warps
-// share a multiprocessor: enough, since the pairs of a column do not wait for one another. Larger groups take a launch
-// a block, and one for any two halves of different blocks.
+// share a multiprocessor: enough, since the pairs of a column do not wait for one another. Larger groups need a launch
+// per block, and one for any two halves of different blocks.
 constexpr int kBlock = 8;
 constexpr int kHalf = 4;
 // The square of a log-ratio (base 2) below which two probabilities are near.
@@ -61,7 +62,7 @@ struct Block {
     static constexpr int kRows = kLeft + kRight;
     static constexpr int kPairs = kRight > 0 ? kLeft * kRight : kLeft * (kLeft - 1) / 2;
     float offset[kRows], rest[kRows], weight[kPairs];
-    int length[kRows];  // columns: none where a row is absent
+    int length[kRows];  // columns: none if a row is absent
 
     static __device__ __forceinline__ constexpr bool is_pair(int i, int j) {
         return i < kLeft && (kRight > 0 ? j >= kLeft : j > i);
@@ -218,7 +219,7 @@ void launch_block(const GroupArguments& args, float* workspace, void* stream, st
 
 }  // namespace
 
-// The normalizer, the rows' sums where there is a gradient, and the parts of the divergences.
+// The normalizer, the rows' sums if there is a gradient, and the parts of the divergences.
 std::int64_t pair_workspace(const GroupArguments& args) {
     const std::int64_t rows = args.groups * args.count;
     return rows * (2 + spans_of(args) * (args.count + (args.gradient == nullptr ? 0 : 2)));

@@ -1,4 +1,4 @@
-// How a block reads a row of logits: vectors of 16 bytes, several in flight a thread, and softcap and temperature.
+// How a block reads a row of logits: vectors of 16 bytes, several in flight per thread, and softcap and temperature.
 #pragma once
 
 #include <type_traits>
@@ -8,8 +8,8 @@
 
 namespace mind::cuda {
 
-// Vectors in flight a thread. 64 bytes x 1024 threads a multiprocessor are 64 KiB: to hide the latency of memory takes
-// 4.3 TB/s x 0.7 us = 3 MB, 23 KiB on each of 132, and threads that compute have none in flight.
+// Vectors in flight per thread. 64 bytes x 1024 threads per multiprocessor are 64 KiB: to hide the latency of memory
+// takes 4.3 TB/s x 0.7 us = 3 MB, 23 KiB on each of 132, and threads that compute have none in flight.
 constexpr int kLoads = 4;
 constexpr int kLoadsWithSoftcap = 2;  // tanh takes the registers, and more time than the loads
 
@@ -40,7 +40,7 @@ __device__ __forceinline__ float capped_of(float x, const HeadFactors& head) {
     return kSoftcap ? tanh_exact(x * head.cap) : x;
 }
 
-// The product is rounded as it stands, never fused into a difference that follows: so all kernels see the same z.
+// The product is rounded by itself, never fused into a difference that follows: so all kernels see the same z.
 __device__ __forceinline__ float logit_of(float capped, const HeadFactors& head) {
     return __fmul_rn(capped, head.scale);
 }
@@ -79,7 +79,7 @@ struct Row {
     }
 
     // Calls visit(column, capped, whole) for every vector, each on one thread of the block. `capped` is -inf beyond
-    // the row, and `whole` is std::true_type where no entry is.
+    // the row, and `whole` is std::true_type if no entry is.
     template <bool kSoftcap, typename Visit>
     __device__ __forceinline__ void visit(const HeadFactors& head, Visit visit) const {
         constexpr int kInFlight = kSoftcap ? kLoadsWithSoftcap : kLoads;
@@ -101,7 +101,7 @@ struct Row {
                 visit(column(start + u * threads), x, std::true_type{});
             }
         }
-        // The first vector where it is no whole one, by thread 0, and the last one by thread 1; they may be the same.
+        // The first vector, if it is not whole, by thread 0, and the last one by thread 1; they may be the same.
         const int edge = threadIdx.x == 0 ? 0 : vectors - 1;
         if (threadIdx.x == 0 ? shift > 0 : threadIdx.x == 1 && end_whole < vectors && edge >= first_whole) {
             float x[kVector<T>];

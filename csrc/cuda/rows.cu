@@ -3,7 +3,7 @@
 // Bytes: the row is read, and read and written again: 2 + 2 reads and writes of its elements, of which the second read
 // comes mostly from the L2 cache in two-byte types. For 8192 rows of V 151936 in bfloat16, 2.5 GB: 1.2 ms on an H200 at
 // 4.3 TB/s with all second reads in the cache, 1.7 ms with none; float32 3.5 ms. Statistics alone 0.6 ms (1.2 ms).
-// At most 64 registers; about 9 instructions an entry and pass, which take 0.8 ms of the 1.2.
+// At most 64 registers; about 9 instructions per entry and pass, which take 0.8 ms of the 1.2.
 #include "launch.cuh"
 #include "statistics.cuh"
 

@@ -13,8 +13,8 @@ using torch::stable::Tensor;
 
 namespace {
 
-// Calls launch(stream) with the device of `like` as the current one. What a kernel itself fails of, a later call
-// reports.
+// Calls launch(stream) with the device of `like` as the current one. A failure of the kernel itself is
+// reported by a later call.
 template <typename Launch>
 void on_device(const char* name, const Tensor& like, Launch launch) {
     const torch::stable::accelerator::DeviceGuard guard(like.get_device_index());

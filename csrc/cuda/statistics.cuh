@@ -148,7 +148,7 @@ __device__ __forceinline__ RowNumbers row_numbers(const Row<T>& row, int target,
     return out;
 }
 
-// The gradient with respect to z is p (a + b log p) - t [v = target] - uniform. At the target, p - t would cancel where
+// The gradient with respect to z is p (a + b log p) - t [v = target] - uniform. At the target, p - t would cancel if
 // p is near 1, and (1 - t) - others does not.
 struct RowGradient {
     float a, b, uniform;
@@ -175,7 +175,7 @@ struct RowGradient {
           uniform(of.uniform != nullptr ? of.uniform[r] : 0.0f),
           at_target(of.at_target[r]) {}
 
-    // p (a + b log p); 0 where p underflows, also at a logit of -inf.
+    // p (a + b log p); 0 if p underflows, also at a logit of -inf.
     __device__ __forceinline__ float part(float p, float log_p, bool has_entropy) const {
         return has_entropy ? p * (a + b * fmaxf(log_p, kLowest)) : p * a;
     }

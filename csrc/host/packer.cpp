@@ -43,7 +43,7 @@ void check(const Index* lengths, Index n, Index capacity) {
     }
 }
 
-// Item indices by decreasing length, ties by index. A counting sort where its table is no longer than the list.
+// Item indices by decreasing length, ties by index. A counting sort if its table is no longer than the list.
 std::vector<Index> decreasing_order(const Index* lengths, Index n) {
     std::vector<Index> order(n);
     const Index longest = n == 0 ? 0 : *std::max_element(lengths, lengths + n);

@@ -15,6 +15,7 @@ from mind.cli.terminal import Unfinished, note, print_table, say, say_next
 from mind.cli.watching import watching
 from mind.display import number_of
 from mind.errors import PausedError, require
+from mind.experiment.plan import packaged
 
 if TYPE_CHECKING:
     from mind.experiment.runner import Progress
@@ -49,7 +50,11 @@ class Experiment:
     scheduler."""
 
     def __post_init__(self) -> None:
-        require((self.plan is None) != (self.job is None), "give a plan, or --job with the name of a job")
+        require(
+            self.plan is not None or self.job is not None,
+            f"PLAN is missing: expected a JSON file, or a plan of the package: {', '.join(packaged())}",
+        )
+        require(self.plan is None or self.job is None, "--job beside a plan: the plan is that of --output")
         require(self.jobs >= 1, f"jobs is {self.jobs}: expected at least 1")
         require(self.stop_after is None or self.stop_after > 0, f"stop_after is {self.stop_after}: expected minutes")
 

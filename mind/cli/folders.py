@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mind.cli.terminal import command_line
-from mind.errors import MindError
+from mind.errors import MindError, require
 from mind.experiment.folder import ExperimentFolder
+from mind.files import path_meant
 from mind.run_folder import RunFolder
 from mind.teacher.folder import DatasetFolder
 
@@ -15,8 +17,9 @@ SHOWN = 3
 
 
 def check_kind(path: str, expected: str) -> None:
-    """Raises MindError if `path` is known to be something other than what is expected: "a run", "an experiment" or
-    "a data set". A folder that does not exist, or is of no known kind, is left to those who read it."""
+    """Raises MindError if there is nothing at `path`, or something known to be other than what is expected: "a run",
+    "an experiment" or "a data set". A folder of no known kind is left to those who read it."""
+    require(os.path.lexists(path), f"{path}: no such folder{path_meant(Path(path))}")
     kind, remedy = _kind(Path(path))
     if kind and kind != expected:
         raise MindError(f"{path} is {kind}, and {expected} is expected here{remedy}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from mind.cli.folders import check_kind
 from mind.cli.terminal import note_loading, print_table, say
 from mind.display import number_of
 from mind.latent.config import LatentConfig, check_packages
@@ -30,6 +31,8 @@ class Latent(LatentConfig):
 
 def latent(options: Latent) -> None:
     check_packages()
+    for run in (*options.runs, *options.coverage):
+        check_kind(run, "a run")
     note_loading("PyTorch", "transformers")
     from mind.latent.analyze import analyze
     from mind.report.tables import NOTHING

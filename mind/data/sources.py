@@ -108,6 +108,9 @@ def _dataset_rows(config: SourceConfig) -> Rows:
 
 
 def _dataset(config: SourceConfig) -> Any:
+    folder = Path(config.path)
+    if folder.is_dir() and not any(file.is_file() for file in folder.rglob("*")):
+        raise MindError(f"{config.path}: is a folder without files: expected one of questions")
     try:
         import datasets
     except ImportError as error:

@@ -152,7 +152,9 @@ def _pool(levels: Sequence[str], families: Sequence[str]) -> list[tuple[Family, 
         found = {family.name: (family, LEVELS[level]) for level in levels for family in LEVELS[level].named(name)}
         known = [family.name for level in levels for family in LEVELS[level].families]
         require(
-            bool(found), f"word problems: there is no family {name}: expected train, ood or some of {', '.join(known)}"
+            bool(found),
+            f"word problems: there is no family {name}: expected train, ood or some of {', '.join(known)}"
+            + meant(name, known),
         )
         pool |= found
     return list(pool.values())

@@ -182,7 +182,7 @@ def test_an_evaluation_has_a_place_for_its_results(tmp_path, evaluate, capsys, m
             ("--output", f"{tmp_path}/taken.json"): "taken.responses: exists already; add --overwrite",
             ("--output", f"{tmp_path}/odd.json", "--overwrite"): "odd.responses: is a file: expected a folder",
             ("--output", f"{tmp_path}/e.responses"): "the ending .responses is that of the folder",
-            ("--output", f"{tmp_path}", "--overwrite"): "is a folder: expected a file to write over",
+            ("--output", f"{tmp_path}", "--overwrite"): "is a folder: expected a file",
             ("--output", f"{tmp_path}/{'x' * 300}"): "File name too long",
             ("--pack-length", "0"): "pack_length is 0: expected at least 1",
             ("--files", f"{tmp_path}/test.jsonl", f"{tmp_path}/again/test.jsonl"): "are both named test",

@@ -332,7 +332,8 @@ def test_the_command_line(whole, tmp_path, capsys):
     assert "0 jobs to do" in shown and "2 of 2" in shown and "mind compare" in shown
     assert main(["experiment", "--job", "runs/ours/seed-3", "--output", str(whole.path)]) == 0
     for words, message in {
-        ("experiment",): "give a plan, or --job",
+        ("experiment",): "PLAN is missing: expected a JSON file, or a plan of the package: paper, svamp-smollm2, ",
+        ("experiment", str(file), "--job", "base"): "--job beside a plan: the plan is that of --output",
         ("experiment", str(file), "--set", "X", "--set", "A=1"): "--set X: expected NAME=VALUE",
         ("experiment", str(file), "--jobs", "0"): "jobs is 0: expected at least 1",
         ("experiment", "--job", "tuning/plain/config-9", "--output", str(whole.path)): "config-9: the plan has no such",

@@ -127,7 +127,7 @@ def test_what_is_wrong_is_told_before_anything_is_written(run, words, tmp_path, 
 
     refused(f"there is no expert of {NAMES[2]} with train.seed 0", runs=runs[:2])
     refused("are both the expert of perspective first with train.seed 0", runs=[*runs, run])
-    refused("model: no folder of a run of `mind train`", runs=[*runs, run.with_name("model")])
+    refused("model is a model, and a run is expected here: ", runs=[*runs, run.with_name("model")])
     refused("expected a number below 2**31", more=["--seed", str(2**31)])
     with monkeypatch.context() as patch:
         patch.setattr("mind.latent.config.importlib.util.find_spec", lambda name: None)

@@ -304,6 +304,12 @@ def test_saved_data_sets_are_read(tmp_path, datasets):
     assert refusal(tmp_path / "none").startswith(f"{tmp_path}/none: cannot be loaded: ")
 
 
+def test_a_folder_without_files_is_named(tmp_path):
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    with pytest.raises(MindError, match="data: is a folder without files: expected one of questions"):
+        load_source(SourceConfig(str(tmp_path / "data")))
+
+
 def test_a_hub_out_of_reach_is_named(datasets):
     message = refusal("openai/gsm8k", subset="main")
     assert message.startswith("the questions openai/gsm8k: no such folder here, and the Hub does not answer (")

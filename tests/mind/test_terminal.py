@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 
 from mind.cli import main
 from mind.cli.boundary import guarded
-from mind.cli.terminal import print_table, say
+from mind.cli.terminal import note_loading, print_table, say
 from mind.errors import MindError
 from mind.files import naming, new_file, replacing_file, replacing_folder, saving
 from mind.records import Key, Response
@@ -287,3 +288,18 @@ def test_ctrl_c_in_a_destructor_is_not_lost() -> None:
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=50)
     assert process.returncode == 130 and told == "mind: interrupted\n"
+
+
+def test_what_is_loaded_is_not_announced_again(monkeypatch, capsys):
+    told = {
+        (): "mind: loading PyTorch, transformers and json ...\n",
+        ("torch",): "mind: loading transformers and json ...\n",
+        ("torch", "transformers", "json"): "mind: loading json ...\n",  # a model of this name
+    }
+    for loaded, line in told.items():
+        here = SimpleNamespace(modules=dict.fromkeys(loaded), stderr=sys.stderr)
+        monkeypatch.setattr("mind.cli.terminal.sys", here)
+        note_loading("PyTorch", "transformers", "json")
+        assert capsys.readouterr().err == line
+    note_loading("PyTorch", "transformers")
+    assert capsys.readouterr().err == ""

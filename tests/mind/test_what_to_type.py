@@ -32,6 +32,8 @@ GENERATE = ["generate", "--output", "my set", "--questions.path", "q.jsonl", "--
 
 def test_ctrl_c_says_what_to_type(tmp_path, monkeypatch, capsys, arguments):
     monkeypatch.chdir(tmp_path)
+    Path("set").mkdir()
+    Path("set/responses.jsonl").touch()
     cases = [
         (GENERATE, "mind.teacher.generate.ask_teacher", f"to go on: {command_line('data', *GENERATE)}"),
         (["judge", "set"], "mind.teacher.judge.judge", "to go on: mind data judge set"),
@@ -62,6 +64,9 @@ def test_ctrl_c_says_from_where_a_job_goes_on(tmp_path, monkeypatch, capsys):
     Path("my set").mkdir()
     Path("my set/responses.jsonl").write_text(one * 1200 + one[:5])  # a kill cut the last line short
     Path("my set/judge-replies.jsonl").write_text(one)
+    expert = tmp_path / "expert"
+    expert.mkdir()
+    (expert / "config.json").write_text(A_RUN)
     states = Store(Path("states"))
     states.file.parent.mkdir()
     for student in ("expert-0-0", "base"):
@@ -75,7 +80,7 @@ def test_ctrl_c_says_from_where_a_job_goes_on(tmp_path, monkeypatch, capsys):
             "5 of 11 jobs are done, and unfinished runs go on from their last saved step; to go on: ",
         ),
         "mind.latent.analyze.analyze": (
-            ["latent", "runs/e", "--questions", "q.jsonl", "--output", "states"],
+            ["latent", str(expert), "--questions", "q.jsonl", "--output", "states"],
             "2 results of students are stored and not computed again; to go on: ",
         ),
     }

@@ -41,6 +41,9 @@ REPORT = ": `mind report run` reads it"
                         "`mind data judge data` and `mind data filter` read it"),
         ("report model", "model is a model, and a run is expected here: "
                          "`mind evaluate --student.model model --files FILE` reads it"),
+        ("report rnu", "rnu: no such folder; perhaps you meant run"),
+        ("judge nothing", "nothing: no such folder"),
+        ("latent runs/a empty --questions file", "empty is an empty folder, and a run is expected here"),
         ("compare run", f"run is a run, and an experiment is expected here{REPORT}"),
         ("compare empty", "empty is an empty folder, and an experiment is expected here"),
         ("compare runs", "runs is a folder of runs, and an experiment is expected here: runs/a, runs/b"),
