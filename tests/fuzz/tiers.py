@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ def _interpreter() -> Tier:
     from tests.fuzz.judge import check
     from tests.fuzz.public_cases import CASES, public_call
 
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module="triton")  # lanes that are not stored overflow
     for place, name, replacement in fast_interpreter.replacements():
         setattr(place, name, replacement)
     backends = "triton", "triton_streaming"
