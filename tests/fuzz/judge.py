@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -95,12 +96,14 @@ class Truth:
                 name: value for name, value in named.items() if f"teacher_{name}" in call.constants | call.options
             }
             statistic += _logits({"temperature": call.options.get("temperature", 1.0)} | teacher)
-        temperature = _smallest(call.constants.get("temperature", call.options.get("temperature", 1.0)))
+        temperature = _smallest((call.options | call.constants).get("temperature", 1.0))
         weights = [v for n, v in call.constants.items() if n in WEIGHTS]
         total = sum(float(_finite(value).abs().sum()) for value in weights) if weights else max(1, len(hidden))
-        if call.options.get("reduction", "mean") == "mean" and "row_weight" in call.constants:
+        if call.options.get("reduction") == "mean" and "row_weight" in call.constants:
             total /= max(1e-300, abs(float(_finite(call.constants["row_weight"]).sum())))
         logit = total * 4 * max(1.0, call.upstream) * statistic / temperature
+        if softcap := call.options.get("softcap"):  # its slope may follow from a log-probability
+            logit *= 1 + (statistic + math.log(len(weight))) * temperature / softcap
         return {
             "": statistic,
             "loss": statistic * total,
@@ -123,6 +126,13 @@ class Truth:
         )
 
     @functools.cached_property
+    def _peer_overflows(self) -> bool:
+        """Whether the loss or a statistic is a number, but not in PyTorch's dtype: nothing is known of the gradient."""
+        values = [(value, self.peer[name]) for name, value in self.values.items() if not name.startswith("d_")]
+        numbers = [(value, peer) for value, peer in values if value.is_floating_point()]
+        return any(bool((value.isfinite() & ~peer.isfinite()).any()) for value, peer in numbers)
+
+    @functools.cached_property
     def exact(self) -> Truth:
         """That of the same call with the exact gradient."""
         options = {name: value for name, value in self.call.options.items() if name not in THRESHOLDS}
@@ -137,12 +147,23 @@ class Truth:
             return ""
         dtype = self.call.dtype if name.startswith("d_") else accumulation_dtype(self.call.dtype)
         floor = 4 * torch.finfo(self.call.dtype).eps * self.size.get(name, self.size[""])
+        if name.startswith("d_") and (self._peer_overflows or floor > torch.finfo(found.dtype).max):
+            truth = torch.where(found.isfinite(), truth, found.double())  # it may overflow too
         how = dtype, floor, self.all_finite
         fault = _fault(name, found, truth, [self.peer[name]], *how)
-        return fault and (quick or _fault(name, found, truth, [peer[name] for peer in self.peers], *how))
+        if quick or not fault:
+            return fault
+        return _fault(name, found, truth, [peer[name] for peer in self.peers], *how)
 
     def gradient_faults(self, found: Tensors) -> list[str]:
-        """Of gradients that may be sparse: those of the definition, or exact if that is faster or more accurate."""
+        """Of gradients that may be sparse: those of the definition, or exact if that is faster or more accurate.
+
+        The definition knows no upstream gradients, by which the rows of a background are weighted.
+        """
+        if self.call.upstream != 1 and (
+            self.call.function == "linear_log_prob" or self.call.options.get("reduction") == "none"
+        ):
+            return []
         gradients = {name: value for name, value in found.items() if name.startswith("d_")}
         for quick in (True, False):
             every = []
@@ -157,8 +178,7 @@ class Truth:
     def _is_near_threshold(self) -> bool:
         """Whether roundings decide which entries the definition keeps."""
         call = self.call.wide()
-        logits = float((call.leaves["hidden"].abs().nan_to_num() @ call.leaves["weight"].abs().nan_to_num().T).max())
-        off = 1 + min(0.5, 16 * torch.finfo(self.call.dtype).eps * (1 + logits / call.options.get("temperature", 1.0)))
+        off = 1 + min(0.5, 16 * torch.finfo(self.call.dtype).eps * self.size[""])
         found = []
         for factor in (off, 1 / off):
             changed = {name: call.options[name] * factor for name in THRESHOLDS & call.options.keys()}
@@ -183,8 +203,8 @@ def _fault(
     # If the dtype overflows, or makes another thing of nan and infinity, PyTorch tells nothing of the error.
     like = [_alike(value, truth) | (value.isfinite() & truth.isfinite()) for value in peers]
     certain = torch.stack(like).all(0)
-    numbers = certain & truth.isfinite()
-    odd = certain & ~numbers & ~_alike(found, truth)
+    numbers = certain & (truth.abs() <= torch.finfo(found.dtype).max)
+    odd = certain & ~truth.isfinite() & ~_alike(found, truth)
     if name.startswith("d_"):  # what a product gives, nan or infinity, depends on the order of its factors
         odd &= found.isfinite() & all_finite
     if bool(odd.any()):

@@ -93,7 +93,8 @@ class Making:
         if kind == "one huge" and found.numel() and negative:  # in a mixture the definition itself would cancel
             found.view(-1)[0] *= 1e12 if wide else 1e4
         found = found.to(dtype)
-        return self.spoilt(found) if infinite else found
+        # Half precision has a unit for all weights of a call, which an infinite one spoils.
+        return self.spoilt(found) if infinite and self.dtype != torch.float16 else found
 
     def head_options(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
