@@ -194,7 +194,8 @@ def log_prob(made: Making) -> PublicCall:
 def pairwise(made: Making) -> PublicCall:
     choices = made.choices
     groups, count = choices.among((2, 1, 0, 5)), choices.among((2, 3, 5, 8))
-    hidden = made.hidden((groups, count), made.size)
+    masked = choices.rarely(2)  # a row that is alone in its group is not looked at, so that nan there does not show
+    hidden = (made.matrix if masked else made.hidden)((groups, count), made.size)
     spread = choices.among((None, 1e-2, 0.0))
     if spread is not None:  # rows of a group that nearly coincide
         hidden = (hidden[:, :1].double() * (1 + spread * made.uniform(groups, count, made.size))).to(made.dtype)
@@ -203,7 +204,7 @@ def pairwise(made: Making) -> PublicCall:
         constants["mixture_weight"] = made.weights(groups, count, negative=False, infinite=False)
     else:
         constants["pair_weight"] = made.weights(groups, count, count, infinite=False)
-    if choices.rarely(2):
+    if masked:
         constants["mask"] = made.uniform(groups, count) < choices.among((0.7, 0.3, 0.0))
     kind = "jsd" if mixture else choices.among(("jsd", "jeffreys"))
     operation = "linear_pairwise_jsd" + (", jeffreys" if kind == "jeffreys" else "")
@@ -270,7 +271,8 @@ def mind_loss(made: Making) -> PublicCall:
     count = choices.among((2, 3, 5))
     groups = made.rows // count if choices.among((True, False)) else min(1, made.rows // count)
     order = torch.randperm(made.rows, generator=made.generator)[: groups * count].view(groups, count)
-    answers = torch.where(made.uniform(groups, count) < choices.among((0.0, 0.3, 1.0)), -1, order)
+    absent = choices.among((0.0, 0.3, 1.0))
+    answers = torch.where(made.uniform(groups, count) < absent, -1, order)
     answers = answers.to(choices.among((torch.int64, torch.int32)))
     constants = {"target": target, "row_weight": made.weights(*made.leading), "answer_rows": answers, **segment}
     if choices.rarely(3):
@@ -278,7 +280,7 @@ def mind_loss(made: Making) -> PublicCall:
     else:
         constants["pair_weight"] = made.weights(groups, count, count, infinite=False)
     options |= more | made.statistics(extra=False) | made.threshold()
-    hidden = made.hidden(made.leading, made.size)
+    hidden = (made.matrix if absent else made.hidden)(made.leading, made.size)
     return made.call("linear_mind_loss", "linear_mind_loss", hidden, constants, options)
 
 
