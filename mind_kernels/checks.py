@@ -19,6 +19,7 @@ from mind_kernels.head import Head, under_autocast
 
 REDUCTIONS = ("mean", "sum", "none")
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_FLOAT32 = torch.finfo(torch.float32)
 _HELD = {"weight": "weight", "bias": "bias", "hidden": "last_hidden_state"}
 """Attributes that hold the tensor if its owner is passed by mistake, such as model.lm_head for model.lm_head.weight."""
 _OPTIONAL = ("bias", "teacher_bias", "teacher_mask", "mask", "segment")
@@ -69,6 +70,8 @@ def number(name: str, value: float | None, or_else: str = "") -> None:
     nor a number. `or_else`, such as " or a torch.Tensor (N,)", completes the message."""
     if isinstance(value, Tensor):
         raise TypeError(f"{name} is a tensor: expected a number, a constant of the loss; pass {name}.item()")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} is {value}: expected a number of at most 64 bits")
     if value is None or isinstance(value, (int, float)):  # the only checks that work in a graph
         return
     if not hasattr(value, "__float__") or hasattr(value, "__len__"):  # an array has both
@@ -86,11 +89,19 @@ def finite(name: str, value: float) -> None:
 
 def integer(name: str, value: int) -> None:
     """Raises TypeError unless `value` is an integer, ValueError for one that int64 does not hold."""
+    if isinstance(value, bool):  # which PyTorch takes for an integer in some functions only
+        raise TypeError(f"{name} is {value}: expected an integer")
     if isinstance(value, int):
         if not -(2**63) <= value < 2**63:
             raise ValueError(f"{name} is {value}: expected an integer of at most 64 bits")
-    elif not hasattr(value, "__index__") or getattr(value, "shape", ()):  # an array has both
+    elif not hasattr(value, "__index__") or hasattr(value, "__len__"):  # an array or a tensor has both
         raise TypeError(f"{name} is {_said(value)}: expected an integer")
+
+
+def flag(name: str, value: bool) -> None:
+    """Raises TypeError unless `value` is True or False, or 1 or 0."""
+    if not isinstance(value, int):
+        raise TypeError(f"{name} is {_said(value)}: expected True or False")
 
 
 def _said(value: object) -> str:
@@ -133,10 +144,14 @@ def integers(name: str, tensor: Tensor) -> None:
 
 
 def positive(name: str, value: float | None) -> None:
-    """Raises ValueError unless `value` is None or a finite number above zero."""
+    """Raises ValueError unless `value` is None or a finite number above zero that float32 holds."""
     number(name, value)
-    if value is not None and not 0 < value < math.inf:
+    if value is None:
+        return
+    if not 0 < value < math.inf:
         raise ValueError(f"{name} is {value}: expected a positive finite number")
+    if not _FLOAT32.tiny <= value <= _FLOAT32.max:
+        raise ValueError(f"{name} is {value}: expected {_FLOAT32.tiny:.2g} to {_FLOAT32.max:.2g}, as in float32")
 
 
 def probability(name: str, value: float | None) -> None:
@@ -236,8 +251,8 @@ def row_weight_argument(row_weight: Tensor | None, hidden: Tensor) -> None:
 def constant_weight(name: str, weight: Tensor, hidden: Tensor) -> None:
     """Raises ValueError or TypeError unless `weight` is floating, on the device of hidden, and without a gradient."""
     device(name, weight, hidden)
-    if not weight.is_floating_point():
-        raise TypeError(f"{name} has dtype {weight.dtype}: expected a floating dtype")
+    if weight.dtype not in _FLOATS:
+        raise TypeError(f"{name} has dtype {weight.dtype}: expected one of {', '.join(map(str, _FLOATS))}")
     constants(**{name: weight})
 
 

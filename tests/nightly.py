@@ -25,6 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 JOBS = {
     "tests": "{python} -m pytest -n auto --dist loadfile --no-loadscope-reorder -m nightly",
     "fuzz": "{python} -m tests.fuzz --minutes 30 --seed {seed}",
+    "fuzz-public": "{python} -m tests.fuzz public --minutes 60 --seed {seed}",
+    "fuzz-interpreter": "{python} -m tests.fuzz interpreter --minutes 20 --seed {seed}",
+    "fuzz-refusals": "{python} -m tests.fuzz refusals --minutes 10 --seed {seed}",
+    "fuzz-parsers": "{python} -m tests.fuzz parsers --minutes 20 --seed {seed}",
     "fuzz-address": "env CAPABILITIES=best tests/sanitize/address.sh tests.fuzz --minutes 20 --seed {seed}",
     "address": "tests/sanitize/address.sh",
     "threads": "tests/sanitize/threads.sh --minutes 3 --operators public_functions --seed {seed}",

@@ -120,13 +120,13 @@ def _csv_rows(path: str | os.PathLike[str], problems: Problems) -> Rows:
         rows = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
         header = next(rows, [])
         if len(set(header)) < len(header):
-            raise MindError(f"{path}: two columns have the same name: {', '.join(header)}")
+            raise MindError(f"{path}: two columns have the same name: {', '.join(header):.500}")
         for number, row in enumerate(row for row in rows if row):
             where = f"{path}: row {number}"
             if len(row) == len(header):
                 yield where, {name: cell for name, cell in zip(header, row, strict=True) if cell}
             else:
-                problems.note(where, f"{len(row)} values for the {len(header)} columns {', '.join(header)}")
+                problems.note(where, f"{len(row)} values for the {len(header)} columns {', '.join(header):.500}")
     except csv.Error as error:
         raise MindError(f"{path}: not CSV: {error}") from None
 

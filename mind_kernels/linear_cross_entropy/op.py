@@ -179,6 +179,7 @@ def linear_cross_entropy(
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing is {label_smoothing}: expected a number in [0, 1]")
     checks.probability("gradient_threshold", gradient_threshold)
+    checks.flag("return_stats", return_stats)
     extra = checked_names(extra_stats, return_stats)
     batch_threshold = None
     if gradient_error is not None:

@@ -224,6 +224,7 @@ def linear_divergence(
             f"got {given or 'none of them'}"
         )
     form = "" if teacher_ids is None else "list"
+    checks.flag("return_stats", return_stats)
     name = backends.resolve(backend, hidden, operation_of(_OPERATION, group), head.vocabulary, form)
     arguments = DivergenceArguments(
         flat_rows(hidden, 1), head, teacher, flat_rows(row_weight), divergence, reduction, name, group

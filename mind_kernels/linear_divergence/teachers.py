@@ -40,7 +40,8 @@ class ListTeacher:
     tail: str  # of TAILS
 
     def distinct_ids(self, rows: Rows) -> Tensor:
-        """The ids (n, T), all distinct within a row: padding is replaced by tokens that the row does not list.
+        """The ids (n, T), contiguous, all distinct within a row: padding is replaced by tokens that the row does not
+        list.
 
         This is possible since, of the first T tokens of the vocabulary, a row with k entries of padding lists at most T
         - k.
@@ -51,7 +52,8 @@ class ListTeacher:
         listed = torch.zeros(len(ids), count + 1, dtype=torch.uint8, device=ids.device)
         listed.scatter_(1, ids.masked_fill(outside, count), 1)
         unlisted_first = listed[:, :count].argsort(dim=1, stable=True)
-        return torch.where(padding, unlisted_first.gather(1, padding.cumsum(1).sub_(1).clamp_(min=0)), ids)
+        replacements = unlisted_first.gather(1, padding.cumsum(1).sub_(1).clamp_(min=0))
+        return torch.where(padding, replacements, ids).contiguous()  # `where` keeps the strides of a caller's list
 
     def log_p(self, rows: Rows, vocabulary: int, dtype: torch.dtype) -> Tensor:
         """Log-probabilities of the events (n, T + 1), the others last; minus infinity for no event.

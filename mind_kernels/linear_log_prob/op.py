@@ -158,6 +158,7 @@ def linear_log_prob(
         raise ValueError(
             f"gradient_threshold is {gradient_threshold}: expected None beside {more} per row, whose gradient is exact"
         )
+    checks.flag("return_stats", return_stats)
     extra = checked_names(extra_stats, return_stats)
     form = "" if gradient_threshold is None else "sparse"
     name = backends.resolve(backend, hidden, operation_of(ROW_KERNELS, group), head.vocabulary, form)

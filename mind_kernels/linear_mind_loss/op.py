@@ -155,13 +155,14 @@ def linear_mind_loss(
     pair_weight, mixture_weight = map(dtensors.whole, (pair_weight, mixture_weight))
     hidden, head = checks.head_arguments(hidden, head, "(..., D)", or_empty=group is not None)
     checks.row_arguments(hidden, target, row_weight, segment, num_segments, ignore_index)
-    checks.tensors(answer_rows=answer_rows)
+    checks.tensors(row_weight=row_weight, answer_rows=answer_rows)
     checks.dimensions("answer_rows", answer_rows, "(P, K)")
     checks.integers("answer_rows", answer_rows)
     checks.device("answer_rows", answer_rows, hidden, or_cpu=True)
     group_weight = group_weight_argument(pair_weight, mixture_weight, hidden, answer_rows.shape)
     checks.probability("gradient_threshold", gradient_threshold)
     form = "" if gradient_threshold is None else "sparse"
+    checks.flag("return_stats", return_stats)
     name = backends.resolve(backend, hidden, operation_of(_GROUP_KERNELS, group), head.vocabulary, form)
     arguments = MindArguments(
         flat_rows(hidden, 1),

@@ -146,8 +146,9 @@ def linear_pairwise_jsd(
         raise ValueError(f"kind is {kind!r}: expected one of {', '.join(map(repr, _OPERATIONS))}")
     if form and kind != "jsd":
         raise ValueError(f"kind is {kind!r}: expected 'jsd' with mixture_weight")
+    checks.flag("return_stats", return_stats)
     name = backends.resolve(backend, hidden, operation_of(_OPERATIONS[kind], group), head.vocabulary, form)
-    arguments = GroupArguments(hidden, head, group_weight, mask, kind, return_stats, name, group)
+    arguments = GroupArguments(hidden, head, group_weight, mask, kind, bool(return_stats), name, group)
     outputs = _define(arguments) if name == "reference" else operator(arguments)
     if not return_stats:
         return outputs.loss

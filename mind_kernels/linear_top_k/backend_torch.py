@@ -18,7 +18,7 @@ def top_k(hidden: Tensor, head: Head, k: int) -> TopK:
         logits = head.to_logits_(head.project_wide(hidden[chunk]))
         lse = torch.logsumexp(logits, -1)
         largest, found.ids[chunk] = logits.topk(k)
-        found.log_prob[chunk], found.lse[chunk] = largest - lse[:, None], lse
+        found.log_prob[chunk], found.lse[chunk] = _log_prob(largest, lse), lse
         del logits  # frees the memory before the next chunk is projected
     return found
 
@@ -35,7 +35,7 @@ def shard_top_k(hidden: Tensor, head: Head, k: int, shard: Shard) -> TopK:
         order, places = candidates.movedim(0, 1).flatten(1).topk(k)  # (n, processes k)
         found.ids[chunk] = ids.movedim(0, 1).flatten(1).gather(1, places).long()
         largest = torch.where(order <= torch.finfo(dtype).min, -torch.inf, order)
-        found.log_prob[chunk], found.lse[chunk] = largest - lse[:, None], lse
+        found.log_prob[chunk], found.lse[chunk] = _log_prob(largest, lse), lse
     return found
 
 
@@ -50,6 +50,11 @@ def _candidates(logits: Tensor, k: int, start: int) -> Tensor:
         out[:, 1 : 1 + count] = largest.clamp(min=torch.finfo(logits.dtype).min)
         out[:, 1 + k : 1 + k + count] = ids + start
     return out
+
+
+def _log_prob(largest: Tensor, lse: Tensor) -> Tensor:
+    """(n, k) of logits (n, k); nan for a row with an infinite logit, as in a softmax."""
+    return (largest - lse[:, None]).masked_fill_((lse == torch.inf)[:, None], torch.nan)
 
 
 def _empty(hidden: Tensor, k: int) -> TopK:

@@ -1,10 +1,18 @@
-"""Fuzzes the operators of mind_kernels._cpp: each call equals its definition or raises, and stays within its tensors.
+"""Random cases with known answers, until one fails or the time is over.
 
-    python -m tests.fuzz --minutes 30 [--seed 0] [--operators gather_rows count]
+    python -m tests.fuzz [TIER] [--minutes 30] [--seed 0] [--only NAME ...] [--go-on]
+    python -m tests.fuzz TIER --case NAME:CODE
 
-Rounds of examples with new seeds, the operators in turn; ends with status 1 at the first finding, which hypothesis has
-made small, or if public functions never call an operator, and prints how many calls there were. Under AddressSanitizer
-(make fuzz) a read out of bounds is one too.
+operators    calls of the operators of mind_kernels._cpp equal their definition or raise, and stay within their tensors;
+             under AddressSanitizer (make fuzz) a read out of bounds is a finding too
+public       the public operations of mind_kernels, on each backend of this CPU, against their definition in float64
+interpreter  the same with the Triton kernels in Triton's interpreter, a few calls per second
+refusals     the same operations with one faulty argument: all backends refuse it by its name, or all take it
+parsers      graders, records, settings, plans and teachers' answers of any bytes: a result, or an error of one line
+
+Rounds of examples with new seeds, the names in turn. Ends with status 1 at the first finding, which hypothesis has made
+small, with the command that repeats it (--go-on: at the end of the time); of the operators, also if public functions
+never called one of them. Prints how many calls there were.
 """
 
 from __future__ import annotations
@@ -13,54 +21,78 @@ import argparse
 import itertools
 import sys
 import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
+from tests.fuzz.choices import Choices
+from tests.fuzz.rounds import run
+from tests.fuzz.tiers import TIERS, Tier
 
-from tests.fuzz import calls
-from tests.fuzz.operators import OPERATORS, REACHED
-
-EXAMPLES = 200  # a round
 ROUNDS = 5  # after which public functions have called every operator
 
 
-def run(name: str, round_seed: int, examples: int = EXAMPLES) -> None:
-    """Raises what the first failing example raises."""
-
-    @seed(round_seed)
-    @settings(
-        max_examples=examples,
-        deadline=None,
-        database=None,
-        phases=(Phase.generate, Phase.shrink),
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(data=st.data())
-    def one(data: st.DataObject) -> None:
-        data.draw(OPERATORS[name]())
-
-    one()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tier", nargs="?", default="operators", choices=TIERS)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=0, help="of the first round")
-    parser.add_argument("--operators", nargs="+", choices=OPERATORS, default=list(OPERATORS))
-    options = parser.parse_args()
-    end, counts = time.monotonic() + 60 * options.minutes, dict.fromkeys(options.operators, 0)
-    for round_seed in itertools.count(options.seed):
-        for name in options.operators:
-            if time.monotonic() > end:
-                print(f"no finding in {sum(counts.values())} calls, seeds {options.seed} to {round_seed}: {counts}")
-                print(f"operators, as public functions call them: {dict(REACHED)}")
-                missing = set(calls.operators()) - set(REACHED)
-                if missing and counts.get("public_functions", 0) >= ROUNDS * EXAMPLES:
-                    sys.exit(f"never called: {', '.join(sorted(missing))}")
+    parser.add_argument("--only", "--operators", nargs="+", metavar="NAME", help="operators, functions or parsers")
+    parser.add_argument("--go-on", action="store_true", help="after a finding too, until the time is over")
+    parser.add_argument("--case", metavar="NAME:CODE", help="this case alone, as a finding prints it")
+    options = parser.parse_args(arguments)
+    tier = TIERS[options.tier]()
+    names = options.only or tier.names
+    if unknown := set(names) - set(tier.names):
+        parser.error(f"no {', '.join(sorted(unknown))} among {', '.join(tier.names)}")
+    if options.case:
+        name, _, code = options.case.partition(":")
+        tier.example(name, Choices.repeated(code), Counter())
+        print("nothing is wrong")
+        return
+    begin, findings, last = time.monotonic(), 0, options.seed
+    for last in itertools.count(options.seed):
+        for name in names:
+            if time.monotonic() > begin + 60 * options.minutes:
+                _end(tier, options.tier, options.seed, last, time.monotonic() - begin, findings)
                 return
-            print(f"round {round_seed}, {name}", flush=True)
-            run(name, round_seed)
-            counts[name] += EXAMPLES
+            print(f"round {last}, {name}", flush=True)
+            try:
+                run(options.tier, tier, name, last)
+            except Exception as error:
+                findings += 1
+                print("\n".join(_told(error)), flush=True)
+                if not options.go_on:
+                    sys.exit(1)
+
+
+def _told(error: Exception) -> Iterator[str]:
+    """The traceback, unless the message says it all, and the command; without what hypothesis notes of each draw."""
+    notes = [note for note in getattr(error, "__notes__", ()) if note.startswith("again: ")]
+    error.__notes__ = []
+    if isinstance(error, AssertionError):
+        yield str(error)
+    else:
+        yield "".join(traceback.format_exception(error)).rstrip()
+    yield from notes
+
+
+def _end(tier: Tier, name: str, first: int, last: int, seconds: float, findings: int) -> None:
+    total = sum(tier.counts.values())
+    print(
+        f"{findings or 'no'} findings in {total:,} calls, {total / seconds:,.0f} per second, seeds {first} to {last}:"
+    )
+    for what, count in sorted(tier.counts.items()):
+        print(f"  {what}: {count:,}")
+    if name == "operators":
+        from tests.fuzz import calls
+        from tests.fuzz.operators import REACHED
+
+        print(f"operators, as public functions call them: {dict(REACHED)}")
+        missing = set(calls.operators()) - set(REACHED)
+        if missing and tier.counts["public_functions"] >= ROUNDS * tier.examples:
+            sys.exit(f"never called: {', '.join(sorted(missing))}")
+    sys.exit(min(findings, 1))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.fuzz import calls
+from tests.fuzz.arguments import Arena
 from tests.fuzz.calls import Call, same
 
 # Operators of a shard of the vocabulary: a target of -1 is one that another shard has.
@@ -115,3 +118,22 @@ def check(call: Call, fault: Spoilt, name: str) -> None:
             assert now.is_meta or same(now, tensor), f"{words}: raised, and had written {other}"
         return
     assert fault.harmless, f"{words}: taken"
+
+
+def call(draw: Callable, arena: Arena, name: str, arguments: dict[str, Any]) -> bool:
+    """Calls the operator; whether its results are to be looked at. Every fourth time an argument is wrong instead."""
+    made = Call.of(calls.operators()[name], list(arguments.values()))
+    made.arena = arena
+    if draw(st.integers(0, 3)) or not spoil(draw, made):
+        made()
+        return True
+    return False
+
+
+def spoil(draw: Callable, made: Call) -> bool:
+    """Has a random fault of a random argument raise; False if this argument has none."""
+    argument = draw(st.sampled_from(list(made.arguments)))
+    if not (faults := list(spoilt(made, argument))):
+        return False
+    check(made, draw(st.sampled_from(faults)), argument)
+    return True

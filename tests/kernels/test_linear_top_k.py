@@ -125,3 +125,16 @@ def test_wrong_arguments(change, error, message):
     arguments = {"hidden": hidden, "weight": weight, "k": 3} | change
     with pytest.raises(error, match=message):
         linear_top_k(**arguments)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_row_with_an_infinite_logit_has_no_log_probabilities(backend):
+    """As in a softmax; the other rows do not notice."""
+    hidden, weight, _ = make()
+    weight[7, 0] = 1e30
+    clean = linear_top_k(hidden, weight, 3, backend=backend)
+    hidden[4, 0] = 1e30  # whose logit for token 7 alone overflows
+    found = linear_top_k(hidden, weight, 3, backend=backend)
+    assert found.log_prob[4].isnan().all()
+    others = torch.arange(len(hidden)) != 4
+    torch.testing.assert_close(found.log_prob[others], clean.log_prob[others], rtol=0, atol=0)

@@ -187,6 +187,19 @@ def test_non_finite_logits_show(implementation, value):
     assert gradient.isfinite().all(1).tolist() == [True, False, True]
 
 
+@each([math.inf, -math.inf], names="value", dtypes=())
+def test_a_row_with_infinite_logits_is_not_correct(implementation, value):
+    """Even if the target's logit is the largest: nothing is known of the others."""
+    logits, target, *_ = make(implementation, 1009, torch.float32, rows=3)
+    logits[:] = torch.where(logits < 0, logits, -logits)
+    logits.scatter_(1, target[:, None], 1.0)
+    logits[1] = value if value < 0 else logits[1]
+    logits[1, target[1]] = value
+    kernels = implementation.kernels("linear_cross_entropy")
+    values = kernels.row_kernel_(logits, target, None, PLAIN.spec(logits.shape[1]))
+    assert values.nll.isfinite().tolist() == values.correct.tolist() == [True, False, True]
+
+
 @each([PLAIN, Options(entropy=True), EVERYTHING], VOCABULARIES, of=ALL, names="options vocabulary")
 def test_entries_are_the_kept_part_of_the_gradient(implementation, dtype, options, vocabulary):
     inputs = make(implementation, vocabulary, dtype)

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from mind_kernels import Head, linear_cross_entropy, linear_divergence, linear_log_prob, linear_top_k
+from mind_kernels import (
+    Head,
+    linear_cross_entropy,
+    linear_divergence,
+    linear_log_prob,
+    linear_mind_loss,
+    linear_top_k,
+)
 
 ROWS, SIZE, VOCABULARY = 6, 4, 31
 
@@ -184,3 +191,62 @@ def test_a_wrong_value_is_said(backend):
         ValueError,
         r"target has shape \(6, 0\): expected \(N, K\) = \(6, K\) with K at least 1$",
     )
+
+
+@backends
+@pytest.mark.parametrize("name", NAMES)
+def test_numbers_that_float32_does_not_hold(name, backend):
+    call = partial(calls()[name], backend=backend)
+    for argument in ("temperature", "softcap"):
+        for value, said in [
+            (1e-320, "1e-320"),
+            (1e39, r"1e\+39"),
+            (2**60, None),
+            (2**70, "1180591620717411303424"),
+        ]:
+            if said is None:
+                call(**{argument: value})
+                continue
+            expected = "a number of at most 64 bits" if value == 2**70 else "1.2e-38 to 3.4e\\+38, as in float32"
+            assert_named(partial(call, **{argument: value}), ValueError, f"{argument} is {said}: expected {expected}$")
+
+
+@backends
+@pytest.mark.parametrize("name", ["cross_entropy", "log_prob", "divergence", "list"])
+def test_whether_to_return_statistics(name, backend):
+    call = partial(calls()[name], backend=backend)
+    for value in (np.ones(3), torch.ones(3), (), "yes", None):
+        assert_named(partial(call, return_stats=value), TypeError, "return_stats is .*: expected True or False$")
+    assert len(call(return_stats=1)) == 2
+
+
+@backends
+def test_truths_and_arrays_are_no_integers(backend):
+    top_k = partial(linear_top_k, *calls()["top_k"].args[:2], backend=backend)
+    for value in (True, np.array(0.5), torch.tensor(3)):
+        assert_named(partial(top_k, value), TypeError, "k is .*: expected an integer")
+        for name in ("cross_entropy", "log_prob"):
+            call = partial(calls()[name], ignore_index=value, backend=backend)
+            assert_named(call, TypeError, "ignore_index is .*: expected an integer")
+    hidden, weight, target = calls()["cross_entropy"].args
+    call = partial(linear_cross_entropy, hidden, weight, target, segment=target, num_segments=True, backend=backend)
+    assert_named(call, TypeError, "num_segments is True: expected an integer")
+
+
+@backends
+def test_weights_of_eight_bits(backend):
+    hidden, weight, target = calls()["cross_entropy"].args
+    row_weight = torch.ones(ROWS).to(torch.float8_e4m3fn)
+    for name, call in (
+        ("row_weight", partial(linear_cross_entropy, hidden, weight, target, row_weight=row_weight)),
+        ("temperature", partial(linear_log_prob, hidden, weight, target, temperature=row_weight)),
+    ):
+        message = f"{name} has dtype torch.float8_e4m3fn: expected one of torch.float64, torch.float32, "
+        assert_named(partial(call, backend=backend), TypeError, message)
+
+
+def test_row_weights_are_required_by_the_joint_loss():
+    hidden, weight, target = calls()["cross_entropy"].args
+    groups = torch.arange(4).view(2, 2), torch.ones(2, 2, 2)
+    call = partial(linear_mind_loss, hidden, weight, target, None, *groups)
+    assert_named(call, TypeError, "row_weight is a NoneType: expected a torch.Tensor$")

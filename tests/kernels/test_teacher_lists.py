@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -16,6 +17,7 @@ from mind_kernels import linear_divergence, linear_top_k
 # Lanes that are not stored may overflow in the interpreter.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
 
+LISTS = ["teacher_ids", "teacher_log_prob"]
 TAILS = ["bucket", "renormalize"]
 PADDING = [0, -1, 10**6]  # what the id of an entry of padding may be; 0 may be listed too
 tails = pytest.mark.parametrize("tail", TAILS)
@@ -269,3 +271,23 @@ def test_trl_agrees_on_the_students_own_top_tokens(trl, alpha, tail):
         each.sum().backward()
     for name, leaf in leaves.items():
         torch.testing.assert_close(leaf.grad, theirs[name].grad)
+
+
+LAYOUTS = {
+    "rows apart": lambda tensor: torch.stack([tensor, tensor], 1)[:, 0],
+    "entries apart": lambda tensor: torch.stack([tensor, tensor], -1)[..., 0],
+    "transposed": lambda tensor: tensor.T.contiguous().T,
+}
+
+
+@pytest.mark.parametrize("layouts", [*itertools.product(LAYOUTS, LAYOUTS)], ids="-".join)
+@pytest.mark.parametrize(("backend", "dtype"), CASES)
+def test_lists_in_any_memory_layout(backend, dtype, layouts):
+    """Of ids and log-probabilities."""
+    inputs = make(*fit(backend, 40, 8, 31), form="list", dtype=dtype)  # enough for products of their own
+    inputs["teacher_ids"] = inputs["teacher_ids"].int()
+    expected = run(inputs, dtype, backend, reduction="sum")
+    lists = {name: LAYOUTS[of](inputs[name]) for name, of in zip(LISTS, layouts, strict=True)}
+    found = run(inputs | lists, dtype, backend, reduction="sum")
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)

@@ -301,4 +301,4 @@ def _outputs(logits: Tensor) -> tuple[Tensor, Tensor]:
 def _values_and_normalizer(numbers: Tensor, correct: Tensor) -> tuple[RowValues, Tensor]:
     of_values, normalizer = numbers.split(4)  # loss, nll, lse, entropy; maximum, log_total, others, lse_others
     loss, nll, lse, entropy = of_values
-    return RowValues(loss, nll, lse, entropy, correct), normalizer
+    return RowValues(loss, nll, lse, entropy, correct & nll.isfinite()), normalizer

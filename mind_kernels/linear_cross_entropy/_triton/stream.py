@@ -379,4 +379,4 @@ def _values(sums: _Sums, spec: RowSpec) -> tuple[RowValues, Tensor]:
     correct = (sums.z_target == maximum) & (sums.earlier < sums.z_target)
     lse_others = torch.where(others > 0, maximum + others.log(), math.inf)
     normalizer = torch.stack([maximum, log_total, others / total, lse_others])
-    return RowValues(loss, nll, lse, entropy, correct), normalizer
+    return RowValues(loss, nll, lse, entropy, correct & nll.isfinite()), normalizer

@@ -1,0 +1,94 @@
+"""The tiers of the fuzzer: what each of them draws, by name, and what it counts."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.fuzz.choices import Choices
+
+Example = Callable[[str, Choices, Counter[str]], None]
+"""Runs the random case that the choices make, of this name, and counts what it called; raises if something is wrong."""
+
+
+@dataclass(frozen=True)
+class Tier:
+    """A set of random cases."""
+
+    names: list[str]
+    example: Example
+    examples: int = 200
+    """Of a round, with the same name."""
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def _operators() -> Tier:
+    from tests.fuzz.operators import OPERATORS, one
+
+    return Tier(list(OPERATORS), one)
+
+
+def _public() -> Tier:
+    from tests.fuzz.judge import check
+    from tests.fuzz.public_cases import CASES, public_call
+
+    backends = "reference", "torch", "cpp"
+
+    def example(name: str, choices: Choices, counts: Counter[str]) -> None:
+        call = public_call(name, choices)
+        check(call, call.backends(backends), lambda backend: counts.update([f"{name} {backend}"]))
+
+    return Tier(list(CASES), example)
+
+
+def _interpreter() -> Tier:
+    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is imported
+    from tests import fast_interpreter
+    from tests.fuzz.judge import check
+    from tests.fuzz.public_cases import CASES, public_call
+
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module="triton")  # lanes that are not stored overflow
+    for place, name, replacement in fast_interpreter.replacements():
+        setattr(place, name, replacement)
+    backends = "triton", "triton_streaming"
+    names = [name for name in CASES if name != "linear_top_k"]
+
+    def example(name: str, choices: Choices, counts: Counter[str]) -> None:
+        call = public_call(name, choices, small=True)
+        check(call, call.backends(backends), lambda backend: counts.update([f"{name} {backend}"]))
+
+    return Tier(names, example, examples=10)
+
+
+def _refusals() -> Tier:
+    from tests.fuzz.public_cases import CASES, public_call
+    from tests.fuzz.refusals import check_refused
+
+    backends = "reference", "torch", "cpp"
+
+    def example(name: str, choices: Choices, counts: Counter[str]) -> None:
+        call = public_call(name, choices)
+        names = call.backends(backends)
+        check_refused(call, choices, names)
+        counts.update(f"{name} {backend}" for backend in names)
+
+    return Tier(list(CASES), example)
+
+
+def _parsers() -> Tier:
+    parsers = importlib.import_module("tests.fuzz.parsers")
+    return Tier(list(parsers.PARSERS), parsers.example)
+
+
+TIERS: dict[str, Callable[[], Tier]] = {
+    "operators": _operators,
+    "public": _public,
+    "interpreter": _interpreter,
+    "refusals": _refusals,
+    "parsers": _parsers,
+}
+"""By name; called once, since the interpreter has to be chosen before kernels are imported."""
