@@ -45,7 +45,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         limits = [f"-max_total_time={round(60 * options.minutes)}", f"-seed={options.seed or 1}", "-max_len=400"]
-        atheris.Setup([sys.argv[0], *limits, options.corpus or folder], one)
+        atheris.Setup([sys.argv[0], *limits, f"-artifact_prefix={folder}/", options.corpus or folder], one)
         atheris.Fuzz()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import logging
+import re
 import tempfile
 import time
 from collections import Counter
@@ -210,8 +211,14 @@ def _settings(choices: Choices, folder: Path) -> None:
 
 
 def _plan(choices: Choices, folder: Path) -> None:
-    path = _written(folder / "plan.json", _object(choices, PLAN_FILES))
-    located(*read_plan(str(path)), {"STUDENT": "s", "DATA": str(folder)})
+    """The files that it names are there, and its variables have values."""
+    for name in re.findall(r"[\w-]+\.jsonl", json.dumps(PLAN_FILES)):
+        (folder / name).touch()
+    data = _object(choices, PLAN_FILES)
+    names = set(re.findall(rb"\${([A-Z]+)}", data))
+    variables = {name.decode(): str(folder / "train.jsonl" if name == b"TRAIN" else folder) for name in names}
+    (folder / "train.jsonl").touch()
+    located(*read_plan(str(_written(folder / "plan.json", data))), variables)
 
 
 def _prompts(choices: Choices, folder: Path) -> None:
