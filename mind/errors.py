@@ -1,11 +1,17 @@
 """The exceptions whose messages are written for users, and the check that raises them."""
 
+LONGEST = 1500
+"""Characters of a message's line; of a longer one, which quotes a long value from a file, both ends are shown."""
+
 
 class MindError(Exception):
     """Bad input: the message names the thing (file, line, field, value) and what was expected.
 
     The command line prints it as one line and exits with status 2; everything else is a bug and keeps its traceback.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__("\n".join(map(_shown, message.split("\n"))))
 
 
 class MissingError(MindError):
@@ -33,6 +39,13 @@ class BudgetError(MindError):
 class PausedError(MindError):
     """A run stopped between two steps because its time was over; the message says after which. The run can be
     resumed."""
+
+
+def _shown(line: str) -> str:
+    if len(line) <= LONGEST:
+        return line
+    begin, end = line[: LONGEST - 500], line[-400:]
+    return f"{begin} [... {len(line) - len(begin) - len(end):,} characters ...] {end}"
 
 
 def require(condition: bool, message: str) -> None:

@@ -212,11 +212,13 @@ def _settings(choices: Choices, folder: Path) -> None:
 
 def _plan(choices: Choices, folder: Path) -> None:
     """The files that it names are there, and its variables have values."""
-    for name in re.findall(r"[\w-]+\.jsonl", json.dumps(PLAN_FILES)):
+    for name in re.findall(r"[\w.-]+\.jsonl", json.dumps(PLAN_FILES)):
         (folder / name).touch()
     data = _object(choices, PLAN_FILES)
     names = set(re.findall(rb"\${([A-Z]+)}", data))
-    variables = {name.decode(): str(folder / "train.jsonl" if name == b"TRAIN" else folder) for name in names}
+    variables = {
+        name.decode(): str(folder if name in (b"DATA", b"STUDENT") else folder / "train.jsonl") for name in names
+    }
     (folder / "train.jsonl").touch()
     located(*read_plan(str(_written(folder / "plan.json", data))), variables)
 

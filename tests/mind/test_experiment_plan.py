@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 
 import pytest
 from small_experiment import TUNED, write_plan
@@ -105,6 +106,15 @@ def test_what_is_wrong_with_a_plan_is_told_before_anything_is_written(fault, pla
     with pytest.raises(MindError, match=message):
         prepare(str(file), place / "out", {})
     assert not (place / "out").exists()
+
+
+def test_of_a_message_about_a_long_name_both_ends_are_told(place):
+    file = write_plan(place, baselines=["long " * 1000])
+    with pytest.raises(MindError) as raised:
+        prepare(str(file), place / "out", {})
+    message = str(raised.value)
+    assert len(message) < 1500 and str(file) in message and message.endswith("ours"), message
+    assert re.search(r" \[\.\.\. \d,\d{3} characters \.\.\.\] ", message), message
 
 
 def test_names_that_come_twice(place):
