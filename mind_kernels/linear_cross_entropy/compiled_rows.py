@@ -163,7 +163,7 @@ def shard_outputs(like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def values_of(numbers: Tensor, correct: Tensor) -> RowValues:
-    named = dict(zip(ROW_NUMBERS, numbers, strict=True))
+    named: dict[str, Tensor] = dict(zip(ROW_NUMBERS, numbers, strict=True))
     named["correct"] = correct & named["nll"].isfinite()  # the kernels compare infinite logits like others
     return RowValues(**{name: named[name] for name in RowValues._fields})
 
