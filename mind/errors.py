@@ -10,8 +10,8 @@ class MindError(Exception):
     The command line prints it as one line and exits with status 2; everything else is a bug and keeps its traceback.
     """
 
-    def __init__(self, message: str = "") -> None:
-        super().__init__("\n".join(map(_shown, message.split("\n"))))
+    def __str__(self) -> str:
+        return "\n".join(map(_shown, super().__str__().split("\n")))
 
 
 class MissingError(MindError):
