@@ -262,9 +262,7 @@ def set_attention(model: PreTrainedModel, name: str) -> None:
     Raises MindError if that is not installed or cannot train.
     """
     check_attention(name)
-    # In early 5.x versions of transformers some families make their masks themselves, for attention that they know.
-    own_masks = any(hasattr(part, "_update_causal_mask") for part in model.modules())
-    if name == SPAN_ATTENTION and (own_masks or not model._can_set_attn_implementation()):
+    if name == SPAN_ATTENTION and (not model._can_set_attn_implementation() or _makes_masks(model)):
         name = "sdpa"
     try:
         model.set_attn_implementation(name)
@@ -272,6 +270,12 @@ def set_attention(model: PreTrainedModel, name: str) -> None:
         raise MindError(f"student.attention {name}: {error}") from error
     if (found := attention_of(model)) != name:
         raise MindError(f"student.attention {name}: {type(model).__name__} takes {found} in its place")
+
+
+def _makes_masks(model: nn.Module) -> bool:
+    """Whether the model's code makes its masks itself, for attention that it knows: so do some families in early 5.x
+    versions of transformers."""
+    return any(hasattr(part, "_update_causal_mask") for part in model.modules())
 
 
 def causal_lm(model: nn.Module) -> PreTrainedModel:

@@ -48,11 +48,15 @@ def row_kernel_(draw: Callable) -> None:
     close("gradient", rows.logits, truth, (4 * rows.step[:, None] + ROUNDING[before.dtype]) * size)
 
 
+def threshold_of(draw: Callable, rows: Rows) -> tuple[float, Tensor, Tensor]:
+    """log_threshold, and what the operators that count fill: kept and dropped_mass, or kept_mass of a shard."""
+    threshold = math.log(draw(st.sampled_from((2.0**-4, 2.0**-12, 0.5))))
+    return threshold, rows.arena.empty((rows.n,), torch.int64), rows.arena.empty((rows.n,), torch.float32)
+
+
 def counted(draw: Callable, rows: Rows) -> tuple[float, Tensor, Tensor]:
     """log_threshold, and what `count` says of the rows: kept and dropped_mass."""
-    threshold = math.log(draw(st.sampled_from((2.0**-4, 2.0**-12, 0.5))))
-    kept = rows.arena.empty((rows.n,), torch.int64)
-    mass = rows.arena.empty((rows.n,), torch.float32)
+    threshold, kept, mass = threshold_of(draw, rows)
     extension.operators("cpp").count(
         rows.logits, rows.target, *rows.options().values(), threshold, rows.numbers, rows.correct, kept, mass
     )
@@ -63,8 +67,7 @@ def counted(draw: Callable, rows: Rows) -> tuple[float, Tensor, Tensor]:
 def count(draw: Callable) -> None:
     arena = draw(arenas())
     rows = Rows(draw, arena)
-    threshold = math.log(draw(st.sampled_from((2.0**-4, 2.0**-12, 0.5))))
-    kept, mass = arena.empty((rows.n,), torch.int64), arena.empty((rows.n,), torch.float32)
+    threshold, kept, mass = threshold_of(draw, rows)
     arguments = {
         "logits": rows.logits,
         "target": rows.target,
@@ -228,8 +231,7 @@ def stream_kept(draw: Callable) -> None:
     """And the gradient at the entries that it keeps, by kept_values."""
     arena = draw(arenas())
     rows = StreamedRows(draw, arena)
-    threshold = math.log(draw(st.sampled_from((2.0**-4, 2.0**-12, 0.5))))
-    kept, mass = arena.empty((rows.n,), torch.int64), arena.empty((rows.n,), torch.float32)
+    threshold, kept, mass = threshold_of(draw, rows)
     cuts, floors = None, None
     if draw(st.booleans()):  # the same ones, from the log-sum-exp of all entries
         cuts = arena.put((threshold + rows.others.log()).float())

@@ -6,7 +6,7 @@ import importlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tests.fuzz.choices import Choices
@@ -32,47 +32,47 @@ def _operators() -> Tier:
     return Tier(list(OPERATORS), one)
 
 
-def _public() -> Tier:
-    from tests.fuzz.judge import check
-    from tests.fuzz.public_cases import CASES, public_call
+CPU = "reference", "torch", "cpp"
+"""The backends of a CPU without Triton's interpreter."""
 
-    backends = "reference", "torch", "cpp"
+
+def _judged(backends: Sequence[str], small: bool = False) -> Example:
+    """Calls of a public operation on these backends, by its name."""
+    from tests.fuzz.judge import check
+    from tests.fuzz.public_cases import public_call
 
     def example(name: str, choices: Choices, counts: Counter[str]) -> None:
-        call = public_call(name, choices)
+        call = public_call(name, choices, small=small)
         check(call, call.backends(backends), lambda backend: counts.update([f"{name} {backend}"]))
 
-    return Tier(list(CASES), example)
+    return example
+
+
+def _public() -> Tier:
+    from tests.fuzz.public_cases import CASES
+
+    return Tier(list(CASES), _judged(CPU))
 
 
 def _interpreter() -> Tier:
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is imported
     from tests import fast_interpreter
-    from tests.fuzz.judge import check
-    from tests.fuzz.public_cases import CASES, public_call
+    from tests.fuzz.public_cases import CASES
 
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="triton")  # lanes that are not stored overflow
     for place, name, replacement in fast_interpreter.replacements():
         setattr(place, name, replacement)
-    backends = "triton", "triton_streaming"
     names = [name for name in CASES if name != "linear_top_k"]
-
-    def example(name: str, choices: Choices, counts: Counter[str]) -> None:
-        call = public_call(name, choices, small=True)
-        check(call, call.backends(backends), lambda backend: counts.update([f"{name} {backend}"]))
-
-    return Tier(names, example, examples=10)
+    return Tier(names, _judged(("triton", "triton_streaming"), small=True), examples=10)
 
 
 def _refusals() -> Tier:
     from tests.fuzz.public_cases import CASES, public_call
     from tests.fuzz.refusals import check_refused
 
-    backends = "reference", "torch", "cpp"
-
     def example(name: str, choices: Choices, counts: Counter[str]) -> None:
         call = public_call(name, choices)
-        names = call.backends(backends)
+        names = call.backends(CPU)
         check_refused(call, choices, names)
         counts.update(f"{name} {backend}" for backend in names)
 
