@@ -1,6 +1,7 @@
 """Training losses computed from hidden states and the weight of the LM head, without the N x V logits."""
 
-from mind_kernels.backend import Availability, BackendUnavailableError, backends
+from mind_kernels.availability import Availability
+from mind_kernels.backend import BackendUnavailableError, backends
 from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy import RowStats, linear_cross_entropy, threshold_for_error
 from mind_kernels.linear_divergence import DivergenceStats, linear_divergence

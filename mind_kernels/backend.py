@@ -9,20 +9,18 @@ for the exact gradient and the pairwise divergences, and less for the sparse one
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 import pkgutil
-import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from mind_kernels import extension, tuning
+from mind_kernels import availability, extension, tuning
+from mind_kernels.availability import Availability, interpreted
 from mind_kernels.head import Head
 
 # For comparison: the three products take, per bfloat16 logit at D 3584, the time in which an H200 moves 117 bytes (4.3
@@ -41,23 +39,10 @@ BYTES_PER_LOGIT = {
 """Bytes that the passes between the products move per logit, forward and backward, by backend."""
 PREFERRED = "MIND_KERNELS_BACKEND"
 """The environment variable that says which backend "auto" uses."""
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 class BackendUnavailableError(RuntimeError):
     """The requested backend cannot run here; the message says why."""
-
-
-@dataclass(frozen=True)
-class Availability:
-    """Whether a backend can run on this machine."""
-
-    available: bool
-    """It can."""
-    reason: str = ""
-    """Why the backend cannot run; empty if it can."""
-    remedy: str = ""
-    """What the user can do about it; empty if the backend can run."""
 
 
 @dataclass(frozen=True)
@@ -97,78 +82,6 @@ class Backend:
     def serves(self, operation: str) -> bool:
         """Whether this backend has the operation. The reference is the definition, which each operation has."""
         return self.name == "reference" or operation in self.kernels
-
-
-def interpreted() -> bool:
-    """Whether Triton kernels run in its interpreter, on a CPU: TRITON_INTERPRET, read before they are imported."""
-    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
-
-
-def _compiled(library: str) -> Availability:
-    reason = extension.unavailable(library)
-    return Availability(False, reason, extension.remedy(library)) if reason else Availability(True)
-
-
-def _cuda() -> Availability:
-    compiled = _compiled("cuda")
-    if not compiled.available:
-        return compiled
-    if not torch.cuda.is_available():
-        return Availability(False, "no CUDA device is here", "run it on a machine with an NVIDIA GPU")
-    if gpu := _unserved_gpu():
-        return Availability(False, f"it was not compiled for {gpu}", "name it in MIND_KERNELS_CUDA_ARCHS and build")
-    return Availability(True)
-
-
-@extension.constant_in_graphs
-def _unserved_gpu() -> str:
-    """A GPU of this machine for which the CUDA library has no code; empty if there is none."""
-    for device in range(torch.cuda.device_count()):
-        major, minor = torch.cuda.get_device_capability(device)
-        if not extension.serves(extension.architectures(), major, minor):
-            return f"cuda:{device}, a {torch.cuda.get_device_name(device)} of compute capability {major}.{minor}"
-    return ""
-
-
-def _triton() -> Availability:
-    if not _HAS_TRITON:
-        return Availability(False, "the package triton is not installed", "pip install 'mind-kernels[triton]'")
-    if not (torch.cuda.is_available() or interpreted()):
-        return Availability(
-            False, "no CUDA device is here, and TRITON_INTERPRET=1 is not set", "run it on a machine with an NVIDIA GPU"
-        )
-    reason, remedy = ("", "") if interpreted() else _untranslatable()
-    return Availability(not reason, reason, remedy)
-
-
-@extension.constant_in_graphs
-def _untranslatable() -> tuple[str, str]:
-    """The result of `_triton_lacks`; a plain function, since Dynamo cannot treat a cached one as a constant."""
-    return _triton_lacks()
-
-
-@functools.cache
-def _triton_lacks() -> tuple[str, str]:
-    """Why Triton cannot compile for the GPUs of this machine, and what to do about it; both empty if it can.
-
-    Triton uses a C compiler, when a kernel first runs, to build its interface to the driver.
-    """
-    import sysconfig
-
-    if torch.version.hip is not None:
-        return "this is a ROCm build of torch, and the kernels are written for NVIDIA GPUs", "run it on an NVIDIA GPU"
-    for device in range(torch.cuda.device_count()):
-        major, minor = torch.cuda.get_device_capability(device)
-        if major < 8:
-            gpu = f"cuda:{device}, a {torch.cuda.get_device_name(device)}"
-            return f"{gpu}, has compute capability {major}.{minor}: Triton needs 8.0", "hide it by CUDA_VISIBLE_DEVICES"
-    compilers = [os.environ["CC"]] if "CC" in os.environ else ["gcc", "clang"]
-    if not any(map(shutil.which, compilers)):
-        return f"Triton needs a C compiler: {' or '.join(compilers)} is not here", "install one, or name another by CC"
-    header = Path(sysconfig.get_path("include")) / "Python.h"
-    if not header.is_file():
-        return f"Triton needs {header}, which is not here", "install the headers of Python, such as python3-dev"
-    return "", ""
 
 
 _ROWS, _GROUPS = f"{__package__}.linear_cross_entropy", f"{__package__}.linear_pairwise_jsd"
@@ -216,7 +129,7 @@ BACKENDS = {
             },
             head=f"{__package__}.compiled_head:CompiledHead",
             fastest_on="cpu",
-            availability=lambda: _compiled("cpp"),
+            availability=lambda: availability.of_library("cpp"),
             summary="the compiled kernels of csrc/cpu",
         ),
         Backend(
@@ -229,7 +142,7 @@ BACKENDS = {
                 "linear_mind_loss": f"{_GROUPS}.compiled_groups:CUDA",
             },
             fastest_on="cuda",
-            availability=_cuda,
+            availability=availability.of_cuda,
             summary="the compiled kernels of csrc/cuda",
         ),
         Backend(
@@ -249,7 +162,7 @@ BACKENDS = {
             },
             interpreter=True,
             fastest_on="cuda",
-            availability=_triton,
+            availability=availability.of_triton,
             summary="Triton row kernels between cuBLAS products",
         ),
         Backend(
@@ -262,7 +175,7 @@ BACKENDS = {
                 "linear_mind_loss, shards": f"{_GROUPS}._triton.shards:JSD",
             },
             interpreter=True,
-            availability=_triton,
+            availability=availability.of_triton,
             summary="the same with a forward pass that keeps no logits",
         ),
     )

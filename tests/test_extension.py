@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mind_kernels import backend, backends, extension, linear_cross_entropy
+from mind_kernels import Availability, backend, backends, extension, linear_cross_entropy
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -144,7 +144,7 @@ def test_which_gpus_an_architecture_serves(names, capability, serves):
 
 def test_the_compiled_backends_take_tensors_of_their_device(monkeypatch):
     monkeypatch.setattr(extension, "unavailable", lambda device: "")
-    there = dataclasses.replace(backend.BACKENDS["cuda"], availability=lambda: backend.Availability(True))
+    there = dataclasses.replace(backend.BACKENDS["cuda"], availability=lambda: Availability(True))
     monkeypatch.setitem(backend.BACKENDS, "cuda", there)
     operation = "linear_cross_entropy"
     assert not backend.BACKENDS["cpp"].takes("cuda")

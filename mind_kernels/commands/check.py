@@ -26,7 +26,8 @@ from mind_kernels import (
     linear_top_k,
     tuning,
 )
-from mind_kernels.backend import BACKENDS, backends, backends_of, interpreted
+from mind_kernels.availability import interpreted
+from mind_kernels.backend import BACKENDS, backends, backends_of
 from mind_kernels.commands.options import Parser, fail, one_of
 from mind_kernels.linear_divergence.kinds import KINDS
 from mind_kernels.testing import error, error_budget, make_inputs

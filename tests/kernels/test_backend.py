@@ -16,6 +16,7 @@ from cases import assert_compiles_whole
 
 from mind_kernels import (
     BackendUnavailableError,
+    availability,
     backend,
     backends,
     extension,
@@ -34,8 +35,8 @@ ROWS, GROUPS, DIVERGENCES = "linear_cross_entropy", "linear_pairwise_jsd", "line
 
 
 def test_reason_where_unavailable_and_only_there():
-    for name, availability in backends().items():
-        assert availability.available != bool(availability.reason), name
+    for name, found in backends().items():
+        assert found.available != bool(found.reason), name
 
 
 def test_the_backends_that_a_cpu_can_have_are_here():
@@ -43,9 +44,7 @@ def test_the_backends_that_a_cpu_can_have_are_here():
     with commas, names those that may be missing."""
     optional = os.environ.get("MIND_KERNELS_TEST_WITHOUT", "").split(",")
     missing = {
-        name: availability.reason
-        for name, availability in backends().items()
-        if BACKENDS[name].takes("cpu") and not availability.available
+        name: found.reason for name, found in backends().items() if BACKENDS[name].takes("cpu") and not found.available
     }
     assert {"reference", "torch", "cpp"} <= set(missing) | {name for name, row in BACKENDS.items() if row.takes("cpu")}
     assert not set(missing) - set(optional), missing
@@ -93,7 +92,7 @@ def test_triton_says_what_it_lacks(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(BackendUnavailableError, match="it needs CUDA tensors"):
         resolve("triton", HIDDEN, ROWS)
-    monkeypatch.setattr(backend, "_HAS_TRITON", False)
+    monkeypatch.setattr(availability, "_HAS_TRITON", False)
     with pytest.raises(BackendUnavailableError, match="the package triton is not installed"):
         resolve("triton_streaming", HIDDEN, ROWS)
 
@@ -107,7 +106,7 @@ def one_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(extension, "unavailable", lambda library: "it was not built")
-    monkeypatch.setattr(backend, "_triton_lacks", backend._triton_lacks.__wrapped__)
+    monkeypatch.setattr(availability, "_triton_lacks", availability._triton_lacks.__wrapped__)
 
 
 def test_auto_is_cuda_on_a_gpu_that_it_was_built_for(one_gpu, monkeypatch):
@@ -131,7 +130,7 @@ def test_auto_is_triton_on_a_gpu_without_a_library(one_gpu):
 
 def test_what_triton_lacks_is_a_constant_of_graphs():
     def step(x):
-        return x + len(backend._untranslatable()[0])
+        return x + len(availability._untranslatable()[0])
 
     assert torch.compile(step, fullgraph=True, backend="eager")(torch.zeros(1)) == step(torch.zeros(1))
 
@@ -139,7 +138,7 @@ def test_what_triton_lacks_is_a_constant_of_graphs():
 @pytest.mark.parametrize(
     ("place", "name", "value", "reason"),
     [
-        (backend, "_HAS_TRITON", False, "the package triton is not installed"),
+        (availability, "_HAS_TRITON", False, "the package triton is not installed"),
         (torch.version, "hip", "7.1", "this is a ROCm build of torch, and the kernels are written for NVIDIA GPUs"),
         (
             torch.cuda,
@@ -147,7 +146,7 @@ def test_what_triton_lacks_is_a_constant_of_graphs():
             lambda device: (7, 5),
             "cuda:0, a GPU, has compute capability 7.5: Triton needs 8.0",
         ),
-        (backend.shutil, "which", lambda name: None, "Triton needs a C compiler: gcc or clang is not here"),
+        (availability.shutil, "which", lambda name: None, "Triton needs a C compiler: gcc or clang is not here"),
         (sysconfig, "get_path", lambda name: "/nowhere", "Triton needs /nowhere/Python.h, which is not here"),
     ],
     ids=["triton", "rocm", "capability", "compiler", "headers"],

@@ -10,7 +10,8 @@ import torch
 
 from mind_kernels import Head, linear_cross_entropy, sparse_gradient
 from mind_kernels.__main__ import main
-from mind_kernels.backend import BACKENDS, Availability
+from mind_kernels.availability import Availability
+from mind_kernels.backend import BACKENDS
 from mind_kernels.commands import check
 from mind_kernels.linear_cross_entropy import backend_torch
 

@@ -13,7 +13,8 @@ import torch
 
 import mind_kernels
 from mind_kernels.__main__ import guarded, main
-from mind_kernels.backend import BACKENDS, Availability, Backend, resolve
+from mind_kernels.availability import Availability
+from mind_kernels.backend import BACKENDS, Backend, resolve
 from mind_kernels.commands import info
 
 NAMES = "reference, torch, cpp, cuda, triton or triton_streaming"

@@ -11,6 +11,7 @@ import torch
 
 from bench.roofline import Counted
 from mind_kernels import backend
+from mind_kernels.availability import interpreted
 from mind_kernels.backend import BYTES_PER_LOGIT
 from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowWeights
@@ -65,7 +66,7 @@ def test_torch_moves_these_bytes(name, monkeypatch):
     assert round(counted.bytes / (ROWS * VOCABULARY)) == BYTES_PER_LOGIT[name]["torch"]
 
 
-@pytest.mark.skipif(not backend.interpreted(), reason="the interpreter counts")
+@pytest.mark.skipif(not interpreted(), reason="the interpreter counts")
 @pytest.mark.skipif(not backend.BACKENDS["triton"].availability().available, reason="triton is not here")
 @pytest.mark.parametrize("name", BYTES_PER_LOGIT)
 def test_triton_moves_these_bytes(name, monkeypatch):
