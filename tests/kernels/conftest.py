@@ -1,4 +1,4 @@
-"""What stands for the operators of a library, for the tests that ask for it; a faster interpreter of Triton."""
+"""Fixtures: threads, tuning tables, what stands for the operators of a library; and a faster interpreter of Triton."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from cases import interpreted
 from implementations import Implementation
 
-from mind_kernels import extension
+from mind_kernels import backend, extension, tuning
 from mind_kernels.backend import BACKENDS
 from tests import cuda_emulator, fast_interpreter
 
@@ -20,6 +20,17 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def tables(tmp_path, monkeypatch):
+    """An empty folder of tuning tables; what was read before is forgotten."""
+    monkeypatch.setenv("MIND_KERNELS_TUNING", str(tmp_path))
+    monkeypatch.delenv("MIND_KERNELS_BACKEND", raising=False)
+    for remembered in (tuning._read, backend._usable, backend._say_unused):
+        remembered.cache_clear()
+    yield tmp_path
+    tuning._read.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -245,3 +245,16 @@ def not_cancelling(logits, weight):
                 derivative[:, i] -= half * (t / 2 + log_cosh)
                 derivative[:, j] += half * (t / 2 - log_cosh)
     return values, p * (derivative - (p * derivative).sum(-1, keepdim=True))
+
+
+def inputs_of(rows, size, vocabulary, dtype=torch.float32, bias=False):
+    """Hidden states near the target's row of the head, and a bias that rules a third of the vocabulary out."""
+    generator = torch.Generator().manual_seed(rows * size + vocabulary)
+    weight = torch.randn(vocabulary, size, generator=generator)
+    target = torch.randint(0, vocabulary, (rows,), generator=generator)
+    target[0], target[-1] = 0, vocabulary - 1
+    hidden = torch.randn(rows, size, generator=generator) + weight[target] * 4 / size**0.5
+    added = torch.randn(vocabulary, generator=generator)
+    added[1::3] = -torch.inf
+    added[target] = 0.5
+    return hidden.to(dtype), weight.to(dtype), added.to(dtype) if bias else None, target

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from shard_checks import CHECKS, Shards, check, far, small, tolerance
+from shard_checks import small
+from shard_comparison import CHECKS, Shards, check, far, tolerance
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
 
