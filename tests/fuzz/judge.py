@@ -96,6 +96,7 @@ class Truth:
                 name: value for name, value in named.items() if f"teacher_{name}" in call.constants | call.options
             }
             statistic += _logits({"temperature": call.options.get("temperature", 1.0)} | teacher)
+        statistic += math.log(len(weight))  # a log-probability has this size though all logits are small
         temperature = _smallest((call.options | call.constants).get("temperature", 1.0))
         weights = [v for n, v in call.constants.items() if n in WEIGHTS]
         total = sum(float(_finite(value).abs().sum()) for value in weights) if weights else max(1, len(hidden))
@@ -103,7 +104,7 @@ class Truth:
             total /= max(1e-300, abs(float(_finite(call.constants["row_weight"]).sum())))
         logit = total * 4 * max(1.0, call.upstream) * statistic / temperature
         if softcap := call.options.get("softcap"):  # its slope may follow from a log-probability
-            logit *= 1 + (statistic + math.log(len(weight))) * temperature / softcap
+            logit *= 1 + statistic * temperature / softcap
         return {
             "": statistic,
             "loss": statistic * total,
