@@ -31,7 +31,7 @@ def events(
     taken = torch.zeros(len(ids), vocabulary + 1, dtype=torch.bool, device=ids.device)
     taken = taken.scatter(1, torch.where(listed, ids, vocabulary), True)[:, :vocabulary]
     others = log_q.masked_fill(taken, -math.inf)
-    some = (others > -math.inf).any(1, keepdim=True)  # without any, log-sum-exp would have no gradient
+    some = (others != -math.inf).any(1, keepdim=True)  # or nan; without any, log-sum-exp would have no gradient
     rest = torch.where(some, torch.where(some, others, 0).logsumexp(1, keepdim=True), -math.inf)
     found = torch.where(is_event, torch.cat([log_q.gather(1, torch.where(listed, ids, 0)), rest], 1), -math.inf)
     return torch.where(is_event[:, -1:], found, torch.log_softmax(found, 1))

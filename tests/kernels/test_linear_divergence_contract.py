@@ -76,6 +76,19 @@ def test_no_weight_at_all(backend):
     assert total == 0 and hidden.grad.count_nonzero() == 0
 
 
+@pytest.mark.parametrize("tail", ["bucket", "renormalize"])
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+def test_a_row_that_is_no_number_has_no_divergence(backend, tail):
+    """Also if the teacher listed nothing: all tokens are then one event, of probability nan."""
+    hidden, weight = torch.ones(3, 2), torch.eye(5, 2)
+    hidden[:2, 1] = math.nan
+    ids, log_prob = torch.zeros(3, 1, dtype=torch.long), torch.tensor([[-math.inf], [-0.5], [-0.5]])
+    given = {"hidden": hidden, "weight": weight, "teacher_ids": ids, "teacher_log_prob": log_prob}
+    given = on(device_of(backend), given)
+    found = linear_divergence(**given, tail=tail, reduction="none", backend=backend)
+    assert found.isnan().tolist() == [True, True, False]
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("reduction", ["sum", "none", "mean"])
 @pytest.mark.parametrize("backend", ["reference", *BACKENDS])
