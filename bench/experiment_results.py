@@ -3,9 +3,9 @@
     python -m bench.experiment_results FOLDER bench/results/experiments/NAME
 
 It runs nothing: `mind experiment` and `mind compare` wrote FOLDER. The new folder holds comparison.json, comparison.md
-and tuning.json as they are, and plan.json, which is experiment.json without the machine's paths. verdicts.jsonl has one
-character per question for each run and set, in the order of the ids in questions.json: 1 right, 0 wrong, - if no answer
-was found.
+and, if a label was tuned, tuning.json as they are, and plan.json, which is experiment.json without the machine's paths.
+verdicts.jsonl has one character per question for each run and set, in the order of the ids in questions.json: 1 right,
+0 wrong, - if no answer was found.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-ALIKE = ("comparison.json", "comparison.md", "tuning.json")
+ALIKE = ("comparison.json", "comparison.md")
 
 
 def verdicts(folder: Path, ids: dict[str, list[str]]) -> list[dict[str, Any]]:
@@ -41,10 +41,11 @@ def without_paths(plan: dict[str, Any]) -> dict[str, Any]:
 
 
 def keep(folder: Path, output: Path) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    for name in ALIKE:
-        shutil.copyfile(folder / name, output / name)
     plan = without_paths(json.loads((folder / "experiment.json").read_text()))
+    tuned = any(method["grid"] for method in plan["methods"].values())
+    output.mkdir(parents=True, exist_ok=True)
+    for name in (*ALIKE, "tuning.json") if tuned else ALIKE:
+        shutil.copyfile(folder / name, output / name)
     (output / "plan.json").write_text(json.dumps(plan, indent=2) + "\n")
     ids: dict[str, list[str]] = {}
     rows = verdicts(folder, ids)

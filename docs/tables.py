@@ -253,12 +253,12 @@ def comparison(name: str) -> dict[str, Any]:
 
 
 def accuracies(name: str) -> str:
-    """Per label: means over seeds, their range over the seeds in distribution, and the cost of a run."""
+    """Per label: means over seeds, of the first set with their range over the seeds, and the cost of a run."""
     found = comparison(name)
     sets = list(found["sets"])
     body = []
     for label, one in found["methods"].items():
-        each = [run["accuracy"]["macro ID"] for run in one["runs"]]
+        each = [run["accuracy"][sets[0]] for run in one["runs"]]
         spread = f" ({100 * min(each):.1f} to {100 * max(each):.1f})" if len(each) > 1 else ""
         cost = f"{one['trained_tokens']:,.0f}" if one["trained_tokens"] is not None else "–"
         nll = f"{one['nll']:.2f}" if one["nll"] is not None else "–"
@@ -384,6 +384,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "latent": latent,
     "word-problems-accuracies": lambda: accuracies("word-problems"),
     "word-problems-differences": lambda: differences("word-problems"),
+    "svamp-accuracies": lambda: accuracies("svamp-smollm2"),
+    "svamp-differences": lambda: differences("svamp-smollm2"),
 }
 
 

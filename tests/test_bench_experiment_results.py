@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from bench import experiment_results
 from bench.measure import RESULTS
+from mind.experiment.plan import json_of, read_plan
 
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = {"word-problems": "word-problems", "svamp-smollm2": str(ROOT / "bench/plans/svamp-smollm2-short.json")}
 KEPT = sorted(folder for folder in (RESULTS / "experiments").glob("*") if folder.is_dir())
 
 
@@ -30,6 +34,13 @@ def test_the_accuracies_are_those_of_the_verdicts(folder):
             runs += 1
     assert not verdicts and runs >= 2
     assert json.loads((folder / "plan.json").read_text())["hash"] == found["plan"]
+
+
+@pytest.mark.parametrize(("name", "source"), SOURCES.items())
+def test_the_plan_that_was_run_is_in_the_repository(name, source):
+    kept = json.loads((RESULTS / "experiments" / name / "plan.json").read_text())
+    plan, _ = read_plan(source)
+    assert json_of(plan) == {key: kept[key] for key in json_of(plan)}
 
 
 @pytest.mark.parametrize("folder", KEPT, ids=lambda folder: folder.name)
