@@ -20,19 +20,20 @@ from mind_kernels.row_chunks import reduced, row_weights, weighted
 
 
 def events(
-    log_q: Tensor,  # (N, V)
+    logits: Tensor,  # (N, V)
     ids: Tensor,  # (N, T)
     log_p: Tensor,  # (N, T + 1), the teacher's; minus infinity for no event
 ) -> Tensor:
     """Log-probabilities (N, T + 1) of each listed token and of all others together; renormalized if the latter are no
     event."""
     is_event = log_p > -math.inf
-    listed, vocabulary = is_event[:, :-1], log_q.shape[1]
+    listed, vocabulary = is_event[:, :-1], logits.shape[1]
+    log_q, of_all = torch.log_softmax(logits, 1), logits.logsumexp(1, keepdim=True)
     taken = torch.zeros(len(ids), vocabulary + 1, dtype=torch.bool, device=ids.device)
     taken = taken.scatter(1, torch.where(listed, ids, vocabulary), True)[:, :vocabulary]
     others = log_q.masked_fill(taken, -math.inf)
     some = (others != -math.inf).any(1, keepdim=True)  # or nan; without any, log-sum-exp would have no gradient
-    rest = torch.where(some, torch.where(some, others, 0).logsumexp(1, keepdim=True), -math.inf)
+    rest = torch.where(some, torch.where(some, others, 0).logsumexp(1, keepdim=True), -math.inf - of_all)
     found = torch.where(is_event, torch.cat([log_q.gather(1, torch.where(listed, ids, 0)), rest], 1), -math.inf)
     return torch.where(is_event[:, -1:], found, torch.log_softmax(found, 1))
 
@@ -47,12 +48,13 @@ def forward(
 ) -> DivergenceOutputs:
     """The loss, which is differentiable, and the rows' values, without a gradient."""
     weight = row_weights(row_weight, None, hidden)
-    log_q = torch.log_softmax(head.logits(hidden), -1)
-    log_q = torch.where((weight == 0)[:, None], log_q.detach(), log_q)  # also if their divergence is infinite
+    logits = head.logits(hidden)
+    logits = torch.where((weight == 0)[:, None], logits.detach(), logits)  # also if their divergence is infinite
+    log_q = torch.log_softmax(logits, -1)
     row_entropy = entropy(log_q)
     if isinstance(teacher, ListTeacher):
         log_p = teacher.log_p(slice(None), head.vocabulary, log_q.dtype)
-        log_q = events(log_q, teacher.ids, log_p)
+        log_q = events(logits, teacher.ids, log_p)
     else:
         log_p = torch.log_softmax(teacher.head.logits(teacher.hidden).to(log_q.dtype), -1)
     log_p = divergence.target(log_q, log_p)

@@ -96,7 +96,9 @@ class Truth:
                 name: value for name, value in named.items() if f"teacher_{name}" in call.constants | call.options
             }
             statistic += _logits({"temperature": call.options.get("temperature", 1.0)} | teacher)
-        statistic += math.log(len(weight))  # a log-probability has this size though all logits are small
+        statistic += 1 + math.log(
+            len(weight)
+        )  # a log-probability has this size, and a sum of 1, though logits are small
         temperature = _smallest((call.options | call.constants).get("temperature", 1.0))
         weights = [v for n, v in call.constants.items() if n in WEIGHTS]
         total = sum(float(_finite(value).abs().sum()) for value in weights) if weights else max(1, len(hidden))

@@ -89,6 +89,21 @@ def test_a_row_that_is_no_number_has_no_divergence(backend, tail):
     assert found.isnan().tolist() == [True, True, False]
 
 
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+def test_an_excluded_tail_has_the_gradient_of_other_excluded_events(backend):
+    """Where the student has probability 0 the loss is infinite and its gradient q - p, whether a token or the tail."""
+    bias = torch.tensor([0.3, -0.2, 0.5, -math.inf, -math.inf])
+    hidden, weight = torch.zeros(1, 4), torch.linspace(-1, 1, 20).view(5, 4)
+    ids, p = torch.arange(3)[None], torch.tensor([[0.4, 0.2, 0.1]])
+    given = {"hidden": hidden, "weight": weight, "bias": bias, "teacher_ids": ids, "teacher_log_prob": p.log()}
+    given = on(device_of(backend), given)
+    loss = linear_divergence(**{**given, "hidden": given["hidden"].requires_grad_()}, backend=backend)
+    loss.backward()
+    of_logits = torch.softmax(bias, 0)[:3] - p[0]
+    assert loss == math.inf
+    torch.testing.assert_close(given["hidden"].grad[0].cpu(), of_logits @ weight[:3])
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("reduction", ["sum", "none", "mean"])
 @pytest.mark.parametrize("backend", ["reference", *BACKENDS])
