@@ -112,8 +112,10 @@ class Disturbance:
 
     def _kill(self, one: Operation) -> None:
         if one.number == self.operation:
-            one.half()
-            os.kill(os.getpid(), getattr(signal, self.signal))
+            number = getattr(signal, self.signal)
+            if number == signal.SIGKILL or signal.getsignal(number) == signal.SIG_DFL:
+                one.half()  # a process that handles the signal ends the write before
+            os.kill(os.getpid(), number)
 
     def _fail(self, one: Operation) -> None:
         lasting = self.kind == "ENOSPC"
