@@ -1,0 +1,70 @@
+"""What accelerate reads from the environment changes neither a run nor the number of its processes in silence."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from small_run import expect_error
+
+from mind.config import MindConfig, TrainConfig
+from mind.run.arguments import training_arguments
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        {"LOCAL_RANK": "0"},
+        {"RANK": "1", "LOCAL_RANK": "1"},
+        {"PMI_SIZE": "2", "PMI_RANK": "1"},
+        {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "0"},
+        {"MV2_COMM_WORLD_SIZE": "4", "WORLD_SIZE": ""},
+    ],
+    ids=lambda left: "+".join(left),
+)
+def test_without_world_size_there_is_one_process(monkeypatch, tmp_path, left):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    arguments = training_arguments(MindConfig(output=str(tmp_path), train=TrainConfig(learning_rate=1e-3)))
+    assert (arguments.world_size, arguments.process_index) == (1, 0)
+    assert {name: os.environ.get(name) for name in left} == left
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("ACCELERATE_MIXED_PRECISION", "bf16", "a run computes in bfloat16 by --train.bf16 alone"),
+        ("ACCELERATE_MIXED_PRECISION", "fp16", "a run computes in bfloat16 by --train.bf16 alone"),
+        ("ACCELERATE_USE_FSDP", "true", "a run divides its student by --train.shard fsdp2 alone"),
+        ("ACCELERATE_USE_DEEPSPEED", "true", "a run divides its student by --train.shard fsdp2 alone"),
+        ("ACCELERATE_USE_MEGATRON_LM", "1", "a run divides its student by --train.shard fsdp2 alone"),
+        ("ACCELERATE_TORCH_DEVICE", "meta", "ACCELERATE_TORCH_DEVICE choose the device meta, and a run uses"),
+    ],
+)
+def test_a_launch_that_asks_for_another_run_is_refused(monkeypatch, tmp_path, capsys, two_steps, name, value, message):
+    monkeypatch.setenv(name, value)
+    expect_error(two_steps, capsys, name, value, message)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("bf16", "asked", "computed"),
+    [(True, "bf16", "bf16"), (True, "no", "bf16"), (True, None, "bf16"), (False, "no", "no"), (False, "", "no")],
+)
+def test_the_option_says_the_precision(monkeypatch, tmp_path, bf16, asked, computed):
+    """`accelerate launch` sets the variable even without --mixed_precision."""
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", asked)
+    train = TrainConfig(learning_rate=1e-3, bf16=bf16)
+    assert (training_arguments(MindConfig(output=str(tmp_path), train=train)).mixed_precision or "no") == computed
+
+
+@pytest.mark.parametrize(("report_to", "told"), [("tensorboard", []), ("none", []), ("wandb", ["wandb"])])
+def test_no_other_service_gets_the_metrics(monkeypatch, tmp_path, report_to, told):
+    """TensorBoard's files are written by a callback of the run."""
+    monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_URL", "https://127.0.0.1:1")
+    train = TrainConfig(learning_rate=1e-3, report_to=report_to)
+    assert training_arguments(MindConfig(output=str(tmp_path), train=train)).report_to == told
