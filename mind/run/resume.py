@@ -31,16 +31,18 @@ def saved_config(config: MindConfig, folder: RunFolder) -> MindConfig:
     """The configuration of the run in `folder`, with the present places of the folder and of its inputs.
 
     `config` may differ from the saved one in `output`, since a folder can be moved; in a larger `train.max_steps` or
-    `train.epochs`; and, if the run is not finished, in the paths of inputs that `check_inputs` compares by content.
+    `train.epochs`; and, unless the run is finished and stays as it is, in the paths of inputs that `check_inputs`
+    compares by content.
     Raises MindError, with the options, for other differences, and if config.json has changed since the run began.
     """
     saved = dataclasses.replace(load_run_config(folder.config), output=config.output)
     asked, kept = (flat(dataclasses.asdict(some)) for some in (config, saved))
-    compared = () if folder.finished else _compared(folder)
+    # Nothing is read, and so nothing compared, for a finished run that takes no more steps.
+    compared = () if folder.finished and not _is_longer(config, saved) else _compared(folder)
     changed = [
         name
         for name in asked
-        if asked[name] != kept.get(name) and not (name in compared and _are_paths(asked[name], kept.get(name)))
+        if asked[name] != kept.get(name) and not (name in compared and _are_places(asked[name], kept.get(name)))
     ]
     if config.method != saved.method:
         changed = ["method"]
@@ -67,12 +69,18 @@ def _compared(folder: RunFolder) -> set[str]:
     names = {name for name in known if name != "options"}
     if "tokens" in known:  # covers the tokenizer and its template; weights and settings have entries of their own
         names |= {"student.model", "student.chat_template"}
+    if any(name.startswith("data.evaluation ") for name in known):  # an entry per label
+        names.add("data.evaluation")
     return names | {"evaluation.before"}  # an earlier evaluation has digests of its own
 
 
-def _are_paths(*values: Any) -> bool:
-    """Whether all values are absolute paths; any other text may be a keyword, such as "word-problems"."""
-    return all(isinstance(value, str) and os.path.isabs(value) for value in values)
+def _are_places(one: Any, other: Any) -> bool:
+    """Whether both values are absolute paths, or lists of them with the same labels, by which results are named. Any
+    other text may be a keyword, such as "word-problems"."""
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        labels = [list(evaluation_labels(files)) for files in (one, other)]
+        return labels[0] == labels[1] and all(map(os.path.isabs, (*one, *other)))
+    return all(isinstance(value, str) and os.path.isabs(value) for value in (one, other))
 
 
 def _is_longer(config: MindConfig, saved: MindConfig) -> bool:

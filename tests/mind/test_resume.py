@@ -95,6 +95,24 @@ def test_what_is_read_may_lie_elsewhere(unfinished, tmp_path, capsys):
     expect_error(resume(unfinished, "--data.heldout", str(other)), capsys, "data.heldout (")
 
 
+def test_evaluation_files_may_lie_elsewhere(unfinished, tmp_path, capsys):
+    """Their names stay: results are named by them. No file may be left out or added."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    moved, renamed = elsewhere / "test.jsonl", elsewhere / "exam.jsonl"
+    (tmp_path / "test.jsonl").rename(moved)
+    shutil.copy(moved, renamed)
+    for files in ([renamed], [moved, renamed], [renamed, moved]):
+        expect_error(resume(unfinished, "--data.evaluation", *map(str, files)), capsys, "data.evaluation (")
+    questions = load_questions(moved)
+    save_questions(questions[:-1], moved)
+    place = ("--data.evaluation", str(moved))
+    expect_error(resume(unfinished, *place), capsys, f"{moved} (data.evaluation test) has changed since")
+    save_questions(questions, moved)
+    assert main(resume(unfinished, *place)) == 0
+    assert set(RunFolder(unfinished).read_evaluation()["after"]["files"]) == {"test"}
+
+
 def test_from_python_too(unfinished):
     config = load_run_config(unfinished / "config.json")
     other = dataclasses.replace(config, train=dataclasses.replace(config.train, learning_rate=3e-5))
@@ -307,10 +325,12 @@ def test_a_finished_run_is_extended_if_its_steps_stay(tmp_path, short, schedule)
     assert main(replaced(short, "--output", str(straight), "--train.max-steps", "5", "--train.save-steps", "5")) == 0
     assert main(replaced(short, "--train.save-steps", "5")) == 0
     run = tmp_path / "run"
-    assert main(resume(run, "--train.max-steps", "5")) == 0
+    moved = (tmp_path / "train.jsonl").rename(tmp_path / "moved.jsonl")
+    assert main(resume(run, "--train.max-steps", "5", "--data.train", str(moved))) == 0
     assert train_rows(run) == train_rows(straight) and len(train_rows(run)) == 5
     assert json.loads((run / "status.json").read_text())["steps"] == 5
-    assert load_run_config(run / "config.json").train.max_steps == 5
+    extended = load_run_config(run / "config.json")
+    assert (extended.train.max_steps, extended.data.train) == (5, str(moved))
     students = [load_file(folder / "student" / "model.safetensors") for folder in (straight, run)]
     assert all(torch.equal(value, students[1][name]) for name, value in students[0].items())
     evaluations = [json.loads((folder / "evaluation.json").read_text()) for folder in (straight, run)]
