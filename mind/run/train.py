@@ -49,7 +49,7 @@ from mind.run.trainer import MethodTrainer
 from mind.run.unused import warn_of_unused_options
 from mind.run.work import flops, step_work
 from mind.run_folder import RunFolder, metric_rows
-from mind.student.model import load_student
+from mind.student.model import check_savable, load_student
 from mind.student.tokenization import embedding_rows, tokenize
 
 
@@ -212,6 +212,7 @@ def _prepared(stage: StageRun, data: RunData, loaded: dict[StudentConfig, Any] |
         loaded[student] = load_student(student)
     model, tokenizer = loaded[student]
     check_student(model, config)
+    check_savable(model, tokenizer, student.model)
     names, rows = config.data.perspectives, embedding_rows(model)
     heldout = tokenize(data.heldout, tokenizer, names, config.student.max_length, rows)
     chosen = method_class(config.method)
