@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import mind_kernels
 from mind.asking import SKIP
 from mind.config import MindConfig, flat
 from mind.data.questions import question_row
@@ -16,8 +17,9 @@ from mind.errors import MindError, require
 from mind.evaluation.labels import evaluation_labels
 from mind.methods import load_run_config, method_class
 from mind.methods.method import Method
-from mind.provenance import text_digest
+from mind.provenance import NUMERIC_PACKAGES, text_digest, versions
 from mind.records import TokenizedQuestion
+from mind.report.reading import value_at
 from mind.run.data import RunData
 from mind.run.schedule import rate_factors
 from mind.run_folder import RunFolder
@@ -169,9 +171,9 @@ def check_inputs(inputs: Mapping[str, Any], folder: RunFolder, *, new: Sequence[
     """Raises a MindError that names the first of the `inputs` that differs from what the run in `folder` began with.
 
     Inputs named in `new` are recorded if they are not known yet. A run of an older version has no record: then it
-    warns, and records the present inputs.
+    warns, and records the present inputs. It also warns of other versions of packages than those of the latest start.
     """
-    known = folder.read_inputs()
+    known, others = folder.read_inputs(), _other_versions(folder)
     if not known:
         warnings.warn(
             f"{folder.path}: an older version began this run and kept no digests of its data: nobody can check that "
@@ -190,8 +192,27 @@ def check_inputs(inputs: Mapping[str, Any], folder: RunFolder, *, new: Sequence[
         require(
             name in known and known[name]["sha256"] == entry["sha256"],
             f"{entry['source']} ({name}) has changed since {folder.path} began, and --resume goes on with the same; "
-            "restore it, or name another --output",
+            f"restore it, or name another --output{f'; {others}' if others else ''}",
         )
+    if others:
+        warnings.warn(
+            f"{folder.path}: {others}: its numbers may be others than without a stop", RuntimeWarning, stacklevel=3
+        )
+
+
+def numeric_versions() -> dict[str, str]:
+    """Versions of the packages that a run's numbers may depend on."""
+    return {"mind-kernels": mind_kernels.__version__} | versions(NUMERIC_PACKAGES)
+
+
+def _other_versions(folder: RunFolder) -> str:
+    """Which of these are others now than at the latest start of the run, in words; empty if none is, or if it has not
+    begun."""
+    latest = (folder.read_starts() or [{}])[-1]
+    kept, here = value_at(latest, "versions") or {}, numeric_versions()
+    changed = [name for name in kept if name in here and kept[name] != here[name]]
+    told = ", ".join(f"{name} was {kept[name]} and is {here[name]} now" for name in changed)
+    return f"at its latest start {told}" if told else ""
 
 
 def input_entry(source: str, rows: Iterable[Any]) -> dict[str, str]:

@@ -25,7 +25,6 @@ import torch
 from torch import nn
 from transformers import set_seed
 
-import mind_kernels
 from mind import processes
 from mind.config import MindConfig, StudentConfig, flat
 from mind.errors import BudgetError, NotFiniteError, require
@@ -33,7 +32,7 @@ from mind.files import check_apart
 from mind.methods import method_class, with_options
 from mind.methods.method import Method, MethodContext
 from mind.progress import tell
-from mind.provenance import NUMERIC_PACKAGES, command, now, versions
+from mind.provenance import command, now
 from mind.records import TokenizedQuestion
 from mind.run.checks import check_options, check_student
 from mind.run.data import RunData, described_data, load_data, trained_on, warn_of_overlap
@@ -43,7 +42,15 @@ from mind.run.measured import check_evaluation, evaluated, evaluated_before
 from mind.run.metrics import ProgressBar
 from mind.run.owner import held
 from mind.run.report import write_run_report
-from mind.run.resume import OF_STUDENT, check_extension, check_inputs, input_places, inputs_of, saved_config
+from mind.run.resume import (
+    OF_STUDENT,
+    check_extension,
+    check_inputs,
+    input_places,
+    inputs_of,
+    numeric_versions,
+    saved_config,
+)
 from mind.run.stages import StageRun, stages_of
 from mind.run.trainer import MethodTrainer
 from mind.run.unused import warn_of_unused_options
@@ -306,7 +313,7 @@ def _begun(stage: StageRun) -> tuple[int, Path | None, dict[str, Any]]:
     """The step of the last checkpoint, the checkpoint if there is one, and the evaluations so far. Cuts the run's
     record back to that step and adds this start to it."""
     folder = stage.folder
-    start = {"date": now(), "command": command(), "versions": _versions(), "threads": torch.get_num_threads()}
+    start = {"date": now(), "command": command(), "versions": numeric_versions(), "threads": torch.get_num_threads()}
     folder.append_start(start | {"processes": processes.count()})
     last_step, checkpoint = max(folder.checkpoints().items(), default=(0, None))
     folder.begin_metrics(after=last_step)
@@ -357,8 +364,3 @@ def _count_spent(budget: Budget, folder: RunFolder, checkpoint: Path | None) -> 
     else:
         for work in processes.agreed(lambda: [(row or {}).get("work", {}) for _, row in metric_rows(folder.metrics)]):
             budget.add(work)
-
-
-def _versions() -> dict[str, str]:
-    """Versions of the packages that a run's numbers may depend on."""
-    return {"mind-kernels": mind_kernels.__version__} | versions(NUMERIC_PACKAGES)

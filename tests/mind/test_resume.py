@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pkgutil
+import re
 import shutil
 from pathlib import Path
 
@@ -233,6 +234,22 @@ def test_data_are_the_same_by_content_alone(tmp_path, unfinished):
     file.write_text("\n\n".join(json.dumps(row | {"note": "mine"}, ensure_ascii=False) for row in rows))
     os.utime(file, (0, 0))
     assert main(resume(unfinished)) == 0
+
+
+def test_other_versions_of_packages_are_told(unfinished, tmp_path, capsys):
+    """They may change numbers, and what transformers makes of a student's settings."""
+    file = unfinished / "starts.json"
+    (start,) = json.loads(file.read_text())
+    now = start["versions"]["transformers"]
+    told = f"at its latest start transformers was 5.0.0 and is {now} now"
+    file.write_text(json.dumps([start | {"versions": start["versions"] | {"transformers": "5.0.0", "gone": "1"}}]))
+    questions = load_questions(tmp_path / "train.jsonl")
+    save_questions(questions[1:], tmp_path / "train.jsonl")
+    expect_error(resume(unfinished), capsys, "(data.train) has changed since", f"or name another --output; {told}")
+    save_questions(questions, tmp_path / "train.jsonl")
+    with pytest.warns(RuntimeWarning, match=re.escape(f"{unfinished}: {told}: its numbers may be others than")):
+        assert main(resume(unfinished)) == 0
+    assert [one["versions"]["transformers"] for one in json.loads(file.read_text())] == ["5.0.0", now]
 
 
 def test_a_student_that_changed_is_refused(tmp_path, unfinished, model_folder, capsys):
