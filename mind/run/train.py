@@ -13,8 +13,8 @@ from __future__ import annotations
 import dataclasses
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import compress
@@ -79,6 +79,29 @@ class _Run:
     inputs: Mapping[str, Any]
 
 
+@contextmanager
+def _plain_torch() -> Iterator[None]:
+    """Inside the block, PyTorch's modes and defaults are those of a new process, whatever the caller has set, for
+    example in a notebook."""
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    torch.set_default_dtype(torch.float32)
+    if moved := device.type != "cpu":
+        torch.set_default_device(None)
+    try:
+        with ExitStack() as modes:
+            for kind in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(kind):
+                    modes.enter_context(torch.autocast(kind, enabled=False))
+            modes.enter_context(torch.inference_mode(False))
+            modes.enter_context(torch.enable_grad())
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        if moved:
+            torch.set_default_device(device)
+
+
+@_plain_torch()
 def train(
     config: MindConfig,
     *,
@@ -91,7 +114,8 @@ def train(
 
     On a CPU, a run that was killed and resumed gives the same numbers as one that was not. A finished run is left as it
     is, unless `train.max_steps` or `train.epochs` is larger now and its steps are the first steps of the longer run.
-    All input is checked before the folder is changed.
+    All input is checked before the folder is changed. Modes and defaults that the caller has set in PyTorch, such as
+    autocast or a default dtype, do not apply.
 
     Args:
         config: all settings of the run.

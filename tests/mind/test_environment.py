@@ -1,13 +1,20 @@
-"""What accelerate reads from the environment changes neither a run nor the number of its processes in silence."""
+"""A run is what its configuration says: what accelerate reads from the environment, and what the caller has set in
+PyTorch, changes neither it nor the number of its processes in silence."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from contextlib import contextmanager
 
 import pytest
-from small_run import expect_error
+import torch
+from small_run import expect_error, replaced, train_rows
 
+import mind
+from mind.cli import main
 from mind.config import MindConfig, TrainConfig
+from mind.methods import load_run_config
 from mind.run.arguments import training_arguments
 
 
@@ -68,3 +75,35 @@ def test_no_other_service_gets_the_metrics(monkeypatch, tmp_path, report_to, tol
     monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_URL", "https://127.0.0.1:1")
     train = TrainConfig(learning_rate=1e-3, report_to=report_to)
     assert training_arguments(MindConfig(output=str(tmp_path), train=train)).report_to == told
+
+
+@contextmanager
+def default(kind, value, former):
+    """Inside the block, PyTorch's default dtype or device is another."""
+    getattr(torch, f"set_default_{kind}")(value)
+    try:
+        yield
+        assert getattr(torch, f"get_default_{kind}")() == (torch.device(value) if kind == "device" else value)
+    finally:
+        getattr(torch, f"set_default_{kind}")(former)
+
+
+SET_BY_A_CALLER = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "dtype": lambda: default("dtype", torch.float64, torch.float32),
+    "device": lambda: default("device", "meta", None),
+}
+
+
+def test_what_the_caller_has_set_in_pytorch_changes_no_run(tmp_path, arguments):
+    short = replaced(arguments, "--train.max-steps", "2", "--evaluation.max-new-tokens", "2")
+    assert main(short) == 0
+    config = load_run_config(tmp_path / "run" / "config.json")
+    for name, surroundings in SET_BY_A_CALLER.items():
+        with surroundings():
+            folder = mind.train(dataclasses.replace(config, output=str(tmp_path / name)))
+            assert torch.is_grad_enabled() == (name not in ("no_grad", "inference_mode"))
+            assert torch.is_autocast_enabled("cpu") == (name == "autocast")
+        assert train_rows(folder.path) == train_rows(tmp_path / "run"), name
