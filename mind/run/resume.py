@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import mind_kernels
 from mind.asking import SKIP
-from mind.config import MindConfig, flat
+from mind.config import WORD_PROBLEMS, MindConfig, flat
 from mind.data.questions import question_row
 from mind.errors import MindError, require
 from mind.evaluation.labels import evaluation_labels
@@ -24,7 +23,10 @@ from mind.run.data import RunData
 from mind.run.schedule import rate_factors
 from mind.run_folder import RunFolder
 from mind.student.fingerprint import fingerprint, settings
+from mind.student.templates import PLAIN
 
+KEYWORDS = (WORD_PROBLEMS, PLAIN, SKIP, "student")
+"""Values of options that otherwise name files or folders."""
 OF_STUDENT = ("settings", "weights")
 """The entries of `inputs_of` that describe the student at the start of a run."""
 
@@ -77,12 +79,11 @@ def _compared(folder: RunFolder) -> set[str]:
 
 
 def _are_places(one: Any, other: Any) -> bool:
-    """Whether both values are absolute paths, or lists of them with the same labels, by which results are named. Any
-    other text may be a keyword, such as "word-problems"."""
+    """Whether both values name files or folders, absolute or not: texts that are no keywords, or lists of files with
+    the same labels, by which results are named."""
     if isinstance(one, tuple) and isinstance(other, tuple):
-        labels = [list(evaluation_labels(files)) for files in (one, other)]
-        return labels[0] == labels[1] and all(map(os.path.isabs, (*one, *other)))
-    return all(isinstance(value, str) and os.path.isabs(value) for value in (one, other))
+        return list(evaluation_labels(one)) == list(evaluation_labels(other))
+    return all(isinstance(value, str) and value not in KEYWORDS for value in (one, other))
 
 
 def _is_longer(config: MindConfig, saved: MindConfig) -> bool:

@@ -114,6 +114,22 @@ def test_evaluation_files_may_lie_elsewhere(unfinished, tmp_path, capsys):
     assert set(RunFolder(unfinished).read_evaluation()["after"]["files"]) == {"test"}
 
 
+def test_what_was_named_by_relative_paths_may_be_named_by_others(unfinished, tmp_path, monkeypatch, capsys):
+    """As in another working directory, or after the folders were moved."""
+    file = unfinished / "config.json"
+    config = json.loads(file.read_text())
+    config["data"] |= {"train": "train.jsonl", "heldout": "./heldout.jsonl", "evaluation": ["test.jsonl"]}
+    config["student"]["model"] = "model"
+    file.write_text(json.dumps(config))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(resume(unfinished)) == 2 and "train.jsonl: no such file" in capsys.readouterr().err
+    expect_error(resume(unfinished, "--data.train", "word-problems"), capsys, "data.train (train.jsonl there)")
+    places = {"train": str(tmp_path / "train.jsonl"), "heldout": "../heldout.jsonl", "evaluation": "../test.jsonl"}
+    named = [word for name, place in places.items() for word in (f"--data.{name}", place)]
+    assert main(resume(unfinished, *named, "--student.model", "../model")) == 0
+
+
 def test_from_python_too(unfinished):
     config = load_run_config(unfinished / "config.json")
     other = dataclasses.replace(config, train=dataclasses.replace(config.train, learning_rate=3e-5))
