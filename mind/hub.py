@@ -35,14 +35,16 @@ def find_model(option: str, name: str) -> str:
     """What to load for `name`: the folder or the Hub's name itself, or the copy in the cache if the Hub does not
     answer.
 
-    Asks the Hub once. Raises a MindError that names the option if it is neither, and for a folder of adapters whose
-    model is not a folder here: transformers would ask the Hub for a name that the user did not give.
+    Asks the Hub once. Raises a MindError that names the option if it is neither; for the folder of a run, which has
+    its student in a folder of its own; and for a folder of adapters whose model is not a folder here: transformers
+    would ask the Hub for a name that the user did not give.
     """
     from huggingface_hub import try_to_load_from_cache
 
     send_nothing_unasked()
     if is_local(option, name):
         name = os.path.expanduser(name)
+        _check_own(option, Path(name))
         if not any((Path(name) / file).is_file() for file in (CONFIG, ADAPTER_CONFIG, "modules.json")):
             raise MindError(f"{option} {name}: the folder has no {CONFIG}: expected one that save_pretrained wrote")
         _check_adapted(option, Path(name))
@@ -67,6 +69,14 @@ def _check_adapted(option: str, folder: Path) -> None:
             f"{option} {folder}: holds adapters of the model {model!r:.100}, which is no folder here; the Hub is asked "
             f"only for names that you give: merge the adapters into their model, or name its folder in {file}",
         )
+
+
+def _check_own(option: str, folder: Path) -> None:
+    """Raises MindError for the folder of a run, whose student is a folder in it."""
+    config, student = folder / CONFIG, folder / "student"
+    if (student / CONFIG).is_file():
+        own = config.is_file() and "model_type" in read_object(config)
+        require(own, f"{option} {folder} is the folder of a run: name its student, {student}")
 
 
 def out_of_reach(option: str, name: str, error: Exception) -> MindError:

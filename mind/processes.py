@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,6 +28,9 @@ TIMEOUT = "MIND_PROCESS_TIMEOUT"
 """The environment variable with the seconds that a process waits for another one before it ends with an error."""
 TIMEOUT_S = 1800
 """Its default: long enough for one process to save a large student while the others wait."""
+OF_LAUNCHES = ("WORLD_SIZE", "LOCAL_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""Environment variables by which accelerate takes a process for one of several, even if WORLD_SIZE is empty or not
+set."""
 CLAIM_S = 10
 """Seconds that a failing process waits for the key-value store of the launch."""
 
@@ -120,6 +123,18 @@ def begin() -> None:
         backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
         distributed.init_process_group(backend, timeout=timeout)
     _store = distributed.distributed_c10d._get_default_store()
+
+
+@contextmanager
+def without_leftovers() -> Iterator[None]:
+    """Inside the block, accelerate counts the processes as `count` does: without WORLD_SIZE there is no launch,
+    whatever an earlier one, MPI or a cluster's scheduler left in the environment."""
+    names = [] if os.environ.get("WORLD_SIZE") else [name for name in OF_LAUNCHES if name in os.environ]
+    left = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(left)
 
 
 def joined() -> bool:

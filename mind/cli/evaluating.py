@@ -157,14 +157,7 @@ def kept_students(options: Evaluate) -> str:
 
 def check_student(config: StudentConfig) -> None:
     """Reports a name that is neither a folder nor a model on the Hub at once, before PyTorch is loaded."""
-    from mind.run_folder import RunFolder
-
     if config.model != EMBEDDED_STUDENT:
-        student = RunFolder(config.model).student
-        require(
-            not (student / "config.json").is_file(),
-            f"student.model {config.model} is the folder of a run: name its student, {student}",
-        )
         find_model("student.model", config.model)
 
 

@@ -33,7 +33,8 @@ def join(words: Sequence[str]) -> None:
     """
     if processes.count() == 1:
         if not os.environ.get("WORLD_SIZE"):
-            os.environ.pop("LOCAL_RANK", None)  # accelerate would take it for a launch
+            for name in processes.OF_LAUNCHES:
+                os.environ.pop(name, None)
         return
     if not processes.main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for as long as the process lives

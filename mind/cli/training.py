@@ -146,7 +146,7 @@ def train_command(options: Train) -> None:
         if _extends(config, finished["steps"]):
             say_next("train", "--output", config.output, "--resume", "--train.max-steps", "N", purpose="for more steps")
         else:
-            further = ["--student.model", str(folder.student), "--output", f"{config.output}-further"]
+            further = ["--student.model", str(folder.student), "--output", f"{folder.path}-further"]
             say_next("train", "--config", str(folder.config), *further, purpose="to train its student further")
     print_outcome(folder)
 

@@ -35,7 +35,9 @@ GENERATED = (WORD_PROBLEMS, OOD_PROBLEMS)
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _NAME = re.compile(r"[\w][\w.-]{0,99}")
 _OWN = re.compile(
-    r"output|method|student\.model|data\.(?!(only|max_questions|shuffle_perspectives)$).*|train\.(seed|epochs|max_steps|flops|trained_tokens)"
+    r"output|method|student\.(model|dtype|chat_template)"
+    r"|data\.(?!(only|max_questions|shuffle_perspectives)$).*"
+    r"|train\.(seed|epochs|max_steps|flops|trained_tokens)"
     r"|stages\.[^.]+\.(epochs|max_steps)|evaluation\.(?!batch_size$).*"
 )
 """Options of a run that follow from other fields of the plan."""

@@ -2,30 +2,67 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
-from mind.config import MindConfig
+from mind import processes
+from mind.config import MindConfig, TrainConfig
 from mind.display import one_line
 from mind.errors import MindError, require
+
+_OTHER_WAYS = (
+    "ACCELERATE_USE_DEEPSPEED",
+    "ACCELERATE_USE_FSDP",
+    "ACCELERATE_USE_MEGATRON_LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG",
+)
+"""Environment variables that ask for ways to divide a student which a run does not have, or has by `train.shard`."""
 
 
 def training_arguments(config: MindConfig) -> TrainingArguments:
     """The Trainer's arguments for a configuration; raises MindError for a configuration that the Trainer refuses on
-    this machine."""
+    this machine, and for environment variables of `accelerate launch` that ask for what the configuration does not."""
+    _check_environment(config.train)
     try:
-        arguments = _training_arguments(config)
+        with processes.without_leftovers():
+            arguments = _training_arguments(config)
     except ValueError as error:
         raise MindError(f"train: transformers refuses its options: {one_line(str(error), 400)}") from error
+    # In a pod of Kubeflow's transformers adds a service of its own.
+    arguments.report_to = [service for service in arguments.report_to or () if service == config.train.report_to]
+    state: Any = arguments.distributed_state
+    there, own = state.device.type, processes.device().type
+    require(
+        there == own,
+        f"the environment variables ACCELERATE_USE_CPU and ACCELERATE_TORCH_DEVICE choose the device {there}, and a "
+        f"run uses {own}: unset them; CUDA_VISIBLE_DEVICES hides GPUs",
+    )
     require(
         arguments.n_gpu <= 1,
         f"this process sees {arguments.n_gpu} GPUs and MethodTrainer uses one per process: CUDA_VISIBLE_DEVICES picks "
         "it, torchrun starts a process for each",
     )
     return arguments
+
+
+def _check_environment(train: TrainConfig) -> None:
+    """The Trainer would compute as these variables say, whatever the configuration in the run's folder says."""
+    dtype = os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower() or "no"
+    require(
+        dtype == "no" or (dtype == "bf16" and train.bf16),
+        f"ACCELERATE_MIXED_PRECISION is {dtype:.40}: a run computes in bfloat16 by --train.bf16 alone; unset the "
+        "variable, or start with --mixed_precision no",
+    )
+    for name in _OTHER_WAYS:
+        value = os.environ.get(name, "")
+        require(
+            value.lower() in ("", "false"),
+            f"{name} is {value:.40}: a run divides its student by --train.shard fsdp2 alone; unset the variable",
+        )
 
 
 def _run_name(folder: Path) -> str:

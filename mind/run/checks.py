@@ -51,6 +51,12 @@ def check_options(config: MindConfig) -> None:
 def check_student(model: PreTrainedModel, config: MindConfig) -> None:
     """Raises MindError for options that do not work with this student."""
     own = causal_lm(model)
+    if getattr(own, "is_quantized", False):
+        way = getattr(own, "quantization_method", None)
+        raise MindError(
+            f"student.model {config.student.model}: its weights are quantized ({getattr(way, 'value', way)}), so they "
+            "cannot be trained, and adapters cannot be merged into them: take the model that it was made from"
+        )
     context = context_of(own)
     require(
         context is None or config.student.max_length <= context,

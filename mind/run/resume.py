@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import mind_kernels
 from mind.asking import SKIP
-from mind.config import MindConfig, flat
+from mind.config import WORD_PROBLEMS, MindConfig, flat
 from mind.data.questions import question_row
 from mind.errors import MindError, require
 from mind.evaluation.labels import evaluation_labels
 from mind.methods import load_run_config, method_class
 from mind.methods.method import Method
-from mind.provenance import text_digest
+from mind.provenance import NUMERIC_PACKAGES, text_digest, versions
 from mind.records import TokenizedQuestion
+from mind.report.reading import value_at
 from mind.run.data import RunData
 from mind.run.schedule import rate_factors
 from mind.run_folder import RunFolder
 from mind.student.fingerprint import fingerprint, settings
+from mind.student.templates import PLAIN
 
+KEYWORDS = (WORD_PROBLEMS, PLAIN, SKIP, "student")
+"""Values of options that otherwise name files or folders."""
 OF_STUDENT = ("settings", "weights")
 """The entries of `inputs_of` that describe the student at the start of a run."""
 
@@ -31,16 +35,18 @@ def saved_config(config: MindConfig, folder: RunFolder) -> MindConfig:
     """The configuration of the run in `folder`, with the present places of the folder and of its inputs.
 
     `config` may differ from the saved one in `output`, since a folder can be moved; in a larger `train.max_steps` or
-    `train.epochs`; and, if the run is not finished, in the paths of inputs that `check_inputs` compares by content.
+    `train.epochs`; and, unless the run is finished and stays as it is, in the paths of inputs that `check_inputs`
+    compares by content.
     Raises MindError, with the options, for other differences, and if config.json has changed since the run began.
     """
     saved = dataclasses.replace(load_run_config(folder.config), output=config.output)
     asked, kept = (flat(dataclasses.asdict(some)) for some in (config, saved))
-    compared = () if folder.finished else _compared(folder)
+    # Nothing is read, and so nothing compared, for a finished run that takes no more steps.
+    compared = () if folder.finished and not _is_longer(config, saved) else _compared(folder)
     changed = [
         name
         for name in asked
-        if asked[name] != kept.get(name) and not (name in compared and _are_paths(asked[name], kept.get(name)))
+        if asked[name] != kept.get(name) and not (name in compared and _are_places(asked[name], kept.get(name)))
     ]
     if config.method != saved.method:
         changed = ["method"]
@@ -67,12 +73,17 @@ def _compared(folder: RunFolder) -> set[str]:
     names = {name for name in known if name != "options"}
     if "tokens" in known:  # covers the tokenizer and its template; weights and settings have entries of their own
         names |= {"student.model", "student.chat_template"}
+    if any(name.startswith("data.evaluation ") for name in known):  # an entry per label
+        names.add("data.evaluation")
     return names | {"evaluation.before"}  # an earlier evaluation has digests of its own
 
 
-def _are_paths(*values: Any) -> bool:
-    """Whether all values are absolute paths; any other text may be a keyword, such as "word-problems"."""
-    return all(isinstance(value, str) and os.path.isabs(value) for value in values)
+def _are_places(one: Any, other: Any) -> bool:
+    """Whether both values name files or folders, absolute or not: texts that are no keywords, or lists of files with
+    the same labels, by which results are named."""
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return list(evaluation_labels(one)) == list(evaluation_labels(other))
+    return all(isinstance(value, str) and value not in KEYWORDS for value in (one, other))
 
 
 def _is_longer(config: MindConfig, saved: MindConfig) -> bool:
@@ -161,9 +172,9 @@ def check_inputs(inputs: Mapping[str, Any], folder: RunFolder, *, new: Sequence[
     """Raises a MindError that names the first of the `inputs` that differs from what the run in `folder` began with.
 
     Inputs named in `new` are recorded if they are not known yet. A run of an older version has no record: then it
-    warns, and records the present inputs.
+    warns, and records the present inputs. It also warns of other versions of packages than those of the latest start.
     """
-    known = folder.read_inputs()
+    known, others = folder.read_inputs(), _other_versions(folder)
     if not known:
         warnings.warn(
             f"{folder.path}: an older version began this run and kept no digests of its data: nobody can check that "
@@ -182,8 +193,27 @@ def check_inputs(inputs: Mapping[str, Any], folder: RunFolder, *, new: Sequence[
         require(
             name in known and known[name]["sha256"] == entry["sha256"],
             f"{entry['source']} ({name}) has changed since {folder.path} began, and --resume goes on with the same; "
-            "restore it, or name another --output",
+            f"restore it, or name another --output{f'; {others}' if others else ''}",
         )
+    if others:
+        warnings.warn(
+            f"{folder.path}: {others}: its numbers may be others than without a stop", RuntimeWarning, stacklevel=3
+        )
+
+
+def numeric_versions() -> dict[str, str]:
+    """Versions of the packages that a run's numbers may depend on."""
+    return {"mind-kernels": mind_kernels.__version__} | versions(NUMERIC_PACKAGES)
+
+
+def _other_versions(folder: RunFolder) -> str:
+    """Which of these are others now than at the latest start of the run, in words; empty if none is, or if it has not
+    begun."""
+    latest = (folder.read_starts() or [{}])[-1]
+    kept, here = value_at(latest, "versions") or {}, numeric_versions()
+    changed = [name for name in kept if name in here and kept[name] != here[name]]
+    told = ", ".join(f"{name} was {kept[name]} and is {here[name]} now" for name in changed)
+    return f"at its latest start {told}" if told else ""
 
 
 def input_entry(source: str, rows: Iterable[Any]) -> dict[str, str]:

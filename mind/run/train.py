@@ -13,8 +13,8 @@ from __future__ import annotations
 import dataclasses
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import compress
@@ -25,7 +25,6 @@ import torch
 from torch import nn
 from transformers import set_seed
 
-import mind_kernels
 from mind import processes
 from mind.config import MindConfig, StudentConfig, flat
 from mind.errors import BudgetError, NotFiniteError, require
@@ -33,7 +32,7 @@ from mind.files import check_apart
 from mind.methods import method_class, with_options
 from mind.methods.method import Method, MethodContext
 from mind.progress import tell
-from mind.provenance import NUMERIC_PACKAGES, command, now, versions
+from mind.provenance import command, now
 from mind.records import TokenizedQuestion
 from mind.run.checks import check_options, check_student
 from mind.run.data import RunData, described_data, load_data, trained_on, warn_of_overlap
@@ -43,13 +42,21 @@ from mind.run.measured import check_evaluation, evaluated, evaluated_before
 from mind.run.metrics import ProgressBar
 from mind.run.owner import held
 from mind.run.report import write_run_report
-from mind.run.resume import OF_STUDENT, check_extension, check_inputs, input_places, inputs_of, saved_config
+from mind.run.resume import (
+    OF_STUDENT,
+    check_extension,
+    check_inputs,
+    input_places,
+    inputs_of,
+    numeric_versions,
+    saved_config,
+)
 from mind.run.stages import StageRun, stages_of
 from mind.run.trainer import MethodTrainer
 from mind.run.unused import warn_of_unused_options
 from mind.run.work import flops, step_work
 from mind.run_folder import RunFolder, metric_rows
-from mind.student.model import load_student
+from mind.student.model import check_savable, load_student
 from mind.student.tokenization import embedding_rows, tokenize
 
 
@@ -72,6 +79,29 @@ class _Run:
     inputs: Mapping[str, Any]
 
 
+@contextmanager
+def _plain_torch() -> Iterator[None]:
+    """Inside the block, PyTorch's modes and defaults are those of a new process, whatever the caller has set, for
+    example in a notebook."""
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    torch.set_default_dtype(torch.float32)
+    if moved := device.type != "cpu":
+        torch.set_default_device(None)
+    try:
+        with ExitStack() as modes:
+            for kind in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(kind):
+                    modes.enter_context(torch.autocast(kind, enabled=False))
+            modes.enter_context(torch.inference_mode(False))
+            modes.enter_context(torch.enable_grad())
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        if moved:
+            torch.set_default_device(device)
+
+
+@_plain_torch()
 def train(
     config: MindConfig,
     *,
@@ -84,7 +114,8 @@ def train(
 
     On a CPU, a run that was killed and resumed gives the same numbers as one that was not. A finished run is left as it
     is, unless `train.max_steps` or `train.epochs` is larger now and its steps are the first steps of the longer run.
-    All input is checked before the folder is changed.
+    All input is checked before the folder is changed. Modes and defaults that the caller has set in PyTorch, such as
+    autocast or a default dtype, do not apply.
 
     Args:
         config: all settings of the run.
@@ -212,6 +243,7 @@ def _prepared(stage: StageRun, data: RunData, loaded: dict[StudentConfig, Any] |
         loaded[student] = load_student(student)
     model, tokenizer = loaded[student]
     check_student(model, config)
+    check_savable(model, tokenizer, student.model)
     names, rows = config.data.perspectives, embedding_rows(model)
     heldout = tokenize(data.heldout, tokenizer, names, config.student.max_length, rows)
     chosen = method_class(config.method)
@@ -305,7 +337,7 @@ def _begun(stage: StageRun) -> tuple[int, Path | None, dict[str, Any]]:
     """The step of the last checkpoint, the checkpoint if there is one, and the evaluations so far. Cuts the run's
     record back to that step and adds this start to it."""
     folder = stage.folder
-    start = {"date": now(), "command": command(), "versions": _versions(), "threads": torch.get_num_threads()}
+    start = {"date": now(), "command": command(), "versions": numeric_versions(), "threads": torch.get_num_threads()}
     folder.append_start(start | {"processes": processes.count()})
     last_step, checkpoint = max(folder.checkpoints().items(), default=(0, None))
     folder.begin_metrics(after=last_step)
@@ -356,8 +388,3 @@ def _count_spent(budget: Budget, folder: RunFolder, checkpoint: Path | None) -> 
     else:
         for work in processes.agreed(lambda: [(row or {}).get("work", {}) for _, row in metric_rows(folder.metrics)]):
             budget.add(work)
-
-
-def _versions() -> dict[str, str]:
-    """Versions of the packages that a run's numbers may depend on."""
-    return {"mind-kernels": mind_kernels.__version__} | versions(NUMERIC_PACKAGES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 from mind.config import EMBEDDED_STUDENT, StudentConfig
-from mind.display import describe, listed, one_line
+from mind.display import describe, listed, meant, one_line
 from mind.errors import MindError, MissingError, require
 from mind.files import cache_folder, held, make_cache, read_text, replacing_folder, saving
 from mind.finite import require_finite
@@ -66,6 +67,7 @@ def load_student(config: StudentConfig) -> tuple[PreTrainedModel, PreTrainedToke
     for note in chat.template.notes:
         warnings.warn(f"{source}: {note}", RuntimeWarning, stacklevel=2)
     _stop_at(model.generation_config, config.model, chat.end_id)
+    _leave_out_ignored(model.generation_config)
     require_finite(dict(model.named_parameters()), f"{source}: its weight")
     head_of(model)
     if tokenizer.pad_token_id is None:
@@ -173,14 +175,26 @@ def _stop_at(settings: GenerationConfig, name: str, token: int) -> None:
         settings.eos_token_id = [token, *known]
 
 
+def _leave_out_ignored(settings: GenerationConfig) -> None:
+    """Unsets what transformers ignores, such as a temperature without sampling: once another setting has changed, it
+    refuses to save them."""
+    try:
+        settings.validate(strict=True)
+    except ValueError as error:  # with a line per setting: "- `temperature`: ..."
+        for name in re.findall(r"^- `(\w+)`:", str(error), re.MULTILINE):
+            setattr(settings, name, None)
+
+
 def _with_lora(model: PreTrainedModel, config: StudentConfig, idle: Sequence[str]) -> Any:
     if importlib.util.find_spec("peft") is None:
         raise MissingError("student.lora needs the package peft: pip install 'mind-kernels[lora]'")
     check_adapters(model)
     from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
 
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
     try:
-        return get_peft_model(
+        adapted: Any = get_peft_model(
             model,
             LoraConfig(
                 r=config.lora_rank,
@@ -194,6 +208,21 @@ def _with_lora(model: PreTrainedModel, config: StudentConfig, idle: Sequence[str
     except ValueError as error:
         targets = listed(config.lora_targets, 8)
         raise MindError(f"student.lora_targets {targets}: {one_line(str(error), 400)}") from error
+    _check_targets(config, adapted.targeted_module_names, layers)
+    return adapted
+
+
+def _check_targets(config: StudentConfig, adapted: Sequence[str], layers: Sequence[str]) -> None:
+    """Raises MindError for targets that no layer has the name of, which PEFT passes over; warns if they are the default
+    ones, which are the names of most families but not of all."""
+    lost = [target for target in config.lora_targets if not any(f".{name}".endswith(f".{target}") for name in adapted)]
+    if not lost:
+        return
+    names = sorted({name.rpartition(".")[2] for name in layers})
+    message = f"student.lora_targets: no layer is named {' or '.join(lost)}; the linear layers are {listed(names, 12)}"
+    if config.lora_targets != StudentConfig.lora_targets:
+        raise MindError(f"{message}{meant(lost[0], names)}")
+    warnings.warn(f"{message}, and those of other names get no adapter", RuntimeWarning, stacklevel=3)
 
 
 def embedded_student() -> Path:
@@ -306,6 +335,25 @@ def head_of(model: nn.Module) -> Head:
     weight, bias = linear_of(head)
     condition = condition_of(model, weight, bias)
     return Head(weight, bias, condition.softcap, condition.temperature)
+
+
+def check_savable(model: nn.Module, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Raises MindError for a student whose settings or tokenizer transformers refuses to write, which it would find out
+    when the first checkpoint is saved. `name` is the student's name.
+
+    Writes them, without the weights, to a folder that is removed again.
+    """
+    student = causal_lm(model)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for part in (student.config, student.generation_config, tokenizer):
+                part.save_pretrained(folder)
+        except OSError:  # says nothing about the student
+            raise
+        except Exception as error:  # the code of a family may raise anything
+            raise MindError(
+                f"student.model {name}: transformers could not save it: {one_line(describe(error), 400)}"
+            ) from error
 
 
 def check_trainable(model: nn.Module) -> None:

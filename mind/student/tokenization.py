@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -211,11 +212,15 @@ class Chat:
         )
 
     def _check(self, place: str, ids: list[int], template_ids: list[int]) -> None:
-        found, written = ([i for i in some if i in self._controls] for some in (ids, template_ids))
-        if found != written:
-            strange = next(i for i in found if found.count(i) != written.count(i))
+        found, written = (Counter(i for i in some if i in self._controls) for some in (ids, template_ids))
+        for strange in found - written:
             raise MindError(
                 f"{place} holds {self._controls[strange]!r}, a control token that the tokenizer cannot encode as text"
+            )
+        for lost in written - found:
+            raise MindError(
+                f"{place} keeps the tokenizer from reading {self._controls[lost]!r}, which the chat template writes "
+                "beside it, as a control token"
             )
         self._check_rows(place, ids)
 

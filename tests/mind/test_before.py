@@ -110,6 +110,24 @@ def test_a_student_that_cannot_follow_an_option_is_named(tmp_path, two_steps, ca
     assert not (tmp_path / "run").exists()
 
 
+def test_a_student_that_cannot_be_saved_is_named(tmp_path, two_steps, model_folder, capsys):
+    """transformers loads such a configuration, and refuses to write it."""
+    file = model_folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"output_attentions": True}))
+    message = f"student.model {model_folder}: transformers could not save it: "
+    expect_error(two_steps, capsys, message, "`output_attentions` attribute is not supported")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--student.lora"]])
+def test_a_quantized_student_is_named(tmp_path, two_steps, model_folder, capsys, monkeypatch, options):
+    monkeypatch.setattr("transformers.LlamaForCausalLM.is_quantized", True, raising=False)
+    monkeypatch.setattr("transformers.LlamaForCausalLM.quantization_method", "bitsandbytes", raising=False)
+    message = f"student.model {model_folder}: its weights are quantized (bitsandbytes), so they cannot be trained"
+    expect_error([*two_steps, *options], capsys, message)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_student_that_cannot_recompute_is_named(tmp_path, two_steps, capsys, monkeypatch):
     monkeypatch.setattr("transformers.LlamaForCausalLM.supports_gradient_checkpointing", False)
     expect_error(

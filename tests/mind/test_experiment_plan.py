@@ -45,6 +45,14 @@ FAULTS = {
         {"methods": {"plain": SFT, "ours": {"method": "mind", "options": {"train": {"epochs": 3}}}}},
         "methods.ours.options: train.epochs: other fields of the plan say so",
     ),
+    "another student for all runs than for the untrained one": (
+        {"config": {"student": {"dtype": "bfloat16"}}},
+        "config: student.dtype: other fields of the plan say so",
+    ),
+    "another student for a method": (
+        {"methods": {"plain": SFT, "ours": {"method": "sft", "options": {"student": {"chat_template": "plain"}}}}},
+        "methods.ours.options: student.chat_template: other fields of the plan say so",
+    ),
     "one in a grid": (
         {"methods": {"plain": {"method": "sft", "grid": {"train.seed": [1]}}, "ours": SFT}},
         "methods.plain.grid: train.seed: other fields",

@@ -98,6 +98,19 @@ def test_a_folder_is_a_folder(tmp_path, monkeypatch):
     assert refusal("file") == "student.model file: is a file: expected a folder, or a name on the Hub"
 
 
+def test_the_folder_of_a_run_is_no_student(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    student = tmp_path / "run" / "student"
+    student.mkdir(parents=True)
+    own = tmp_path / "run" / "config.json"
+    for file in (own, student / "config.json"):
+        file.write_text('{"model_type": "llama"}')
+    assert hub.find_model("student.model", "run") == "run"  # a model, with another one in it
+    own.write_text('{"output": "run", "method": "sft", "student": {"model": "model"}}')
+    assert refusal("run") == "student.model run is the folder of a run: name its student, run/student"
+    assert hub.find_model("student.model", "run/student") == "run/student"
+
+
 def test_the_hub_is_not_asked_for_the_model_of_a_folder_of_adapters(server, tmp_path, monkeypatch):
     """The user has not named it; the model of a folder's adapters is a folder, or beside them."""
     monkeypatch.chdir(tmp_path)

@@ -16,14 +16,19 @@ from small_run import content, expect_error, write_student
 from tiny import NAMES, build_model, build_questions
 
 from mind.cli import main
-from mind.config import StudentConfig
-from mind.data.questions import save_questions
+from mind.config import DataConfig, MindConfig, StudentConfig
+from mind.data.questions import question_row, save_questions
+from mind.errors import MindError
 from mind.latent.analyze import analysis_of
 from mind.latent.config import LatentConfig
 from mind.latent.coverage import coverage_view, coverages, uniform_coverage
 from mind.latent.states import Reader, without_suffix_ids
+from mind.latent.students import Run, _check_unseen
 from mind.records import Rationale
 from mind.report.page import write_latent_page
+from mind.run.data import load_data
+from mind.run.resume import input_entry
+from mind.run_folder import RunFolder
 from mind.student.tokenization import Chat
 
 QUICK = ["--draws", "2", "--permutations", "1", "--mixture-seeds", "1", "--components", "4"]
@@ -191,6 +196,22 @@ def test_what_is_wrong_is_told_before_anything_is_written(run, words, tmp_path, 
         refused("train.jsonl has changed since", "whether it was trained on the questions cannot be told")
     finally:
         train.write_text(kept)
+
+
+@pytest.mark.parametrize(("leaks", "left"), [("keep", 10), ("drop", 9)])
+def test_the_training_questions_are_those_without_what_leaked(tmp_path, leaks, left):
+    files = {name: str(tmp_path / f"{name}.jsonl") for name in ("train", "heldout", "test")}
+    for name, questions in (("train", build_questions(10)), ("heldout", complete(2)), ("test", build_questions(1))):
+        save_questions(questions, files[name])
+    data = DataConfig(files["train"], files["heldout"], evaluation=(files["test"],), perspectives=NAMES, leaks=leaks)
+    run = Run(RunFolder(tmp_path / "run"), MindConfig(method="single", data=data))
+    trained = load_data(run.config).train
+    assert len(trained) == left
+    run.folder.path.mkdir()
+    run.folder.write_inputs({"data.train": input_entry(files["train"], map(question_row, trained))})
+    _check_unseen("questions.jsonl", complete(3), [run])
+    with pytest.raises(MindError, match="1 of 2 questions are among those that .*run was trained on, first sum-1:"):
+        _check_unseen("questions.jsonl", [*build_questions(2)[1:], *complete(1)], [run])
 
 
 class Letters:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pkgutil
+import re
 import shutil
 from pathlib import Path
 
@@ -93,6 +94,40 @@ def test_what_is_read_may_lie_elsewhere(unfinished, tmp_path, capsys):
     places = ("--data.heldout", str(moved), "--student.model", str(tmp_path / "student-elsewhere"))
     assert main(resume(unfinished, *places)) == 0
     expect_error(resume(unfinished, "--data.heldout", str(other)), capsys, "data.heldout (")
+
+
+def test_evaluation_files_may_lie_elsewhere(unfinished, tmp_path, capsys):
+    """Their names stay: results are named by them. No file may be left out or added."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    moved, renamed = elsewhere / "test.jsonl", elsewhere / "exam.jsonl"
+    (tmp_path / "test.jsonl").rename(moved)
+    shutil.copy(moved, renamed)
+    for files in ([renamed], [moved, renamed], [renamed, moved]):
+        expect_error(resume(unfinished, "--data.evaluation", *map(str, files)), capsys, "data.evaluation (")
+    questions = load_questions(moved)
+    save_questions(questions[:-1], moved)
+    place = ("--data.evaluation", str(moved))
+    expect_error(resume(unfinished, *place), capsys, f"{moved} (data.evaluation test) has changed since")
+    save_questions(questions, moved)
+    assert main(resume(unfinished, *place)) == 0
+    assert set(RunFolder(unfinished).read_evaluation()["after"]["files"]) == {"test"}
+
+
+def test_what_was_named_by_relative_paths_may_be_named_by_others(unfinished, tmp_path, monkeypatch, capsys):
+    """As in another working directory, or after the folders were moved."""
+    file = unfinished / "config.json"
+    config = json.loads(file.read_text())
+    config["data"] |= {"train": "train.jsonl", "heldout": "./heldout.jsonl", "evaluation": ["test.jsonl"]}
+    config["student"]["model"] = "model"
+    file.write_text(json.dumps(config))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(resume(unfinished)) == 2 and "train.jsonl: no such file" in capsys.readouterr().err
+    expect_error(resume(unfinished, "--data.train", "word-problems"), capsys, "data.train (train.jsonl there)")
+    places = {"train": str(tmp_path / "train.jsonl"), "heldout": "../heldout.jsonl", "evaluation": "../test.jsonl"}
+    named = [word for name, place in places.items() for word in (f"--data.{name}", place)]
+    assert main(resume(unfinished, *named, "--student.model", "../model")) == 0
 
 
 def test_from_python_too(unfinished):
@@ -217,6 +252,22 @@ def test_data_are_the_same_by_content_alone(tmp_path, unfinished):
     assert main(resume(unfinished)) == 0
 
 
+def test_other_versions_of_packages_are_told(unfinished, tmp_path, capsys):
+    """They may change numbers, and what transformers makes of a student's settings."""
+    file = unfinished / "starts.json"
+    (start,) = json.loads(file.read_text())
+    now = start["versions"]["transformers"]
+    told = f"at its latest start transformers was 5.0.0 and is {now} now"
+    file.write_text(json.dumps([start | {"versions": start["versions"] | {"transformers": "5.0.0", "gone": "1"}}]))
+    questions = load_questions(tmp_path / "train.jsonl")
+    save_questions(questions[1:], tmp_path / "train.jsonl")
+    expect_error(resume(unfinished), capsys, "(data.train) has changed since", f"or name another --output; {told}")
+    save_questions(questions, tmp_path / "train.jsonl")
+    with pytest.warns(RuntimeWarning, match=re.escape(f"{unfinished}: {told}: its numbers may be others than")):
+        assert main(resume(unfinished)) == 0
+    assert [one["versions"]["transformers"] for one in json.loads(file.read_text())] == ["5.0.0", now]
+
+
 def test_a_student_that_changed_is_refused(tmp_path, unfinished, model_folder, capsys):
     plain = load_file(model_folder / "model.safetensors")
     changed = {name: value.clone() for name, value in plain.items()}
@@ -307,10 +358,12 @@ def test_a_finished_run_is_extended_if_its_steps_stay(tmp_path, short, schedule)
     assert main(replaced(short, "--output", str(straight), "--train.max-steps", "5", "--train.save-steps", "5")) == 0
     assert main(replaced(short, "--train.save-steps", "5")) == 0
     run = tmp_path / "run"
-    assert main(resume(run, "--train.max-steps", "5")) == 0
+    moved = (tmp_path / "train.jsonl").rename(tmp_path / "moved.jsonl")
+    assert main(resume(run, "--train.max-steps", "5", "--data.train", str(moved))) == 0
     assert train_rows(run) == train_rows(straight) and len(train_rows(run)) == 5
     assert json.loads((run / "status.json").read_text())["steps"] == 5
-    assert load_run_config(run / "config.json").train.max_steps == 5
+    extended = load_run_config(run / "config.json")
+    assert (extended.train.max_steps, extended.data.train) == (5, str(moved))
     students = [load_file(folder / "student" / "model.safetensors") for folder in (straight, run)]
     assert all(torch.equal(value, students[1][name]) for name, value in students[0].items())
     evaluations = [json.loads((folder / "evaluation.json").read_text()) for folder in (straight, run)]

@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 from families import build
-from tiny import build_model, build_tokenizer
+from tiny import build_family, build_model, build_tokenizer
 
 from mind.config import EMBEDDED_STUDENT, StudentConfig
 from mind.errors import MindError
@@ -118,9 +118,68 @@ def test_a_model_without_lm_head_is_refused(tmp_path):
         load_student(StudentConfig(model=str(tmp_path)))
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1}, {"repetition_penalty": 1.1}),
+        ({"do_sample": False, "top_k": 5, "min_p": 0.1}, {}),
+        ({"do_sample": True, "temperature": 0.6, "top_k": 20}, {"do_sample": True, "temperature": 0.6, "top_k": 20}),
+        ({"early_stopping": True, "length_penalty": 2.0, "top_k": 5}, {}),
+        ({"num_beams": 3, "early_stopping": True}, {"num_beams": 3, "early_stopping": True}),
+        ({"output_scores": True}, {}),
+        ({"pad_token_id": -1}, {}),
+    ],
+)
+def test_what_generation_ignores_is_not_saved_with_the_student(given, kept, model_folder, tmp_path):
+    file = model_folder / "generation_config.json"
+    common = {"eos_token_id": 7}  # not where the template ends a turn, which is added
+    file.write_text(json.dumps(common | given))
+    model, _ = load_student(StudentConfig(model=str(model_folder)))
+    model.save_pretrained(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
+    assert saved["eos_token_id"] == [1, 7]
+    assert {name: saved[name] for name in given if saved.get(name) not in (None, False)} == kept
+
+
 def test_lora_targets_that_match_nothing_are_refused(model_folder):
     with pytest.raises(MindError, match="student.lora_targets nothing"):
         load_student(StudentConfig(model=str(model_folder), lora=True, lora_targets=("nothing",)))
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (("q_proj", "k_porj"), "no layer is named k_porj; the linear layers are .*; perhaps you meant k_proj"),
+        (("self_attn.q_proj", "mlp.q_proj", "proj"), "no layer is named mlp.q_proj or proj; the linear layers are"),
+    ],
+)
+def test_lora_targets_of_which_some_match_nothing_are_refused(targets, message, model_folder):
+    with pytest.raises(MindError, match=f"student.lora_targets: {message}"):
+        load_student(StudentConfig(model=str(model_folder), lora=True, lora_targets=targets))
+
+
+@pytest.mark.parametrize(
+    ("family", "said", "adapted"),
+    [
+        ("llama", [], {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
+        (
+            "phi3",
+            [
+                "student.lora_targets: no layer is named q_proj or k_proj or v_proj or gate_proj or up_proj; the "
+                "linear layers are down_proj, gate_up_proj, lm_head, o_proj, qkv_proj, and those of other names get no "
+                "adapter"
+            ],
+            {"o_proj", "down_proj"},
+        ),
+    ],
+)
+def test_default_lora_targets_that_a_family_lacks_are_named(family, said, adapted, tmp_path, recwarn):
+    build_family(family).save_pretrained(tmp_path)
+    build_tokenizer().save_pretrained(tmp_path)
+    model, _ = load_student(StudentConfig(model=str(tmp_path), lora=True))
+    names = [name.partition(".lora_") for name, _ in model.named_parameters()]
+    assert {layer.rpartition(".")[2] for layer, lora, _ in names if lora} == adapted
+    assert [str(one.message) for one in recwarn if "lora_targets" in str(one.message)] == said
 
 
 def test_the_pypi_student_is_named_where_it_is_missing(monkeypatch):

@@ -124,6 +124,32 @@ def test_a_control_token_that_cannot_be_text_is_named():
         Chat(tokenizer).prompt(Question("q", "See § 3.", "1"))
 
 
+def ended_by(**flags):
+    """A tokenizer whose template ends a turn by an added token with these flags."""
+    tokenizer = build_tokenizer()
+    tokenizer.add_tokens([AddedToken("<|stop|>", special=True, **flags)])
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", "<|stop|>")
+    return tokenizer
+
+
+@pytest.mark.parametrize("flags", [{}, {"lstrip": True}, {"rstrip": True}, {"lstrip": True, "rstrip": True}])
+def test_a_control_token_that_takes_in_spaces_is_read_as_in_the_whole_text(flags):
+    tokenizer = ended_by(**flags)
+    tokenized = one_sequence(tokenizer, "It is 3.")
+    ids = [*tokenized.prompt, *tokenized.rationales[0], *tokenized.suffix]
+    assert ids == tokenizer(rendered(tokenizer, "It is 3."), add_special_tokens=False)["input_ids"]
+    assert ids.count(tokenizer.convert_tokens_to_ids("<|stop|>")) == 2
+
+
+def test_a_control_token_that_a_text_hides_is_named():
+    """As a word of its own alone, the token is none right after a digit."""
+    tokenizer = ended_by(single_word=True)
+    with pytest.raises(MindError, match="question q: its answer keeps the tokenizer from reading '<.stop.>', which"):
+        one_sequence(tokenizer, "It is 3.")
+    with pytest.raises(MindError, match="question q: its text keeps the tokenizer from reading '<.stop.>', which"):
+        Chat(tokenizer).prompt(Question("q", "What is 2 plus 1", "3"))
+
+
 @pytest.mark.parametrize(
     ("change", "part"),
     [
