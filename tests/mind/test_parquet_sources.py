@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 
 import pytest
 from hypothesis import given, settings
@@ -14,8 +15,10 @@ from mind.data.sources import SourceConfig
 from mind.errors import MindError
 from mind.records import Question, Rationale
 
-texts = st.text(min_size=1, max_size=8).filter(str.strip)
-choices = st.none() | st.dictionaries(texts, texts, min_size=2, max_size=4)
+visible = st.characters(exclude_categories=["C", "Z"])
+texts = st.builds("{}{}{}".format, st.text(max_size=4), visible, st.text(max_size=4))
+labels = st.dictionaries(texts, texts, min_size=2, max_size=4)
+choices = st.none() | labels.filter(lambda found: len({name.strip().lower() for name in found}) == len(found))
 rationales = st.dictionaries(texts, texts, max_size=3)
 
 
@@ -68,7 +71,7 @@ def test_a_lone_surrogate_is_refused(tmp_path, question):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"id": b"x"}, """: row 1: "id" is "b'x'": expected a string or a number"""),
+        ({"id": b"x"}, """: row 1: "id" is "bytes b'x'": expected a string or a number"""),
         ({"answer": None}, ': row 1: "answer" is null: expected a string or a number'),
         ({"id": "a"}, ": row 1: id a is also on row 0"),
         ({"choices": [{"label": "A", "text": "x"}] * 2}, ': row 1: "choices" has a label twice'),
@@ -100,6 +103,22 @@ def test_numbers_of_parquet_are_those_that_were_written(tmp_path):
     with pytest.raises(MindError, match='row 2: "answer" 2 is not one of the choices A, B') as error:
         load_questions(tmp_path / "q.parquet")
     assert [question.answer for question in error.value.questions] == ["A", "B"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (datetime.date(2024, 1, 5), "date 2024-01-05"),
+        (datetime.datetime(2024, 1, 5, 3, 4), "datetime 2024-01-05 03:04:00"),
+        (b"2", "bytes b'2'"),
+    ],
+)
+def test_an_answer_that_json_does_not_have_is_told_with_its_type(tmp_path, answer, told):
+    pyarrow = pytest.importorskip("pyarrow")
+    pyarrow.parquet.write_table(pyarrow.table({"question": ["?"], "answer": [answer]}), tmp_path / "q.parquet")
+    with pytest.raises(MindError) as error:
+        load_questions(tmp_path / "q.parquet")
+    assert str(error.value).endswith(f'row 0: "answer" is "{told}": expected a string or a number')
 
 
 @pytest.mark.parametrize("fault", ["two columns", "a date beyond all dates"])
