@@ -289,7 +289,8 @@ class OnlineEngine:
 
 
 def _parsed(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
-    if headers.get("content-type", "").lower().startswith("text/event-stream") or body.startswith(b"data:"):
+    streamed = headers.get("content-type", "").lower().startswith("text/event-stream")
+    if streamed or body.lstrip().startswith((b"data:", b"event:", b"id:", b"retry:", b":")):
         raise Problem("streamed answer", "the server streams what was not asked for as a stream", retry=False)
     try:
         return parse_object("the body", body)
