@@ -21,6 +21,7 @@ NUMBER = Question("n", "Ann has 5 pears and buys 7 more. How many pears has she?
 CHOICE = Question("c", "Where is a revolving door?", "B", {"A": "book store", "B": "bank", "C": "store", "D": "mall"})
 YES_NO = Question("y", "Is frost common in May?", "no", {"yes": "yes", "no": "no"})
 TIME = Question("t", "A train leaves at 14:05 and takes 25 minutes. When does it arrive?", "2:30 pm")
+GROUPS = Question("d", "How did the match end?", "3-2")
 WORDS = Question("w", "Which day is it?", "\\text{Tuesday}")
 LATEX = Question("l", "Which point?", "\\left( 3, \\frac{\\pi}{2} \\right)")
 
@@ -57,6 +58,14 @@ def patient(monkeypatch):
         ("seven", "number"),
         ("1e-05", "number"),
         ("2 1/2", "number"),
+        ("2024-01-05", "digit group"),
+        ("3-2", "digit group"),
+        ("$20-$30", "digit group"),
+        ("01/05/2024", "digit group"),
+        ("1.2.3", "digit group"),
+        ("0x1F", "digit group"),
+        ("3-x", "latex"),
+        ("5 - 2 pi", "latex"),
         ("2k", "latex"),
         ("$2k", "number"),
         ("ab", "latex"),
@@ -79,8 +88,8 @@ def test_other_answers_are_latex(answer):
 
 @pytest.mark.parametrize(
     "question",
-    [NUMBER, CHOICE, YES_NO, TIME, WORDS, LATEX],
-    ids=["number", "choice", "yes_no", "time", "words", "latex"],
+    [NUMBER, CHOICE, YES_NO, TIME, GROUPS, WORDS, LATEX],
+    ids=["number", "choice", "yes_no", "time", "digit group", "words", "latex"],
 )
 def test_what_holds_for_every_answer_type(question, request):
     kind = answer_type(question)
