@@ -112,6 +112,13 @@ def text_of(where: str, name: str, value: Any, *, or_number: bool = False) -> st
     return value
 
 
+def folded(text: str) -> str:
+    """A form of `text` that is equal for texts that differ in case, in compatible characters of Unicode, and in marks
+    without a width, such as soft hyphens."""
+    text = unicodedata.normalize("NFKC", text).casefold()
+    return text if text.isascii() else "".join(one for one in text if unicodedata.category(one) != "Cf")
+
+
 def _is_visible(text: str) -> bool:
     """Whether `text` has more than white space, control characters and marks without a width."""
     return any(not one.isspace() and unicodedata.category(one) not in ("Cc", "Cf") for one in text)
