@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
+from decimal import Decimal
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ from test_sources import QUESTIONS, ROW, read_source, write_parquet
 from mind.data.questions import load_questions, save_questions
 from mind.data.sources import SourceConfig
 from mind.errors import MindError
+from mind.grading.grade import grade_file
 from mind.records import Question, Rationale
 
 visible = st.characters(exclude_categories=["C", "Z"])
@@ -106,19 +109,39 @@ def test_numbers_of_parquet_are_those_that_were_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("value", "text"),
     [
-        (datetime.date(2024, 1, 5), "date 2024-01-05"),
-        (datetime.datetime(2024, 1, 5, 3, 4), "datetime 2024-01-05 03:04:00"),
-        (b"2", "bytes b'2'"),
+        (datetime.date(2024, 1, 5), "2024-01-05"),
+        (datetime.datetime(2024, 1, 5, 3, 4), "2024-01-05 03:04:00"),
+        (datetime.time(9, 15), "09:15:00"),
+        (datetime.timedelta(hours=2), "2:00:00"),
+        (Decimal("1.50"), "1.50"),
     ],
 )
-def test_an_answer_that_json_does_not_have_is_told_with_its_type(tmp_path, answer, told):
+def test_values_that_json_does_not_have_are_texts(tmp_path, value, text):
     pyarrow = pytest.importorskip("pyarrow")
-    pyarrow.parquet.write_table(pyarrow.table({"question": ["?"], "answer": [answer]}), tmp_path / "q.parquet")
-    with pytest.raises(MindError) as error:
-        load_questions(tmp_path / "q.parquet")
-    assert str(error.value).endswith(f'row 0: "answer" is "{told}": expected a string or a number')
+    row = {"id": "a", "question": "?", "answer": value, "response": f"#### {text}", "more": [{"x": value}]}
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "q.parquet")
+    assert [question.answer for question in load_questions(tmp_path / "q.parquet")] == [text]
+    assert grade_file(tmp_path / "q.parquet", tmp_path / "out.jsonl").total == 1
+    graded = json.loads((tmp_path / "out.jsonl").read_text())
+    assert graded | {"correct": None, "extracted": None} == row | {
+        "answer": text,
+        "more": [{"x": text}],
+        "correct": None,
+        "extracted": None,
+    }
+
+
+@pytest.mark.parametrize("value", [b"x", [b"x"], [{"bytes": b"x", "path": None}]])
+def test_bytes_are_named_before_anything_is_graded(tmp_path, value):
+    pyarrow = pytest.importorskip("pyarrow")
+    row = {"id": "a", "question": "?", "answer": "1", "response": "#### 1", "image": value}
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "q.parquet")
+    with pytest.raises(MindError, match='row 0: "image" holds bytes, which JSON does not have'):
+        grade_file(tmp_path / "q.parquet", tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+    assert [question.answer for question in load_questions(tmp_path / "q.parquet")] == ["1"]
 
 
 @pytest.mark.parametrize("fault", ["two columns", "a date beyond all dates"])
