@@ -23,6 +23,8 @@ MAX_MENTIONS = 100
 _ARTICLE = re.compile(r"\A(?:an?|the)\s", re.IGNORECASE)
 _AFTER_LABEL = r"(?!['’\w]|\s(?!(?:is|as|because|since|would|must|fits|seems|or|and|nor|not|over|but)\b)[a-z])"
 """Words that distinguish the label in "A is the answer" from the article in "A bank is the answer"."""
+_AFTER_PRONOUN = _AFTER_LABEL.replace("would|must|", "")
+"""The same for the label I: "I would pick E" begins with a pronoun."""
 _KIND = r"(?:option|choice|answer|letter|alternative)\s"
 
 # In these patterns a mention is one character, and the text between mentions shows which of them are asserted.
@@ -194,7 +196,8 @@ class _Names:
         # "(B)" counts in any case, but a bare label only in its own case: "a." ends many sentences that do not choose
         # "A". Only ASCII letters, because "ſ" is an "s" in any case, but not in lower case.
         label, letters = "|".join(map(re.escape, choices)), [label for label in choices if label.isalpha()]
-        letter = "|".join(re.escape(label) + (_AFTER_LABEL if label in "AaI" else "") for label in letters) or "(?!)"
+        behind = {"A": _AFTER_LABEL, "a": _AFTER_LABEL, "I": _AFTER_PRONOUN}
+        letter = "|".join(re.escape(label) + behind.get(label, "") for label in letters) or "(?!)"
         self._label = re.compile(
             rf"(?ai:[(\[<{{\"']\s?({label})\s?[)\]>}}\"'])|\b(?ai:{_KIND}({label}))(?![\w']){_AFTER_LABEL}"
             rf"|(?<![\w'.])({label})(?=[):](?!\w))|(?<![-\w'.])({letter})(?![\w']|-\w)"

@@ -12,7 +12,7 @@ from mind.data.problems import Problems
 from mind.data.questions import parse_answer, required_text
 from mind.data.rows import file_rows
 from mind.display import percent
-from mind.errors import MindError, require
+from mind.errors import require
 from mind.files import new_file, write_json_rows
 from mind.grading.answers import judge_text
 from mind.records import Grade, Question

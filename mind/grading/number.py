@@ -54,7 +54,11 @@ _CALCULATION = re.compile(
     re.IGNORECASE,
 )
 """Marks of a value that is none of the numbers in the text."""
-_MORE_THAN = re.compile(r"(?:\s[a-z]+)?\s(?:more|less|fewer|greater|smaller)\sthan\s[$\u20ac\u00a3]?")
+_CALCULATES = re.compile(
+    r"(?:\s[a-z]+)?\s(?:(?:more|less|fewer|greater|smaller)\sthan|times|plus|minus|(?:multiplied|divided)\sby)\s"
+    r"[$\u20ac\u00a3]?"
+)
+"""Words between two numbers that make a third one of them."""
 _HOW_MANY = re.compile(r"\bhow\smany(?=\s)", re.IGNORECASE)
 _BOUNDED = re.compile(r"\W*(?:(?:more|less|fewer|greater|smaller)\sthan|over|under|above|below)\s", re.IGNORECASE)
 _JOINED = re.compile(
@@ -167,7 +171,7 @@ def _stated(statement: str, question: str) -> Quantity | None:
     if (
         len(numbers) == 2
         and begins_with(text, numbers[0])
-        and _MORE_THAN.fullmatch(text, numbers[0].end, numbers[1].start)
+        and _CALCULATES.fullmatch(text, numbers[0].end, numbers[1].start)
     ):
         return numbers[0]._replace(value=None)
     if begins_with(text, numbers[0]) and (

@@ -75,7 +75,7 @@ _OPERATOR_BEHIND = re.compile(
     r"|\s(?:hundredths?|thousandths?|millionths?|factorial|remainder|pi|mod|choose|times\s[0-9]|log|ln|sin|cos|tan|sqrt|exp)\b|\se\s?\^"
 )
 _OPERATOR_BEFORE = re.compile(
-    r"(?:[*/^\u00d7\u00f7\u221a\u221b\u221c\u00b1\u2213<>\u2264\u2265\u2260]|(?<!\w)-\(?\Z|(?<![\w'])[b-z]\s?-|[\w)}\]%]\s?[+]|[0-9][^0-9]{0,16}\s-|[0-9]-|[0-9]\sx|\s[rR]"
+    r"(?:[*/^\u00b7\u00d7\u00f7\u221a\u221b\u221c\u00b1\u2213<>\u2264\u2265\u2260]|(?<!\w)-\(?\Z|(?<![\w'])[b-z]\s?-|[\w)}\]%]\s?[+]|[0-9][^0-9]{0,16}\s-|[0-9]-|[0-9]\sx|[0-9]\(|_\{|\s[rR]"
     r"|\b(?:[Rr]emainder(?:\sof)?|root)|\b(?:sqrt|floor|ceil|abs|max|min)\s?\(?|\b(?:twice|double|triple|half|third|quarter|square|cube|root)\s(?:of\s)?|(?:\\[A-Za-z]+|\b(?:log|ln|sin|cos|tan))\s?(?:_\s?(?:\w|\{[^{}]*\})|\[[^\[\]]*\])?\s?[({]?)\s?\Z|[0-9](?:\s:\s|:)\Z"
 )
 _ABSOLUTE = re.compile(r"(?:\||\\[lr]?vert)\s?\Z")

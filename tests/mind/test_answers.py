@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from mind.answer_line import suffix, without_suffix
+from mind.curation.leaks import leaks_answer
 from mind.grading import ANSWER_TYPES, answer_type, latex_equality
 from mind.grading.answers import extract_answer, is_correct, judge_text
 from mind.grading.plain_text import MAX_ANSWER_CHARACTERS
 from mind.grading.quantity import number_value
+from mind.grading.type_counts import type_counts
 from mind.records import Question
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -291,6 +293,13 @@ def test_a_gold_answer_may_be_published_with_its_solution(answer, final):
 )
 def test_only_the_answer_of_the_response_itself_counts(response, extracted):
     assert extract_answer(response, NUMBER) == extracted
+
+
+def test_an_answer_that_is_published_with_its_solution_has_the_type_of_the_answer():
+    question = with_answer("Twice 3 is 6, so it is at \\boxed{6:00}.")
+    assert type_counts([question]) == {"time": 1}
+    assert leaks_answer("The answer is 6:00. Twice three.", question)
+    assert not leaks_answer("Twice three is six.", question)
 
 
 def read(name):

@@ -360,6 +360,10 @@ def test_a_key_is_needed_by_the_default_endpoint_alone(monkeypatch):
         ({"retry-after": f"Wed, 21 Oct {'9' * 20} 07:28:00 GMT"}, None),
         ({"retry-after": f"Wed, 21 Oct 2099 07:28:00 +{'9' * 14}"}, None),
         ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        # a clock that differs from the one here by years
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT", "date": "Wed, 21 Oct 2015 07:27:30 GMT"}, 30.0),
+        ({"retry-after": "Wed, 21 Oct 2099 07:28:00 GMT", "date": "Wed, 21 Oct 2099 07:28:02 GMT"}, 0.0),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT", "date": "today"}, 0.0),
         ({"retry-after-ms": "1500"}, 1.5),
         ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
         ({"retry-after-ms": "soon", "retry-after": "9"}, 9.0),
