@@ -49,11 +49,13 @@ _CLAUSE_END = re.compile(
 )
 _CALCULATION = re.compile(
     r"\|[^|]*\||[0-9)]!|[A-Za-z]\s?\(|\)\s?\(|\s%\s?[0-9]|%\sof\s[$]?[0-9]|\\[A-Za-z]"
-    r"|\b(?:mod|choose|half|third|quarter|twice|double|triple|times|squared?|cubed?|root|factorial|plus|minus)\b"
+    r"|\b(?:half|third|quarter)\sof\b"
+    r"|\b(?:mod|choose|twice|double|triple|times|squared?|cubed?|root|factorial|plus|minus)\b"
     r"|\b(?:more|less|fewer|greater|smaller)\sthan\b",
     re.IGNORECASE,
 )
 """Marks of a value that is none of the numbers in the text."""
+_OF = re.compile(r"\s+of\s+[$\u20ac\u00a3]?")
 _CALCULATES = re.compile(
     r"(?:\s[a-z]+)?\s(?:(?:more|less|fewer|greater|smaller)\sthan|times|plus|minus|(?:multiplied|divided)\sby)\s"
     r"[$\u20ac\u00a3]?"
@@ -168,17 +170,19 @@ def _stated(statement: str, question: str) -> Quantity | None:
     numbers = numbers or spelled_numbers(text, question)
     if not numbers or _BOUNDED.match(text) or (alternatives(text, question) and len(numbers) == 2):
         return numbers[0]._replace(value=None) if numbers else None
-    if (
-        len(numbers) == 2
-        and begins_with(text, numbers[0])
-        and _CALCULATES.fullmatch(text, numbers[0].end, numbers[1].start)
-    ):
+    if len(numbers) == 2 and begins_with(text, numbers[0]) and _is_calculated(text, *numbers):
         return numbers[0]._replace(value=None)
     if begins_with(text, numbers[0]) and (
         len(numbers) == 1 or not _JOINED.match(text, numbers[0].end, numbers[1].start)
     ):
         return numbers[0]
     return concluding_number(text, question)
+
+
+def _is_calculated(text: str, one: Quantity, other: Quantity) -> bool:
+    """Whether the words between the two numbers of `text` make a third one: "50% of 20", "5 more than 3"."""
+    share = one.percent and not text[other.end :].strip(" .") and _OF.fullmatch(text, one.end, other.start)
+    return bool(share or _CALCULATES.fullmatch(text, one.end, other.start))
 
 
 def _compared_undecided(stated: str, gold: Fraction, is_a_number: bool) -> tuple[Grade, str]:

@@ -58,7 +58,6 @@ _SCALE = re.compile(
     r"|(?P<short>[kK]|bn|bln|mn|mln|mio|M|B)\b(?!\^)|\s(?P<spaced>k|bn|mln|mn)\b",
 )
 _PERCENT = re.compile(r"\s?(?:%|per\s?cent\b|pct\b)")
-_OF_NUMBER = re.compile(r"\s{1,4}of\s{1,4}[$\u20ac\u00a3]?[0-9][0-9.,]*\W*\Z")
 _WHOLE_HOUR = re.compile(r":00(?![0-9:])")
 _MORE_DIGITS = re.compile(r"(?:(?:\.{2,3}|[.,:/_'-])?[0-9])++")
 _BELOW_ZERO = re.compile(r"[^0-9.,;]{0,24}?\b(?:below|under)\s(?:zero|freezing|0\b)")
@@ -255,7 +254,6 @@ def _quantity(text: str, match: re.Match[str], question: str) -> Quantity:
         end = whole_hour.end()
     if percent := _PERCENT.match(text, end):
         end = percent.end()
-        value = None if _OF_NUMBER.match(text, end) else value
     if rest := _MORE_DIGITS.match(text, end):
         value, end = None, rest.end()
     below_zero = _BELOW_ZERO.match(text, end)
