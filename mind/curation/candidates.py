@@ -80,7 +80,8 @@ def _wrong_rationale(
     """The wrong rationale in a response with a wrong answer, if the same rules keep it."""
     if config.keep_wrong == 0 or verdict.extracted is None or not is_finished(response):
         return None
-    text = rationale_of(response.text, lambda stated: plain_text(stated) == verdict.extracted)
+    extracted = plain_text(verdict.extracted)
+    text = rationale_of(response.text, lambda stated: plain_text(stated) == extracted)
     if not _WORD.search(text) or len(text) > config.max_characters:
         return None
     if (config.drop_leaks and leaks_answer(text, question)) or not _in_its_scripts(text, config):
