@@ -32,6 +32,20 @@ _KINDS = {
 }
 
 
+_FORMATS = {
+    codecs.BOM_UTF32_LE: "UTF-32: save it as UTF-8",  # before UTF-16, with which it begins
+    codecs.BOM_UTF16_LE: "UTF-16: save it as UTF-8",
+    codecs.BOM_UTF16_BE: "UTF-16: save it as UTF-8",
+    b"\x1f\x8b": "compressed by gzip: unpack it",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd: unpack it",
+    b"\xfd7zXZ": "compressed by xz: unpack it",
+    b"BZh": "compressed by bzip2: unpack it",
+    b"PK\x03\x04": "a ZIP archive or a workbook: unpack it, or save it as CSV",
+    b"PAR1": "Parquet: give it a name that ends in .parquet",
+}
+"""First bytes of files that are not plain text -> what they are, and the remedy."""
+
+
 def cache_folder() -> Path:
     """The folder for converted models and encoder features: $MIND_CACHE, else ~/.cache/mind-kernels."""
     return Path(os.environ.get("MIND_CACHE") or Path.home() / ".cache" / "mind-kernels")
@@ -263,7 +277,23 @@ def _reason(error: Exception) -> str:
 def read_text(path: str | os.PathLike[str]) -> str:
     """The text of a file in UTF-8, with or without a byte order mark; raises MindError as `require_file`, or if it is
     not UTF-8."""
-    return _decoded(str(path), require_file(path).read_bytes())
+    text = require_file(path).read_bytes()
+    check_is_text(str(path), text)
+    return _decoded(str(path), text)
+
+
+def check_is_text(where: str, begin: bytes) -> None:
+    """Raises a MindError that begins with `where` if `begin`, the first bytes of a file, shows that it is compressed,
+    in another encoding than UTF-8, or no text at all."""
+    if (other := _other_format(begin)) is not None:
+        raise MindError(f"{where}: not UTF-8 text but {other}")
+
+
+def _other_format(begin: bytes) -> str | None:
+    """What a file with these first bytes is, if that is not UTF-8 text."""
+    if 0 in begin[:2]:  # the first characters of a table or of JSON are ASCII: one byte and zeros in other encodings
+        return "UTF-16 or UTF-32: save it as UTF-8" if any(begin[:4]) else "zero bytes: its content is lost"
+    return next((what for signature, what in _FORMATS.items() if begin.startswith(signature)), None)
 
 
 def json_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -321,8 +351,8 @@ def _decoded(where: str, text: bytes) -> str:
     except UnicodeDecodeError as error:
         line = text.count(b"\n", 0, error.start)
         place = f"{where}:{line + 1}" if line else where
-        utf16 = text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        raise MindError(f"{place}: not UTF-8 text{' but UTF-16: save it as UTF-8' if utf16 else ''}") from None
+        other = _other_format(text)
+        raise MindError(f"{place}: not UTF-8 text{f' but {other}' if other else ''}") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

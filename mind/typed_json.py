@@ -118,8 +118,8 @@ def record_of(kind: type[T], where: str, row: Mapping[str, Any]) -> T:
 
 
 def described(value: Any) -> str:
-    """`value` as an error shows it: as JSON, shortened."""
-    return f"{json.dumps(value, default=str):.60}"
+    """`value` as an error shows it: as JSON, shortened; with its type if JSON has no such value."""
+    return f"{json.dumps(value, default=lambda other: f'{type(other).__name__} {other}'):.60}"
 
 
 def check_fields(section: str, record: Any) -> None:

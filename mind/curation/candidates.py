@@ -12,6 +12,7 @@ from mind.curation.config import FilterConfig
 from mind.curation.leaks import leaks_answer
 from mind.curation.result import OUTDATED, RationaleOutcome
 from mind.grading.answers import is_correct
+from mind.grading.plain_text import plain_text
 from mind.provenance import without_folders
 from mind.records import Key, Question, Response, Verdict, WrongRationale
 from mind.similarity import distinct, ngram_sets, similarities
@@ -79,7 +80,8 @@ def _wrong_rationale(
     """The wrong rationale in a response with a wrong answer, if the same rules keep it."""
     if config.keep_wrong == 0 or verdict.extracted is None or not is_finished(response):
         return None
-    text = rationale_of(response.text, lambda stated: stated == verdict.extracted)
+    extracted = plain_text(verdict.extracted)
+    text = rationale_of(response.text, lambda stated: plain_text(stated) == extracted)
     if not _WORD.search(text) or len(text) > config.max_characters:
         return None
     if (config.drop_leaks and leaks_answer(text, question)) or not _in_its_scripts(text, config):

@@ -15,6 +15,7 @@ from mind.data.problems import Problems
 from mind.data.questions import knowledge, load_questions, read_questions
 from mind.errors import require
 from mind.grading.answers import is_correct, judge_text
+from mind.grading.plain_text import plain_text
 from mind.perspectives import KNOWLEDGE
 from mind.records import Question, Rationale, WrongRationale
 from mind.summary import Summary
@@ -148,6 +149,6 @@ def _judged_rationales(
             else:
                 counts["rationales_wrong_answer"] += 1
                 stated = judgement.extracted
-                wrong.append((rationale_of(text, lambda answer, stated=stated: answer == stated), stated))
+                wrong.append((rationale_of(text, lambda answer, stated=stated: plain_text(answer) == stated), stated))
         seen.add(normal)
     return right, [(text, answer) for text, answer in wrong if text.strip()]

@@ -9,6 +9,7 @@ from dataclasses import replace
 from mind.answer_line import ANSWER_MARKER, answer_part
 from mind.curation.leaks import leaks_answer
 from mind.grading import answer_type
+from mind.grading.answers import with_final_answer
 from mind.grading.marks import marks
 from mind.records import Question, Response
 from mind.teacher.completion import UNKNOWN, is_finished
@@ -54,6 +55,7 @@ def rules_of(response: Response, question: Question) -> tuple[str, ...]:
 
 def _answers(line: str, question: Question) -> bool:
     """Whether the line states an answer of the question's type."""
+    question = with_final_answer(question)
     kind = answer_type(question)
     return ANSWER_MARKER in line or any(kind.marked(mark.statement.strip(), question) for mark in marks(line))
 

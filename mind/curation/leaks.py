@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 
 from mind.grading import answer_type
+from mind.grading.answers import with_final_answer
+from mind.grading.plain_text import plain_text
 from mind.records import Question
 
 _STATEMENT_CHARACTERS = 200
@@ -57,6 +59,7 @@ def leaks_answer(text: str, question: Question) -> bool:
     Openings: "The answer is 12.", "12 is the answer because", "Answer: B", "#### 12", and a first sentence that the
     second derives ("She has 12. To get this answer, ..."). Choices count by label and by text.
     """
+    text, question = plain_text(text), with_final_answer(question)
     # Most rationales do not have the word, and need no further search.
     return _opens_with_gold(text, question) or ("answer" in text.lower() and _admits(text, question))
 

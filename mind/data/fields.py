@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import string
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -107,8 +108,20 @@ def text_of(where: str, name: str, value: Any, *, or_number: bool = False) -> st
     if not isinstance(value, str):
         expected = "a string or a number" if or_number else "a string"
         raise MindError(f'{where}: "{name}" is {described(value)}: expected {expected}')
-    require(value.strip() != "", f'{where}: "{name}" is empty')
+    require(_is_visible(value), f'{where}: "{name}" is empty')
     return value
+
+
+def folded(text: str) -> str:
+    """A form of `text` that is equal for texts that differ in case, in compatible characters of Unicode, and in marks
+    without a width, such as soft hyphens."""
+    text = unicodedata.normalize("NFKC", text).casefold()
+    return text if text.isascii() else "".join(one for one in text if unicodedata.category(one) != "Cf")
+
+
+def _is_visible(text: str) -> bool:
+    """Whether `text` has more than white space, control characters and marks without a width."""
+    return any(not one.isspace() and unicodedata.category(one) not in ("Cc", "Cf") for one in text)
 
 
 def whole_text(where: str, name: str, text: str) -> str:
@@ -213,7 +226,8 @@ def _choices(where: str, column: str, value: Any) -> dict[str, str]:
         )
     labels = [text_of(where, f"{column}.label", label, or_number=True) for label, _ in pairs]
     require(len(labels) >= 2, f'{where}: "{column}" has {len(labels)} choices: expected at least 2')
-    require(len(set(labels)) == len(labels), f'{where}: "{column}" has a label twice: {", ".join(labels)}')
+    once = {label.strip().lower() for label in labels}
+    require(len(once) == len(labels), f'{where}: "{column}" has a label twice: {", ".join(labels)}')
     texts = [_choice_text(where, f"{column}.{label}", text) for label, (_, text) in zip(labels, pairs, strict=True)]
     return dict(zip(labels, texts, strict=True))
 

@@ -6,10 +6,10 @@ Source: T. Brown et al., Language models are few-shot learners (arXiv 2005.14165
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from mind.data.fields import folded
 from mind.records import Question
 
 WORDS = 13
@@ -19,8 +19,8 @@ _WORD = re.compile(r"\w+|[+*/=<>^×÷−]|(?<!\w)-|-(?=\d)")
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case, without punctuation; compatible characters of Unicode are the same."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    """The words of a text in lower case, without punctuation, as `mind.data.fields.folded` makes them."""
+    return _WORD.findall(folded(text))
 
 
 @dataclass(frozen=True)

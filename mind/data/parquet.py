@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from itertools import chain, islice
 from types import ModuleType
 from typing import Any
@@ -14,11 +17,14 @@ from mind.files import replacing_file, require_file
 
 BATCH_ROWS = 4096
 """Number of rows in memory at a time."""
+_NOT_IN_JSON = re.compile(r"\b(?:date|time|timestamp|duration|decimal|month)")
+"""The names of Arrow's types, within a schema, whose values JSON does not have."""
 
 
 def parquet_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row of a Parquet file as the equivalent JSON object, with its "path: row n", n from 0.
 
+    Dates, times and decimals become texts, such as "2024-01-05". Bytes, which have no equivalent, stay as they are.
     Raises MindError for a missing file, for a file that is not Parquet, and without pyarrow.
     """
     pyarrow = _pyarrow(path)
@@ -28,8 +34,9 @@ def parquet_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, 
             require(len(set(names)) == len(names), f"{path}: two columns have the same name: {', '.join(names)}")
             batches = map(_with_short_numbers, file.iter_batches(batch_size=BATCH_ROWS))
             rows = chain.from_iterable(batch.to_pylist(maps_as_pydicts="strict") for batch in batches)
+            equivalent = _in_json if _NOT_IN_JSON.search(str(file.schema_arrow)) else dict
             for number, row in enumerate(rows):
-                yield f"{path}: row {number}", row
+                yield f"{path}: row {number}", equivalent(row)
     except (pyarrow.ArrowException, ValueError, KeyError, OverflowError, OSError) as error:
         raise MindError(f"{path}: cannot be read as Parquet: {error}") from None
 
@@ -55,6 +62,19 @@ def write_parquet_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLik
     with replacing_file(path) as partial, pyarrow.parquet.ParquetWriter(partial, schema) as writer:
         while batch := list(islice(parquet, BATCH_ROWS)):
             writer.write_batch(pyarrow.RecordBatch.from_pylist(batch, schema))
+
+
+def _in_json(value: Any) -> Any:
+    """`value` with texts in place of dates, times and decimals."""
+    if isinstance(value, dict):
+        return {name: _in_json(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_in_json(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat(" ")
+    if isinstance(value, date | time):
+        return value.isoformat()
+    return str(value) if isinstance(value, timedelta | Decimal) else value
 
 
 def _with_short_numbers(batch: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from mind.data.fields import (
     Columns,
     answer_of,
     field_of,
+    folded,
     id_of,
     required_text,
     text_of,
@@ -148,9 +148,9 @@ def parse_answer(where: str, row: Mapping[str, Any]) -> Answer:
 
 
 def same_text(text: str) -> str:
-    """A normal form of a question's text: equal for texts that are equal up to case, white space and compatible
-    characters."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    """A normal form of a question's text: equal for texts that are equal up to white space and what
+    `mind.data.fields.folded` removes."""
+    return " ".join(folded(text).split())
 
 
 def asked_in(questions: Iterable[Question], others: Iterable[Question]) -> list[Question]:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from mind.data.parquet import parquet_rows
 from mind.data.problems import Problems
 from mind.errors import MindError
-from mind.files import parse_json, parse_object, read_text, require_file
+from mind.files import check_is_text, parse_json, parse_object, read_text, require_file
 from mind.progress import Progress
 from mind.typed_json import record_of
 
@@ -61,7 +61,9 @@ def keyed_records(kind: type[T], path: str | os.PathLike[str]) -> Iterator[T]:
 def _json_rows(path: str | os.PathLike[str], problems: Problems) -> Rows:
     """The objects of a JSON list, or of a file of JSON lines."""
     with require_file(path).open("rb") as file:
-        begin = file.read(1024).removeprefix(codecs.BOM_UTF8).lstrip()
+        begin = file.read(1024)
+        check_is_text(str(path), begin)
+        begin = begin.removeprefix(codecs.BOM_UTF8).lstrip()
         file.seek(0)
         yield from (_listed_rows if begin.startswith(b"[") else _lines)(path, file, problems)
 
@@ -118,7 +120,7 @@ def _csv_rows(path: str | os.PathLike[str], problems: Problems) -> Rows:
         raise MindError(f"{path}: its columns are separated by {json.dumps(other)}: expected commas")
     try:
         rows = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
-        header = next(rows, [])
+        header = [name.strip() for name in next(rows, [])]
         if len(set(header)) < len(header):
             raise MindError(f"{path}: two columns have the same name: {', '.join(header):.500}")
         for number, row in enumerate(row for row in rows if row):

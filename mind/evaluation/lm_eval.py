@@ -160,14 +160,14 @@ def tasks_of(
 def write_tasks(folder: Path, tasks: Sequence[Task], place: Path) -> None:
     """Writes the tasks into the empty folder `folder`, which will be moved to `place`."""
     (folder / "data").mkdir()
-    (folder / "utils.py").write_text(UTILS)
+    (folder / "utils.py").write_text(UTILS, "utf-8")
     for task in tasks:
         file = f"data/{task.name}.jsonl"
         write_json_rows(task.rows, folder / file)
         source = {"data_files": {task.split: str(place.resolve() / file)}}
         values = {"task": task.name, **task.values, "dataset_path": "json", "dataset_kwargs": source}
         text = yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-        (folder / f"{task.name}.yaml").write_text(text)
+        (folder / f"{task.name}.yaml").write_text(text, "utf-8")
 
 
 def is_task_file(file: Path) -> bool:

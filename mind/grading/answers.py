@@ -68,16 +68,19 @@ def extract_answer(response: str, question: Question) -> str | None:
 
 
 def with_final_answer(question: Question) -> Question:
-    r"""`question` with only the final answer, if its gold answer is published with a solution.
+    r"""`question` with its gold answer as the plain text that responses become, and only the final answer, if the gold
+    answer is published with a solution.
 
     The final answer is the text after the last "####" (GSM8K), in the last \boxed{...} (MATH), or after "the answer
     is".
     """
-    answer = question.answer
-    if question.choices is not None or not (any(mark in answer for mark in (ANSWER_MARKER, "\\boxed", "nswer"))):
+    if question.choices is not None:
         return question
-    marked = (mark.statement.strip() for mark in marks(answer))
-    return dataclasses.replace(question, answer=next(filter(None, marked), answer))
+    answer = plain_text(question.answer)
+    if any(mark in answer for mark in (ANSWER_MARKER, "\\boxed", "nswer")):
+        marked = (mark.statement.strip() for mark in marks(answer))
+        answer = next(filter(None, marked), answer)
+    return question if answer == question.answer else dataclasses.replace(question, answer=answer)
 
 
 def _stated(response: str, question: Question, kind: AnswerType) -> str | None:

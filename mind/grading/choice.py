@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from mind.grading.answer_type import AnswerType
 from mind.grading.plain_text import bare, plain_text, sentences, without_latex_text
@@ -14,12 +15,16 @@ from mind.grading.quantity import number_value, quantities
 from mind.grading.yes_no import marked_yes, unmarked_yes
 from mind.records import Grade, Question
 
+T = TypeVar("T")
+
 MAX_MENTIONS = 100
 """A sentence that names more choices is repetitive, and asserts none."""
 
-_ARTICLE = re.compile(r"(?:an?|the)\s", re.IGNORECASE)
+_ARTICLE = re.compile(r"\A(?:an?|the)\s", re.IGNORECASE)
 _AFTER_LABEL = r"(?!['’\w]|\s(?!(?:is|as|because|since|would|must|fits|seems|or|and|nor|not|over|but)\b)[a-z])"
 """Words that distinguish the label in "A is the answer" from the article in "A bank is the answer"."""
+_AFTER_PRONOUN = _AFTER_LABEL.replace("would|must|", "")
+"""The same for the label I: "I would pick E" begins with a pronoun."""
 _KIND = r"(?:option|choice|answer|letter|alternative)\s"
 
 # In these patterns a mention is one character, and the text between mentions shows which of them are asserted.
@@ -173,20 +178,26 @@ def _labels_alone(choices: Mapping[str, str]) -> dict[str, str]:
     return {label: label for label in choices}
 
 
+def _labels_of_one(names: Mapping[str, T]) -> dict[T, str]:
+    """The label of each name (its text or value) that a single choice has."""
+    counts = Counter(names.values())
+    return {name: label for label, name in names.items() if name not in (None, "") and counts[name] == 1}
+
+
 class _Names:
     """How a text can name the choices of a question."""
 
     def __init__(self, choices: Mapping[str, str]):
         self._labels = {label.lower(): label for label in choices}
-        self._exact = {text.strip().lower(): label for label, text in choices.items()}
-        texts = {_ARTICLE.sub("", bare(plain_text(text)), count=1): label for label, text in choices.items()}
-        self._texts = {text: label for text, label in texts.items() if text}
-        values = {number_value(plain_text(text)): label for label, text in choices.items()}
-        self._values = values if None not in values and len(values) == len(choices) else {}
+        self._exact = _labels_of_one({label: text.strip().lower() for label, text in choices.items()})
+        self._texts = _labels_of_one({label: _ARTICLE.sub("", bare(plain_text(t))) for label, t in choices.items()})
+        self._numbers = _labels_of_one({label: number_value(plain_text(text)) for label, text in choices.items()})
+        self._values = self._numbers if len(self._numbers) == len(choices) else {}
         # "(B)" counts in any case, but a bare label only in its own case: "a." ends many sentences that do not choose
         # "A". Only ASCII letters, because "ſ" is an "s" in any case, but not in lower case.
         label, letters = "|".join(map(re.escape, choices)), [label for label in choices if label.isalpha()]
-        letter = "|".join(re.escape(label) + (_AFTER_LABEL if label in "AaI" else "") for label in letters) or "(?!)"
+        behind = {"A": _AFTER_LABEL, "a": _AFTER_LABEL, "I": _AFTER_PRONOUN}
+        letter = "|".join(re.escape(label) + behind.get(label, "") for label in letters) or "(?!)"
         self._label = re.compile(
             rf"(?ai:[(\[<{{\"']\s?({label})\s?[)\]>}}\"'])|\b(?ai:{_KIND}({label}))(?![\w']){_AFTER_LABEL}"
             rf"|(?<![\w'.])({label})(?=[):](?!\w))|(?<![-\w'.])({letter})(?![\w']|-\w)"
@@ -202,10 +213,10 @@ class _Names:
             return statement.strip()
         if label := self._exact.get(statement.strip().lower()):
             return label
-        name = re.sub(rf"\A(?:{_KIND}|{_ARTICLE.pattern})", "", bare(statement))
-        value = number_value(statement) if self._values else None
+        name = re.sub(rf"\A{_KIND}|{_ARTICLE.pattern}", "", bare(statement))
+        value = number_value(statement) if self._numbers else None
         return (
-            self._labels.get(name) or self._texts.get(name) or (value is not None and self._values.get(value)) or None
+            self._labels.get(name) or self._texts.get(name) or (value is not None and self._numbers.get(value)) or None
         )
 
     def mentions(self, text: str, at_start: bool = False) -> Iterator[Mention]:

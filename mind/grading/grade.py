@@ -63,11 +63,12 @@ def _graded(source: str | os.PathLike[str], counts: Counter[Grade]) -> Iterator[
     for where, row in file_rows(source, problems):
         question = problems.attempt(where, _question, where, row)
         response = problems.attempt(where, _response, where, row)
-        if question is None or response is None:
+        kept = problems.attempt(where, _writable, where, row)
+        if question is None or response is None or kept is None:
             continue
         judgement = judge_text(response, question)
         counts[judgement.verdict] += 1
-        yield {**row, "correct": judgement.verdict == "right", "extracted": judgement.extracted}
+        yield {**kept, "correct": judgement.verdict == "right", "extracted": judgement.extracted}
     problems.check(range(counts.total()))
     require(counts.total() > 0, f"{source}: the file is empty: expected one response per line")
 
@@ -77,6 +78,21 @@ def _question(where: str, row: Mapping[str, Any]) -> Question:
     text = row.get("question")
     question = "" if text is None else required_text(where, row, "question")
     return Question(required_text(where, row, "id", or_number=True), question, *parse_answer(where, row))
+
+
+def _writable(where: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`row`; raises a MindError that begins with `where` for bytes in it, such as an image in a table."""
+    for name, value in row.items():
+        require(
+            not _holds_bytes(value), f'{where}: "{name}" holds bytes, which JSON does not have: leave that column out'
+        )
+    return row
+
+
+def _holds_bytes(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return any(map(_holds_bytes, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, bytes)
 
 
 def _response(where: str, row: Mapping[str, Any]) -> str:

@@ -6,8 +6,10 @@ import re
 
 from mind.grading.answer_type import AnswerType
 from mind.grading.latex_equality import LATEX_TIMEOUT_SECONDS, latex_equality
+from mind.grading.latex_notation import FUNCTIONS
 from mind.grading.marks import FORMULA
 from mind.grading.number_text import has_number
+from mind.grading.quantity import number_value
 from mind.records import Grade, Question
 
 _GRADES: dict[str, tuple[Grade, str]] = {
@@ -18,7 +20,9 @@ _GRADES: dict[str, tuple[Grade, str]] = {
 }
 
 
-_WORD = re.compile(r"(?<![A-Za-z\\])(?!(?:sqrt|pi|infinity|sin|cos|tan|log|ln|or|and)(?![A-Za-z]))[A-Za-z]{2,}")
+_WORD = re.compile(
+    rf"(?<![A-Za-z\\])(?!(?:sqrt|pi|infinity|or|and|[nxyz]?(?:{FUNCTIONS})[nxyz]?)(?![A-Za-z]))[A-Za-z]{{2,}}"
+)
 
 
 class Latex(AnswerType):
@@ -44,7 +48,12 @@ class Latex(AnswerType):
         return formulas[0] if len(formulas) == 1 else None
 
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
-        return compare_latex(question.answer, stated)
+        """As LaTeX; "75%" is equal to 75 and to 3/4."""
+        grade = compare_latex(question.answer, stated)
+        value = number_value(stated) if grade[0] == "wrong" and "%" in stated and "%" not in question.answer else None
+        if value is None:
+            return grade
+        return compare_latex(question.answer, rf"\frac{{{value.numerator}}}{{{100 * value.denominator}}}")
 
     def mentions_gold(self, sentence: str, question: Question) -> bool:
         """Only as a number: a longer formula would have to be found in any notation."""
@@ -53,7 +62,7 @@ class Latex(AnswerType):
 
 def _is_formula(text: str) -> bool:
     """Whether `text` is one line without words other than those that occur in formulas."""
-    words = re.sub(r"\\(?:text|mathrm|mathbf)\s*\{[^{}]*\}", "", text.strip())
+    words = re.sub(r"\\(?:text|mathrm|mathbf|begin|end)\s*\{[^{}]*\}", "", text.strip())
     return words != "" and "\n" not in words and _WORD.search(words) is None
 
 

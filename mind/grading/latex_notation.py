@@ -41,6 +41,10 @@ _SIGNS = {
 _SIGN = re.compile("|".join(map(re.escape, _SIGNS)))
 _UNIT = r"(?:\\(?:text|mbox|mathrm|textrm)\s*\{[^{}]*\}|degrees?\b)(?:\s*\^\s*(?:[23]|\{[23]\}))?"
 _WORD = r"(?:[a-z]{3,}\.?|cm|mm|km|kg|mg|ft|in\.|mi|sq\.|cu\.|ml|mL)(?:\s*\^\s*(?:[23]|\{[23]\}))?"
+FUNCTIONS = "(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|ln|log|exp"
+"""A pattern for the names of functions that are also written without a backslash."""
+_FUNCTION = rf"(?<!\\)(?:(?<![A-Za-z])|(?<=(?<![A-Za-z\\])[nxyz]))(?!sec\W*\Z)({FUNCTIONS})(?=[nxyz]?(?![A-Za-z]))"
+"""Such a name, also directly beside a variable: 2ln3, xln(x), sinx; not "sec" at the end, a unit."""
 _TYPESETTING = (
     (r"[\s~]+|(?<!\\)\\(?:[,;:!> ]|q?quad(?![A-Za-z]))", " "),
     (r"\\[()\[\]$%]|[$%\"]", ""),
@@ -50,6 +54,8 @@ _TYPESETTING = (
     ),
     (r"(?<![A-Za-z\\])(pi|infty|theta|alpha|beta)(?![A-Za-z])", r"\\\1 "),
     (r"(?<![A-Za-z\\])infinity(?![A-Za-z])", r"\\infty "),
+    (_FUNCTION, r"\\\1 "),
+    (r"(?<![\w\\])([0-9]*\.?[0-9]+)[eE]([-+]?[0-9]{1,4})(?![\w.])", r"\1\\times 10^{\2}"),
     (r"(?:(?<![A-Za-z\\])sqrt|\u221a)\s*(?:\(([^()]*)\)|([0-9]+))", r"\\sqrt{\1\2}"),
     (r"\^\s*\(([^()]*)\)", r"^{\1}"),
     (r"\\[dtc]?frac\s*(\\[A-Za-z]+|[0-9])", r"\\frac{\1}"),

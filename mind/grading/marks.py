@@ -72,9 +72,9 @@ _WORD = r"(?:answers?|antwort|r\u00e9ponse|respuesta|risposta|resposta|\u043e\u0
 _IS = r"(?:is|are|was|would\sbe|should\sbe|must\sbe|will\sbe|has\sto\sbe|ist|est|es|\u00e8|\u00e9)\b"
 # "To get the answer:" and a line break introduce a calculation.
 _PHRASE = re.compile(
-    rf"\b(?:{_WORD}|(?:correct|right|best|final|my|chosen)\s(?:option|choice|letter))"
+    rf"(?:\b|(?=\u7b54))(?:{_WORD}|(?:correct|right|best|final|my|chosen)\s(?:option|choice|letter))"
     rf"(?:\s(?:here|choice|option|to\s(?:the|this|your)\s(?:question|problem)))?[\"*_]*"
-    rf"(?:\s+{_IS}[\s:*]*|\s*(?:[:=]|-(?=\s))[:* \t]*(?=[^\s:*])"
+    rf"(?:\s+{_IS}[\s:*]*|(?<=\u7b54\u6848)\s*[\u662f\u4e3a\u70ba][\s:*]*|\s*(?:[:=]|-(?=\s))[:* \t]*(?=[^\s:*])"
     r"|(?<!the answer)(?<!this answer)(?<!that answer)(?<!our answer)(?<!your answer)(?<!same answer)\s*[:=][\s:*]*)",
     re.IGNORECASE,
 )

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 from mind.grading.answer_type import AnswerType
 from mind.grading.latex import compare_latex
+from mind.grading.latex_notation import FUNCTIONS
 from mind.grading.number_notation import plain_number
 from mind.grading.number_text import (
     alternatives,
@@ -38,14 +39,28 @@ _MONTH = re.compile(
 )
 _NO_UNIT = re.compile(r"(?:st|nd|rd|th|[rR])\b")
 _MAYBE_VARIABLE = re.compile(r"(?<![$\u20ac\u00a3])\b[0-9.,]+\s?[kKMB]\Z")
-_WORD = re.compile(r"(?<![A-Za-z\\])(?!sqrt\b)[A-Za-z]{2,}")
+_WORD = re.compile(rf"(?<![A-Za-z\\])(?!(?:sqrt|{FUNCTIONS})(?![A-Za-z]))[A-Za-z]{{2,}}")
 _CROSS = re.compile(r"(?<!\b0)(?<=[0-9])\s?x\s?(?=[0-9])")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
-_OPERATION = re.compile(r"[+*/^\u00d7\u00f7\u00b7\u221a\u03c0(]|\s-\s|\\")
+_OPERATION = re.compile(r"[+*/^|\u00d7\u00f7\u00b7\u221a\u03c0(]|\s-\s|\\|[0-9)]!")
 _NO_OPERATION = re.compile(r"[0-9]-[0-9]|[0-9]:[0-9]|[0-9],[0-9](?![0-9]{2}(?![0-9]))|\b0[xXbB]|/[0-9]+/")
 _CLAUSE_END = re.compile(
     r"[,;](?=\s)(?!\s+[-$]?[0-9][0-9.,/]*\s*(?:[,;]|\Z)|\s+(?:remainder|rem|r)\b)|\s\(|\((?=[a-z]{2})|\s(?:as|because|since|so|which|where|if|when|while|but|not)\s|\s-\s(?=[a-z]{2})|\u2014(?!\s?[0-9])"
 )
+_CALCULATION = re.compile(
+    r"\|[^|]*\||[0-9)]!|[A-Za-z]\s?\(|\)\s?\(|\s%\s?[0-9]|%\sof\s[$]?[0-9]|\\[A-Za-z]"
+    r"|\b(?:half|third|quarter)\sof\b"
+    r"|\b(?:mod|choose|twice|double|triple|times|squared?|cubed?|root|factorial|plus|minus)\b"
+    r"|\b(?:more|less|fewer|greater|smaller)\sthan\b",
+    re.IGNORECASE,
+)
+"""Marks of a value that is none of the numbers in the text."""
+_OF = re.compile(r"\s+of\s+[$\u20ac\u00a3]?")
+_CALCULATES = re.compile(
+    r"(?:\s[a-z]+)?\s(?:(?:more|less|fewer|greater|smaller)\sthan|times|plus|minus|(?:multiplied|divided)\sby)\s"
+    r"[$\u20ac\u00a3]?"
+)
+"""Words between two numbers that make a third one of them."""
 _HOW_MANY = re.compile(r"\bhow\smany(?=\s)", re.IGNORECASE)
 _BOUNDED = re.compile(r"\W*(?:(?:more|less|fewer|greater|smaller)\sthan|over|under|above|below)\s", re.IGNORECASE)
 _JOINED = re.compile(
@@ -143,7 +158,7 @@ def _with_unit(number: Quantity, question: Question) -> str:
 
 def _stated(statement: str, question: str) -> Quantity | None:
     """The number that `statement` is, begins with or, if it is a sentence, concludes with; None for a formula."""
-    text = plain_number(statement).replace("<=", "\u2264").replace(">=", "\u2265")
+    text = plain_number(statement).replace("<=", "\u2264").replace(">=", "\u2265").strip()
     parts = [text] if has_several_equations(text) else [text, _CLAUSE_END.split(text, maxsplit=1)[0]]
     for part in parts:
         if (number := quantity(part, question)) is not None:
@@ -155,11 +170,19 @@ def _stated(statement: str, question: str) -> Quantity | None:
     numbers = numbers or spelled_numbers(text, question)
     if not numbers or _BOUNDED.match(text) or (alternatives(text, question) and len(numbers) == 2):
         return numbers[0]._replace(value=None) if numbers else None
+    if len(numbers) == 2 and begins_with(text, numbers[0]) and _is_calculated(text, *numbers):
+        return numbers[0]._replace(value=None)
     if begins_with(text, numbers[0]) and (
         len(numbers) == 1 or not _JOINED.match(text, numbers[0].end, numbers[1].start)
     ):
         return numbers[0]
     return concluding_number(text, question)
+
+
+def _is_calculated(text: str, one: Quantity, other: Quantity) -> bool:
+    """Whether the words between the two numbers of `text` make a third one: "50% of 20", "5 more than 3"."""
+    share = one.percent and not text[other.end :].strip(" .") and _OF.fullmatch(text, one.end, other.start)
+    return bool(share or _CALCULATES.fullmatch(text, one.end, other.start))
 
 
 def _compared_undecided(stated: str, gold: Fraction, is_a_number: bool) -> tuple[Grade, str]:
@@ -169,7 +192,8 @@ def _compared_undecided(stated: str, gold: Fraction, is_a_number: bool) -> tuple
         return compare_latex(_latex(gold), formula)
     if not is_a_number:
         return "unparsed", "not a number"
-    return ("unparsed", "not one number") if may_be(stated, gold) else ("wrong", "different, whatever it means")
+    undecided = may_be(stated, gold) or _CALCULATION.search(stated)
+    return ("unparsed", "not one number") if undecided else ("wrong", "different, whatever it means")
 
 
 def _is_formula(text: str) -> bool:

@@ -19,7 +19,8 @@ CACHED_QUESTIONS = 1_024
 
 _DIGIT = re.compile(r"(?<![\w.])\.?[0-9]")
 _IN_PARENTHESES = re.compile(r"\s*\([^()]*\)[.\s]*")
-_PARENTHESES = re.compile(r"\([^()]*\)")
+_PARENTHESES = re.compile(r"\((?!(?<=[0-9.]\()[0-9]+\))[^()]*\)")  # "0.1(6)" repeats a digit
+_LISTED = re.compile(r"\s*-?[0-9][0-9./]*(?:,\s(?:and\s|or\s)?-?[0-9][0-9./]*)+\W*")
 _REASON_FIRST = re.compile(r"\A\s*(?:since|as|because)\b[^,]*(?:,[0-9][^,]*)*,", re.IGNORECASE)
 _SAME_IN_OTHER_WORDS = re.compile(r",\s(?:that\sis|i\.e\.|in\sother\swords)(?=[\s,])")
 _WORD_EQUATION = re.compile(
@@ -123,7 +124,7 @@ def concluding_number(text: str, question: str) -> Quantity | None:
         if consequence is None or not _DIGIT.search(behind, consequence.end()):
             if (solutions := _TWO_SOLUTIONS.search(claim)) and number_value(solutions[2]) != result.value:
                 return result._replace(value=None, text=claim.strip())
-            if len(results) > 1 and _alternatives(behind, *results[:2]):
+            if len(results) > 1 and (_alternatives(behind, *results[:2]) or _LISTED.fullmatch(behind)):
                 return result._replace(value=None, text=claim.strip())
             return result if result.value is not None else undecided(behind, result)
         claim = behind[consequence.end() :]

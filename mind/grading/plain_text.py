@@ -6,6 +6,7 @@ Every pattern takes time linear in the length of its text, because a model may w
 from __future__ import annotations
 
 import re
+import unicodedata
 
 MAX_ANSWER_CHARACTERS = 2_000
 """An extracted answer is cut to this many characters: no real answer is longer, and parsers must not get an endless
@@ -19,12 +20,21 @@ LATEX_SIGNS = re.compile(r"[\\^_{]")
 _SIGNS = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # full width
 _SIGNS |= dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212\ufe63"), "-")
 _SIGNS |= dict.fromkeys([*range(0x2000, 0x200B), 0xA0, 0x202F, 0x205F, 0x3000], " ")
-_SIGNS |= dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff"), "")
+_SIGNS |= dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0e\ufe0f"), "")
+_SIGNS |= dict.fromkeys([0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)], "")  # of writing direction
 _SIGNS |= dict.fromkeys(map(ord, "\u2018\u2019\u02bc"), "'") | dict.fromkeys(map(ord, "\u201c\u201d"), '"')
+_SIGNS |= {0x066A: "%", 0x066B: ".", 0x066C: ",", 0x060C: ","}  # of Arabic
+_SIGNS |= {0x3001: ", ", 0x3002: ". "}  # no space follows them
 _SIGNS |= {ord("\u2044"): "/", ord("\u2215"): "/", ord("\u2217"): "*", ord("\u22c5"): "\u00b7", ord("\u2236"): ":"}
+
+_CONTROL = re.compile(r"\x1b\[[0-9;]{0,16}[A-Za-z]|[\0-\x08\x0e-\x1f\x7f]")
+_DIGIT = re.compile(r"(?![0-9])\d")
+_STYLED = re.compile("[\U0001d400-\U0001d7ff\u24b6-\u24e9\U0001f130-\U0001f149]")
+"""Letters and digits in mathematical fonts, and letters in circles and squares."""
 
 _SUPERSCRIPT = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b\u207f"
 _SUPERSCRIPTS = re.compile(f"[{_SUPERSCRIPT}]+")
+_SUBSCRIPTS = str.maketrans("\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089", "0123456789")
 _LOWERED = str.maketrans(_SUPERSCRIPT, "0123456789+-n")
 _VULGAR = dict(
     zip(
@@ -75,9 +85,13 @@ _WRAPPED = re.compile(r"[\s\"'`*_.,;:!?(){}\[\]<>|]*")
 
 
 def plain_text(text: str) -> str:
-    """`text` with one form of minus, space and quote, with ASCII digits, and without emphasis and HTML."""
+    """`text` with one form of minus, space and quote, with ASCII digits, with letters of one font, composed with their
+    accents, and without control characters, emphasis and HTML."""
+    text = _CONTROL.sub("", text)
     if not text.isascii():
-        text = text.translate(_SIGNS)
+        text = unicodedata.normalize("NFC", text).translate(_SIGNS)
+        text = _STYLED.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
+        text = _DIGIT.sub(lambda match: str(unicodedata.decimal(match[0])), text)
         text = _SUPERSCRIPTS.sub(lambda match: f"^{{{match[0].translate(_LOWERED)}}}", text)
         text = _VULGARS.sub(lambda match: f"{match[1]}{match[1] and ' '}{_VULGAR[match[2]]}", text)
     if names := {name.lower() for name in _CLOSING_TAG.findall(text)} - _MEANINGFUL_TAGS:
@@ -114,8 +128,9 @@ def with_overlines(text: str) -> str:
 
 
 def bare(text: str) -> str:
-    """`text` without LaTeX, quotes, brackets and full stops around it, in lower case and with single spaces."""
-    text = " ".join(without_latex_text(text).split())
+    """`text` without LaTeX, quotes, brackets and full stops around it, in lower case, with single spaces and without
+    subscripts: H2O."""
+    text = " ".join(without_latex_text(text).translate(_SUBSCRIPTS).split())
     start = _WRAPPED.match(text)
     assert start is not None
     return text[start.end() :].rstrip(" \"'`*_.,;:!?(){}[]<>|").lower()

@@ -69,14 +69,17 @@ _OPERATOR_BEHIND = re.compile(
     r"\s?[\u221a\u0391-\u03a8\u03b1-\u03bb\u03bd-\u03c9]|\s?[<>\u2264\u2265]\s?[a-z](?!\w)|[\u2080-\u2089\u2030\u221e\u00b1\u2213^_(]|!(?![\w!?])|[+](?=[\s.]|\Z)"
     r"|\s?\\(?:pi|sqrt|theta|infty|pm|log|ln|sin|cos|tan)(?![a-z])"
     r"|\s?[+*\u00d7\u00f7]\s?[-$(]{0,2}[\w\\]|\s?\u00b7\s?[0-9(\\\u0391-\u03c9]|\)\s?\^|\s/\s?[$(]?[0-9]|\s(?:-|x)\s[$(]?[0-9]|\s-\s[a-z](?!\w)|\s:\s?[0-9]|\s[xyzn](?!\w)|\s[rR]\s[0-9]"
+    r"|(?:\s?-|\|)[A-Za-z](?![\w-])|-\s[a-z](?![\w-])|\s?\u00b7\s?[A-Za-z](?!\w)|\s?/\s?(?![hs])[A-Za-z](?![\w-])"
+    r"|\s?[-/\u00b7]\s?(?:[\u0391-\u03bb\u03bd-\u03c9]|\\[a-z])"
     r"|\s(?:hundredths?|thousandths?|millionths?|factorial|remainder|pi|mod|choose|times\s[0-9]|log|ln|sin|cos|tan|sqrt|exp)\b|\se\s?\^"
 )
 _OPERATOR_BEFORE = re.compile(
-    r"(?:[*/^\u00d7\u00f7\u221a\u221b\u221c\u00b1\u2213<>\u2264\u2265\u2260]|(?<!\w)-\(?\Z|(?<![\w'])[b-z]\s?-|[\w)}\]%]\s?[+]|[0-9][^0-9]{0,16}\s-|[0-9]-|[0-9]\sx|\s[rR]"
-    r"|\b(?:[Rr]emainder(?:\sof)?|log|ln|sin|cos|tan|root)|\b(?:sqrt|floor|ceil|abs|max|min)\s?\(?|\b(?:twice|double|triple|half|third|quarter|square|cube|root)\s(?:of\s)?|\\[A-Za-z]+\s?\{?)\s?\Z|[0-9](?:\s:\s|:)\Z"
+    r"(?:[*/^\u00b7\u00d7\u00f7\u221a\u221b\u221c\u00b1\u2213<>\u2264\u2265\u2260]|(?<!\w)-\(?\Z|(?<![\w'])[b-z]\s?-|[\w)}\]%]\s?[+]|[0-9][^0-9]{0,16}\s-|[0-9]-|[0-9]\sx|[0-9]\(|_\{|\s[rR]"
+    r"|\b(?:[Rr]emainder(?:\sof)?|root)|\b(?:sqrt|floor|ceil|abs|max|min)\s?\(?|\b(?:twice|double|triple|half|third|quarter|square|cube|root)\s(?:of\s)?|(?:\\[A-Za-z]+|\b(?:log|ln|sin|cos|tan))\s?(?:_\s?(?:\w|\{[^{}]*\})|\[[^\[\]]*\])?\s?[({]?)\s?\Z|[0-9](?:\s:\s|:)\Z"
 )
+_ABSOLUTE = re.compile(r"(?:\||\\[lr]?vert)\s?\Z")
 _DENIAL_BEFORE = re.compile(
-    r"(?:\bnot|n't|\bnever|\bcannot|\brather\sthan|\binstead\sof)\s(?:be\s|exactly\s|equal\s(?:to\s)?|about\s)?[($]?\Z",
+    r"(?:\bnot|n't|\bnever|\bcannot|\b(?:rather|other)\sthan|\binstead\sof|\banything\sbut|\bfar\sfrom|\bnowhere\snear|\bno\slonger)\s(?:be\s|exactly\s|equal\s(?:to\s)?|about\s)?[($]?\Z",
     re.IGNORECASE,
 )
 _POWER_OF_UNIT = re.compile(r"\^\{?-?\Z")
@@ -99,6 +102,8 @@ _BEFORE = re.compile(
     re.IGNORECASE,
 )
 _SEVERAL = re.compile(r"=[^=]*(?:\bor\b|\band\b|,\s)[^=]*=")
+_EQUALS = re.compile(r"=(?![^{}=]*\})")
+"""An equals sign, not one within braces: \\sum_{i=1}^{3} i has none."""
 _MULTIPLE = re.compile(r"[0-9.]+\s?[a-z]|[0-9.]*\s?[a-z]\s?\^\s?\{?[0-9]\}?")
 _NAME = re.compile(r"\s*[A-Za-z]\w?\s*")
 
@@ -223,7 +228,7 @@ def right_side(text: str) -> str:
 
     The whole `text` if it does not give the value of one name or calculation: "x = 5 or x = 6", "2x = 5", "x^2 = 5".
     """
-    sides = text.split("=")
+    sides = _EQUALS.split(text)
     if len(sides) == 1 or has_several_equations(text) or (len(sides) == 2 and _MULTIPLE.fullmatch(sides[0].strip())):
         return text
     return (sides[0] if len(sides) == 2 and _NAME.fullmatch(sides[1]) else sides[-1]).strip()
@@ -254,7 +259,7 @@ def _quantity(text: str, match: re.Match[str], question: str) -> Quantity:
     below_zero = _BELOW_ZERO.match(text, end)
     negative = "-" in (match["sign"], match["inner"]) or (spaced_sign is not None and spaced_sign["sign"] != "+")
     if value is not None and (negative or below_zero):
-        value = -value
+        value = None if _ABSOLUTE.search(left) else -value
     if _OPERATOR_BEHIND.match(text, end) or not _unit_behind(text, end, value, question):
         value = None
     if (not spaced_sign and _OPERATOR_BEFORE.search(left)) or _DENIAL_BEFORE.search(left):

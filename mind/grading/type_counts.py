@@ -7,15 +7,17 @@ from collections.abc import Iterable
 
 from mind.display import number_of
 from mind.grading import answer_type
+from mind.grading.answers import with_final_answer
 from mind.records import Question
 
-_NOUNS = ("number", "choice", "time")
+_NOUNS = ("number", "choice", "time", "digit group")
 """The names of types that have a plural."""
 
 
 def type_counts(questions: Iterable[Question]) -> dict[str, int]:
     """The name of an answer type -> number of questions of that type, the most frequent first."""
-    counts = Counter(answer_type(question).name.replace("_", "/") for question in questions)
+    kinds = (answer_type(with_final_answer(question)) for question in questions)
+    counts = Counter(kind.name.replace("_", "/") for kind in kinds)
     return dict(counts.most_common())
 
 

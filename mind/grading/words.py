@@ -68,6 +68,7 @@ def _normal(text: str) -> str:
 def _mentioned(gold: str, said: str) -> tuple[Grade, str]:
     """The grade of a statement that contains the gold answer: right if it ends with it, as in "the capital is Paris",
     and denies nothing."""
-    if not _DENIAL.search(said) and re.search(rf"{_SAID_LAST}{re.escape(gold)}\Z", said):
+    rest = re.sub(rf"(?<!\w){re.escape(gold)}(?!\w)", "", said)
+    if not _DENIAL.search(rest) and re.search(rf"{_SAID_LAST}{re.escape(gold)}\Z", said):
         return "right", "the same words at its end"
     return "unparsed", "more than the words"

@@ -223,8 +223,11 @@ def _kind(part: Mapping[str, Any]) -> _Kind:
 
 
 def _tokens(usage: Any) -> tuple[int | None, int | None]:
+    """The counted tokens of prompt and reply, under the names of chat completions or those of newer interfaces."""
     usage = usage if isinstance(usage, dict) else {}
-    return _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))
+    prompt, reply = (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
+    first, second = (next((usage[name] for name in names if name in usage), None) for names in (prompt, reply))
+    return _count(first), _count(second)
 
 
 def _count(value: Any) -> int | None:

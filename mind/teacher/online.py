@@ -289,7 +289,8 @@ class OnlineEngine:
 
 
 def _parsed(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
-    if headers.get("content-type", "").lower().startswith("text/event-stream") or body.startswith(b"data:"):
+    streamed = headers.get("content-type", "").lower().startswith("text/event-stream")
+    if streamed or body.lstrip().startswith((b"data:", b"event:", b"id:", b"retry:", b":")):
         raise Problem("streamed answer", "the server streams what was not asked for as a stream", retry=False)
     try:
         return parse_object("the body", body)
@@ -332,7 +333,8 @@ def _first(error: BaseException) -> BaseException | None:
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """The seconds that a server asks the client to wait; None without a sensible number or date.
 
-    The header Retry-After-Ms has milliseconds, Retry-After has seconds or a date.
+    The header Retry-After-Ms has milliseconds, Retry-After has seconds or a date, which counts from the date of the
+    reply: the clock here may differ from the server's.
     """
     with contextlib.suppress(ValueError):
         return _seconds(float(headers.get("retry-after-ms", "")) / 1000)
@@ -340,7 +342,14 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     with contextlib.suppress(ValueError):
         return _seconds(float(header))
     with contextlib.suppress(ValueError, TypeError, OverflowError):
-        return _seconds((email.utils.parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
+        until = email.utils.parsedate_to_datetime(header)
+        return _seconds((until - (_date(headers.get("date", "")) or datetime.now(UTC))).total_seconds())
+    return None
+
+
+def _date(header: str) -> datetime | None:
+    with contextlib.suppress(ValueError, TypeError):
+        return email.utils.parsedate_to_datetime(header)
     return None
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from mind.answer_line import suffix, without_suffix
+from mind.curation.leaks import leaks_answer
 from mind.grading import ANSWER_TYPES, answer_type, latex_equality
 from mind.grading.answers import extract_answer, is_correct, judge_text
 from mind.grading.plain_text import MAX_ANSWER_CHARACTERS
 from mind.grading.quantity import number_value
+from mind.grading.type_counts import type_counts
 from mind.records import Question
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -21,6 +23,7 @@ NUMBER = Question("n", "Ann has 5 pears and buys 7 more. How many pears has she?
 CHOICE = Question("c", "Where is a revolving door?", "B", {"A": "book store", "B": "bank", "C": "store", "D": "mall"})
 YES_NO = Question("y", "Is frost common in May?", "no", {"yes": "yes", "no": "no"})
 TIME = Question("t", "A train leaves at 14:05 and takes 25 minutes. When does it arrive?", "2:30 pm")
+GROUPS = Question("d", "How did the match end?", "3-2")
 WORDS = Question("w", "Which day is it?", "\\text{Tuesday}")
 LATEX = Question("l", "Which point?", "\\left( 3, \\frac{\\pi}{2} \\right)")
 
@@ -57,6 +60,14 @@ def patient(monkeypatch):
         ("seven", "number"),
         ("1e-05", "number"),
         ("2 1/2", "number"),
+        ("2024-01-05", "digit group"),
+        ("3-2", "digit group"),
+        ("$20-$30", "digit group"),
+        ("01/05/2024", "digit group"),
+        ("1.2.3", "digit group"),
+        ("0x1F", "digit group"),
+        ("3-x", "latex"),
+        ("5 - 2 pi", "latex"),
         ("2k", "latex"),
         ("$2k", "number"),
         ("ab", "latex"),
@@ -79,8 +90,8 @@ def test_other_answers_are_latex(answer):
 
 @pytest.mark.parametrize(
     "question",
-    [NUMBER, CHOICE, YES_NO, TIME, WORDS, LATEX],
-    ids=["number", "choice", "yes_no", "time", "words", "latex"],
+    [NUMBER, CHOICE, YES_NO, TIME, GROUPS, WORDS, LATEX],
+    ids=["number", "choice", "yes_no", "time", "digit group", "words", "latex"],
 )
 def test_what_holds_for_every_answer_type(question, request):
     kind = answer_type(question)
@@ -282,6 +293,13 @@ def test_a_gold_answer_may_be_published_with_its_solution(answer, final):
 )
 def test_only_the_answer_of_the_response_itself_counts(response, extracted):
     assert extract_answer(response, NUMBER) == extracted
+
+
+def test_an_answer_that_is_published_with_its_solution_has_the_type_of_the_answer():
+    question = with_answer("Twice 3 is 6, so it is at \\boxed{6:00}.")
+    assert type_counts([question]) == {"time": 1}
+    assert leaks_answer("The answer is 6:00. Twice three.", question)
+    assert not leaks_answer("Twice three is six.", question)
 
 
 def read(name):

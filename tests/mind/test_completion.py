@@ -171,6 +171,8 @@ def test_thoughts_of_every_form_are_not_bought_again(thoughts):
         ({"prompt_tokens": 10.5, "completion_tokens": float("inf")}, (None, None)),
         ({"prompt_tokens": "10", "completion_tokens": True}, (None, None)),
         ({"prompt_tokens": 10**400, "completion_tokens": -1}, (None, None)),
+        ({"input_tokens": 10, "output_tokens": 20}, (10, 20)),
+        ({"input_tokens": 11, "prompt_tokens": 10, "completion_tokens": 20, "output_tokens": 21}, (10, 20)),
         ([10, 20], (None, None)),
     ],
 )

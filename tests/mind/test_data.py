@@ -126,7 +126,7 @@ def test_missing_empty_and_binary_files_are_named(write, tmp_path):
         load_questions(tmp_path / "nowhere.jsonl")
     with pytest.raises(MindError, match=r"questions.jsonl: there are no rows: expected a question per row"):
         load_questions(write("", " "))
-    (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\n")
+    (tmp_path / "binary.jsonl").write_bytes(b"\xff\n")
     with pytest.raises(MindError, match=r"binary.jsonl:1: not UTF-8 text"):
         load_questions(tmp_path / "binary.jsonl")
 
@@ -282,6 +282,14 @@ def test_an_import_keeps_wrong_rationales_if_they_are_wanted(write):
         wrong = (WrongRationale("path-1", "5 + 7 = 13.", "13"), WrongRationale("path-2", "5 + 6 = 11.", "11"))
         assert question.wrong_rationales == wrong[:expected]
         assert (report.rationales_kept_as_wrong, report.rationales_wrong_answer) == (expected, 2)
+
+
+@pytest.mark.parametrize("line", ["\u221213", "\u0661\u0663", "**13**", "13\u200b"])
+def test_the_answer_line_of_a_wrong_rationale_is_cut_off_in_every_notation(write, line):
+    texts = ["5 + 7 = 12.\n#### 12", "Twelve: 12.\n#### 12", f"Subtract.\n#### {line}\n\nHope this helps!"]
+    path = write({"id": "a", "question": "5 + 7?", "answer": "12", "rationales": texts})
+    (question,), _ = import_rationales(path, keep_wrong=1)
+    assert [one.text for one in question.wrong_rationales] == ["Subtract."]
 
 
 @pytest.mark.parametrize(

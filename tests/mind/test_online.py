@@ -14,6 +14,7 @@ from fault_proxy import FAULTS, FaultProxy, chat_answer, http_date
 from mind.errors import MindError
 from mind.records import Key, Response
 from mind.teacher import online
+from mind.teacher.completion import Problem
 from mind.teacher.config import BudgetConfig, ModelConfig, TrafficConfig
 from mind.teacher.online import OnlineEngine
 from mind.teacher.requests import Failure, Wasted, chat_request
@@ -359,6 +360,10 @@ def test_a_key_is_needed_by_the_default_endpoint_alone(monkeypatch):
         ({"retry-after": f"Wed, 21 Oct {'9' * 20} 07:28:00 GMT"}, None),
         ({"retry-after": f"Wed, 21 Oct 2099 07:28:00 +{'9' * 14}"}, None),
         ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        # a clock that differs from the one here by years
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT", "date": "Wed, 21 Oct 2015 07:27:30 GMT"}, 30.0),
+        ({"retry-after": "Wed, 21 Oct 2099 07:28:00 GMT", "date": "Wed, 21 Oct 2099 07:28:02 GMT"}, 0.0),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT", "date": "today"}, 0.0),
         ({"retry-after-ms": "1500"}, 1.5),
         ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
         ({"retry-after-ms": "soon", "retry-after": "9"}, 9.0),
@@ -366,3 +371,10 @@ def test_a_key_is_needed_by_the_default_endpoint_alone(monkeypatch):
 )
 def test_retry_after(headers, seconds):
     assert online.retry_after(headers) == seconds
+
+
+@pytest.mark.parametrize("begin", ["data: {}", ": OPENROUTER PROCESSING", "event: message", "id: 1", "\n\nretry: 10"])
+def test_a_stream_is_known_by_its_first_line_too(begin):
+    with pytest.raises(Problem) as error:
+        online._parsed(f"{begin}\n\n".encode(), {"content-type": "application/json"})
+    assert (error.value.reason, error.value.retry) == ("streamed answer", False)

@@ -29,6 +29,7 @@ def test_words_are_compared_without_case_and_punctuation_and_with_signs():
     assert words_of("Well-known: “Ann's” 3.5 – CAFÉ!") == ["well", "known", "ann", "s", "3", "5", "café"]
     assert words_of("3 + 4 = 7") != words_of("3 - 4 = 7") and words_of("x-4") == ["x", "-", "4"]
     assert words_of("ﬁve １") == ["five", "1"]
+    assert words_of("ap\u00adple\u200b CAFE\u0301") == ["apple", "café"]
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,7 @@ def test_words_are_compared_without_case_and_punctuation_and_with_signs():
         (" ".join(LONG.split()[7:]), LONG, True),  # the last thirteen
         (" ".join(LONG.split()[8:]), LONG, False),
         (LONG.replace("lives", "dwells"), LONG, False),  # ten before it, nine behind it
+        (LONG.replace("apples", "ap\u00adples").replace(" who", "\u200b who"), LONG, True),
         ("What is 3 + 4?", "what is 3 + 4", True),  # a short one as a whole
         ("What is 3 + 4?", "What is 3 - 4?", False),
         ("And what is 3 + 4?", "What is 3 + 4?", False),

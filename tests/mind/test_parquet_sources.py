@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import json
+from decimal import Decimal
 
 import pytest
 from hypothesis import given, settings
@@ -12,10 +15,13 @@ from test_sources import QUESTIONS, ROW, read_source, write_parquet
 from mind.data.questions import load_questions, save_questions
 from mind.data.sources import SourceConfig
 from mind.errors import MindError
+from mind.grading.grade import grade_file
 from mind.records import Question, Rationale
 
-texts = st.text(min_size=1, max_size=8).filter(str.strip)
-choices = st.none() | st.dictionaries(texts, texts, min_size=2, max_size=4)
+visible = st.characters(exclude_categories=["C", "Z"])
+texts = st.builds("{}{}{}".format, st.text(max_size=4), visible, st.text(max_size=4))
+labels = st.dictionaries(texts, texts, min_size=2, max_size=4)
+choices = st.none() | labels.filter(lambda found: len({name.strip().lower() for name in found}) == len(found))
 rationales = st.dictionaries(texts, texts, max_size=3)
 
 
@@ -68,7 +74,7 @@ def test_a_lone_surrogate_is_refused(tmp_path, question):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"id": b"x"}, """: row 1: "id" is "b'x'": expected a string or a number"""),
+        ({"id": b"x"}, """: row 1: "id" is "bytes b'x'": expected a string or a number"""),
         ({"answer": None}, ': row 1: "answer" is null: expected a string or a number'),
         ({"id": "a"}, ": row 1: id a is also on row 0"),
         ({"choices": [{"label": "A", "text": "x"}] * 2}, ': row 1: "choices" has a label twice'),
@@ -100,6 +106,42 @@ def test_numbers_of_parquet_are_those_that_were_written(tmp_path):
     with pytest.raises(MindError, match='row 2: "answer" 2 is not one of the choices A, B') as error:
         load_questions(tmp_path / "q.parquet")
     assert [question.answer for question in error.value.questions] == ["A", "B"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (datetime.date(2024, 1, 5), "2024-01-05"),
+        (datetime.datetime(2024, 1, 5, 3, 4), "2024-01-05 03:04:00"),
+        (datetime.time(9, 15), "09:15:00"),
+        (datetime.timedelta(hours=2), "2:00:00"),
+        (Decimal("1.50"), "1.50"),
+    ],
+)
+def test_values_that_json_does_not_have_are_texts(tmp_path, value, text):
+    pyarrow = pytest.importorskip("pyarrow")
+    row = {"id": "a", "question": "?", "answer": value, "response": f"#### {text}", "more": [{"x": value}]}
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "q.parquet")
+    assert [question.answer for question in load_questions(tmp_path / "q.parquet")] == [text]
+    assert grade_file(tmp_path / "q.parquet", tmp_path / "out.jsonl").total == 1
+    graded = json.loads((tmp_path / "out.jsonl").read_text())
+    assert graded | {"correct": None, "extracted": None} == row | {
+        "answer": text,
+        "more": [{"x": text}],
+        "correct": None,
+        "extracted": None,
+    }
+
+
+@pytest.mark.parametrize("value", [b"x", [b"x"], [{"bytes": b"x", "path": None}]])
+def test_bytes_are_named_before_anything_is_graded(tmp_path, value):
+    pyarrow = pytest.importorskip("pyarrow")
+    row = {"id": "a", "question": "?", "answer": "1", "response": "#### 1", "image": value}
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "q.parquet")
+    with pytest.raises(MindError, match='row 0: "image" holds bytes, which JSON does not have'):
+        grade_file(tmp_path / "q.parquet", tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+    assert [question.answer for question in load_questions(tmp_path / "q.parquet")] == ["1"]
 
 
 @pytest.mark.parametrize("fault", ["two columns", "a date beyond all dates"])

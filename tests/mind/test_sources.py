@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import dataclasses
+import gzip
 import json
+import lzma
 import sys
 from pathlib import Path
 
@@ -111,7 +114,7 @@ def test_texts_of_a_file_stay_as_they_are(tmp_path):
 
 def test_cells_of_a_table_say_what_json_says(tmp_path):
     rows = [
-        ["id", " question", "answer", "choices"],
+        ["id", " question ", "answer", "choices"],
         ["a", ' "1 + 1?"', "2", ""],
         ["", "Which?", "B", '"[""Mars"", ""Venus""]"'],
         ["c", "Which?", "venus", '"{""X"": ""Mars"", ""Y"": ""Venus""}"'],
@@ -178,6 +181,7 @@ def test_every_form_of_choices(tmp_path, choices, answer, expected):
         ({"question": "?", "solution": "2"}, '"answer" is missing: the row has solution'),
         ({**ROW, "answer": None}, '"answer" is null: expected a string or a number'),
         ({**ROW, "answer": " "}, '"answer" is empty'),
+        ({**ROW, "answer": "\u200b\x00"}, '"answer" is empty'),
         ({**ROW, "answer": ["2"]}, '"answer" is ["2"]: expected a string or a number'),
         ({**ROW, "answer": float("nan")}, '"answer" is NaN: expected a string or a number'),
         ({**ROW, "question": True}, '"question" is true: expected a string or a number'),
@@ -188,6 +192,7 @@ def test_every_form_of_choices(tmp_path, choices, answer, expected):
         ({**ROW, "choices": [str(n) for n in range(27)]}, '"choices" has 27 texts without labels'),
         ({**ROW, "choices": {"label": ["A", "B"], "text": ["2"]}}, '"choices" does not have one text for each label'),
         ({**ROW, "choices": {"label": ["A", "A"], "text": ["2", "3"]}}, '"choices" has a label twice: A, A'),
+        ({**ROW, "choices": {"A": "2", "a": "3"}}, '"choices" has a label twice: A, a'),
         ({**ROW, "choices": {"label": ["A", None], "text": ["2", "3"]}}, '"choices.label" is null: expected a string'),
         ({**ROW, "choices": ["2", " "]}, '"choices.B" is empty'),
         ({**ROW, "choices": {"A": "1", "B": "3"}}, '"answer" 2 is not one of the choices A, B'),
@@ -229,6 +234,17 @@ def test_a_file_without_rows_is_named(tmp_path):
     )
 
 
+FORMATS = [
+    (gzip.compress(b"x"), "compressed by gzip: unpack it"),
+    (bz2.compress(b"x"), "compressed by bzip2: unpack it"),
+    (lzma.compress(b"x"), "compressed by xz: unpack it"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd: unpack it"),
+    (b"PAR1\x15", "Parquet: give it a name that ends in .parquet"),
+    (b"\0\0\0\0", "zero bytes: its content is lost"),
+]
+"""The first bytes of files, and what they are."""
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -238,6 +254,17 @@ def test_a_file_without_rows_is_named(tmp_path):
         ("r.json", b'\xef\xbb\xbf[{"question": 1, "question": 2}]', 'cannot be read: an object has "question" twice'),
         ("r.csv", b"question,\xff\n?,1\n", "not UTF-8 text"),
         ("r.csv", "question,answer\n?,1\n".encode("utf-16"), "not UTF-8 text but UTF-16: save it as UTF-8"),
+        (
+            "r.csv",
+            "question,answer\n?,1\n".encode("utf-16-le"),
+            "not UTF-8 text but UTF-16 or UTF-32: save it as UTF-8",
+        ),
+        ("r.csv", b"PK\x03\x04\x14", "not UTF-8 text but a ZIP archive or a workbook: unpack it, or save it as CSV"),
+        *(("r.jsonl", begin + b'{"a":\n1', f"not UTF-8 text but {what}") for begin, what in FORMATS),
+        ("r.jsonl", '{"a": 1}\n'.encode("utf-32"), "not UTF-8 text but UTF-32: save it as UTF-8"),
+        ("r.jsonl", '{"a": 1}\n'.encode("utf-16"), "not UTF-8 text but UTF-16: save it as UTF-8"),
+        ("r.jsonl", '{"a": 1}\n'.encode("utf-16-be"), "not UTF-8 text but UTF-16 or UTF-32: save it as UTF-8"),
+        ("r.json", '[{"a": 1}]'.encode("utf-32-le"), "not UTF-8 text but UTF-16 or UTF-32: save it as UTF-8"),
         ("r.csv", b'question,answer\n"a"b,1\n', "not CSV: "),
         ("r.csv", b"question;answer\n?;1\n", 'its columns are separated by ";": expected commas'),
         ("r.csv", b"question\tanswer\n?\t1\n", 'its columns are separated by "\\t": expected commas'),

@@ -1,0 +1,60 @@
+"""Groups of digits that nobody calculates: dates 2024-01-05, scores 3-2, spans 1990-1995, telephone numbers, 0x1F."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from mind.grading.answer_type import AnswerType
+from mind.grading.plain_text import sentences, without_latex_text
+from mind.records import Grade, Question
+
+_NUMBER = r"[$\u20ac\u00a3]?[0-9]++(?:\.[0-9]++)?"
+_SPAN = rf"{_NUMBER}(?:\s?-{{1,2}}\s?{_NUMBER})+(?:\s?%|\s(?!pi\b)[A-Za-z]{{2,}}(?:\s[A-Za-z]+)*)?"
+_BASED = r"0[xX][0-9A-Fa-f]+|0[oO][0-7]+|0[bB][01]+"
+_GOLD = re.compile(rf"\s*(?:{_SPAN}|[0-9]+(?:/[0-9]+){{2,}}|[0-9]+(?:\.[0-9]+){{2,}}|{_BASED})\.?\s*")
+_FOUND = re.compile(
+    rf"(?<![\w.,/+*^=-])(?:{_BASED}"
+    rf"|\(?{_NUMBER}\)?(?:(?:\s?(?:-{{1,2}}|/)\s?|\.){_NUMBER}|\s[0-9]{{3,4}}(?![0-9]))+)(?!\w|/|\s?[=+*^])"
+)
+_TO = re.compile(r"(?<=[0-9])\s(?:to|until|through)\s(?=[$\u20ac\u00a3]?[0-9])")
+_BASE = re.compile(_BASED)
+
+
+class DigitGroups(AnswerType):
+    """Equal if the groups are, whatever separates them; numbers with 0x, 0o or 0b by value.
+
+    As LaTeX, 2024-01-05 would equal 2024-05-01, and 3-2 would equal 2-1: differences of the same value.
+    """
+
+    name = "digit group"
+
+    def fits(self, question: Question) -> bool:
+        return question.choices is None and _GOLD.fullmatch(question.answer) is not None
+
+    def marked(self, statement: str, question: Question) -> str | None:
+        """The groups in `statement`, else all of it."""
+        return self.unmarked(statement, question) or statement
+
+    def unmarked(self, text: str, question: Question) -> str | None:
+        """The only groups of digits in the last sentence that has any."""
+        for sentence in reversed(sentences(without_latex_text(text))):
+            if found := {match[0] for match in _FOUND.finditer(_TO.sub("-", sentence))}:
+                return found.pop() if len(found) == 1 else None
+        return None
+
+    def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
+        gold, said = question.answer.strip().removesuffix("."), self.unmarked(stated, question)
+        if said is None or bool(_BASE.fullmatch(said)) != bool(_BASE.fullmatch(gold)):
+            return "unparsed", "not in the notation of the answer"
+        if _values(said) == _values(gold):
+            return "right", "the same groups of digits"
+        return "wrong", "other groups of digits"
+
+
+def _values(text: str) -> list[Fraction]:
+    """The numbers of `text`; the points of 1.2.3 separate numbers."""
+    if _BASE.fullmatch(text):
+        return [Fraction(int(text, 0))]
+    parts = re.findall(r"[0-9.]*[0-9]", text)
+    return [Fraction(one) for part in parts for one in (part.split(".") if part.count(".") > 1 else [part])]
