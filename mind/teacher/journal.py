@@ -105,8 +105,10 @@ class Journal:
                 self._reserve.unlink(missing_ok=True)
                 self._write(lines)
                 raise
-        moved = "it was moved or removed while the job ran, which ends here; start it again where the answers are"
-        require(is_at(self.path, self._file), f"{self.path}: {moved}")
+        require(
+            is_at(self.path, self._file),
+            f"{self.path}: moved or removed while the job ran, which ends here; start it again where the answers are",
+        )
 
     def _write(self, lines: bytes) -> None:
         """Writes all of `lines` or, if it raises, none: a part that was written is cut off, at the latest before the

@@ -303,7 +303,7 @@ def test_a_folder_that_goes_away_ends_the_job(start, lost):
 
     turn = threading.Lock()
     with FaultProxy(answer) as proxy:
-        with pytest.raises(MindError, match=r"set/responses\.jsonl: it was moved or removed while the job ran"):
+        with pytest.raises(MindError, match=r"set/responses\.jsonl: moved or removed while the job ran"):
             ask(start, proxy, questions=20)
         assert proxy.attempts.total() <= 8
         if lost == "removed":
