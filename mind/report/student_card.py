@@ -7,6 +7,7 @@ data.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ from mind.run_folder import RunFolder
 
 CARD = "README.md"
 """The file that the Hub shows as the card of a model."""
+INTERNAL = ("options", "tokens", "settings")
+"""Entries of inputs.json that say nothing to somebody without the run."""
 LIMITS = (
     "Its answers may be wrong, and so may the steps that lead to a right one. An accuracy above is that of the "
     "questions it names, and says little about others.",
@@ -45,7 +48,7 @@ def student_card(folder: RunFolder, method: str, asks_with: str = "", *, adapter
     """
     model = str(value_at(folder.read_config(), "student", "model"))
     front: dict[str, Any] = {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model) and not Path(model).exists():  # a name on the Hub
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model) and not os.path.exists(model):  # a name on the Hub
         front["base_model"] = model
     front["tags"] = ["mind", "distillation", "chain-of-thought"]
     lines = [f"# {code_span(folder.path.resolve().name)}", "", *_what(model, method, adapter)]
@@ -70,7 +73,7 @@ def _what(model: str, method: str, adapter: bool) -> Iterator[str]:
 
 def _name(source: str) -> str:
     """A code span of a name, or of a path's last part."""
-    return code_span(Path(source).name if Path(source).exists() else without_folders(source))
+    return code_span(Path(source).name if os.path.exists(source) else without_folders(source))
 
 
 def _asked(asks_with: str, adapter: bool) -> Iterator[str]:
@@ -111,5 +114,6 @@ def _origin(starts: list[dict[str, Any]], inputs: Mapping[str, Any]) -> Iterator
     yield f"- date: {code_span(value_at(starts[-1], 'date'))}"
     yield f"- versions: {', '.join(code_span(f'{name} {version}') for name, version in versions.items())}"
     for name in inputs:
-        source, digest = (str(value_at(inputs, name, part)) for part in ("source", "sha256"))
-        yield f"- {code_span(name)}: {_name(source)}, SHA-256 of what was read {code_span(digest)}"
+        if name not in INTERNAL:
+            source, digest = (str(value_at(inputs, name, part)) for part in ("source", "sha256"))
+            yield f"- {code_span(name)}: {_name(source)}, SHA-256 of what was read {code_span(digest)}"
