@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 # Characters that are invisible or can reorder the text around them: shown by name. Surrogates cannot be encoded in
@@ -28,6 +29,25 @@ def readable(text: str, limit: int | None = None) -> str:
 def one_line(text: str, limit: int | None = None) -> str:
     """`readable` text in which a space replaces each run of white space."""
     return readable(" ".join(text.split()), limit)
+
+
+def code_span(value: object, limit: int = 200) -> str:
+    """A code span of Markdown that shows `value` on one line, whatever characters it has; cut after `limit`
+    characters."""
+    text = one_line(str(value), limit) or " "
+    fence = "`" * (_longest_fence(text) + 1)
+    space = " " if text[0] == "`" or text[-1] == "`" else ""
+    return f"{fence}{space}{text}{space}{fence}"
+
+
+def code_block(text: str, language: str) -> list[str]:
+    """The lines of a fenced block of Markdown that shows `text`, whatever characters it has."""
+    fence = "`" * max(3, _longest_fence(text) + 1)
+    return [fence + language, *readable(text).split("\n"), fence]
+
+
+def _longest_fence(text: str) -> int:
+    return max((len(run) for run in re.findall("`+", text)), default=0)
 
 
 def number_of(count: float, noun: str) -> str:

@@ -72,7 +72,7 @@ def held(path: str | os.PathLike[str], busy: str | None = None) -> Iterator[IO[b
     while True:
         with open(path, "ab") as file:
             lock(file, None if busy is None else f"{path}: {busy}")
-            if _is_at(path, file):  # else the previous holder has renamed it, and this lock is on the renamed file
+            if is_at(path, file):  # else the previous holder has renamed it, and this lock is on the renamed file
                 yield file
                 return
 
@@ -88,10 +88,11 @@ def lock(file: IO[bytes] | int, busy: str | None = None) -> None:
         raise MindError(busy) from None
 
 
-def _is_at(path: str | os.PathLike[str], file: IO[bytes]) -> bool:
+def is_at(path: str | os.PathLike[str], file: IO[bytes]) -> bool:
+    """Whether the open file is the one at `path`, and was not moved, removed or replaced."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 
@@ -120,7 +121,7 @@ def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         file.truncate(0)
         try:
             yield partial
-            assert _is_at(partial, file), f"{partial} was put in the place of the file to write to"
+            assert is_at(partial, file), f"{partial} was put in the place of the file to write to"
             os.fsync(file.fileno())
             os.replace(partial, path)
         except BaseException:

@@ -19,7 +19,7 @@ from mind.cli.evaluating import check_student
 from mind.cli.launch import LaunchEnded
 from mind.cli.terminal import command_line, given_option, note_loading, say, say_next
 from mind.config import MindConfig, StageConfig, flat
-from mind.display import number_of
+from mind.display import listed, number_of
 from mind.errors import PausedError, require
 from mind.typed_json import overlaid, read_json
 
@@ -83,7 +83,25 @@ def train_defaults(words: Sequence[str]) -> Train:
     config = dataclasses.replace(config, output=output)
     if method is not None and method != config.method:
         config = with_method(config, method)
-    return Train(with_options(config), file)
+    config = with_options(config)
+    _check_methods_own(words, config)
+    return Train(config, file)
+
+
+def _check_methods_own(words: Sequence[str], config: MindConfig) -> None:
+    """Raises MindError for an option of another method."""
+    from mind.methods import METHODS
+
+    def names(options: Any) -> set[str]:
+        return {field.name for field in dataclasses.fields(options)}
+
+    for option in (word.partition("=")[0] for word in words if word.startswith("--options.")):
+        name = option.removeprefix("--options.").replace("-", "_")
+        others = [method for method, kind in METHODS.items() if name in names(kind.Options)]
+        require(
+            name in names(config.options) or not others,
+            f"{option} is no option of method {config.method}; --method names another: {listed(others, len(others))}",
+        )
 
 
 def method_help(words: Sequence[str]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ import yaml
 
 from mind.curation.config import FilterConfig
 from mind.data.overlap import WORDS, Leaks
-from mind.display import one_line
+from mind.display import code_span, one_line
 from mind.files import replacing
 from mind.provenance import now, text_digest, without_folders
 from mind.records import Response
@@ -227,14 +226,14 @@ def _front_matter(card: Mapping[str, Any]) -> dict[str, Any]:
 
 def _lines(card: Mapping[str, Any]) -> Iterator[str]:
     counts, teacher, tokens = card["counts"], card["teacher"], card["tokens"]
-    yield from (f"# {_code(card['name'])}", "")
+    yield from (f"# {code_span(card['name'])}", "")
     yield f"Questions with rationales from several perspectives, written by {card['tool']} on {card['created']}."
     uncounted = tokens["uncounted_responses"]
     yield from _section(
         "Licence",
         [
-            f"of this data set: {_code(card['licence'], TEXT_CHARACTERS)}",
-            f"of the sources: {_code(card['source_licences'], TEXT_CHARACTERS)}",
+            f"of this data set: {code_span(card['licence'], TEXT_CHARACTERS)}",
+            f"of the sources: {code_span(card['source_licences'], TEXT_CHARACTERS)}",
         ],
     )
     yield from _section("Sources", [_fields(source) for source in card["sources"]])
@@ -243,7 +242,7 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
         [
             *_items(teacher["models"], "responses"),
             f"sampling: {_fields(teacher['sampling'])}",
-            f"responses from {_code(teacher['first_response'])} to {_code(teacher['last_response'])}",
+            f"responses from {code_span(teacher['first_response'])} to {code_span(teacher['last_response'])}",
             f"tokens: {tokens['prompt']:,} of prompts, {tokens['completion']:,} of answers"
             + (f", and those of {uncounted:,} responses that the server did not count" if uncounted else ""),
             f"cost: {_fields(card['cost'])}" if card["cost"] else "cost: no price was given",
@@ -271,18 +270,19 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
     if "leaks" in card:
         given = f"questions here share {WORDS} words in a row with"
         items = [
-            f"{_code(file)}: {one['training']:,} {given} {one['test']:,} there" for file, one in card["leaks"].items()
+            f"{code_span(file)}: {one['training']:,} {given} {one['test']:,} there"
+            for file, one in card["leaks"].items()
         ]
         yield from _section("Overlap with evaluation files", items)
     yield from _section(
         "Known limits",
-        [limit if limit in OUR_WORDS else _code(limit, TEXT_CHARACTERS) for limit in card["limits"]],
+        [limit if limit in OUR_WORDS else code_span(limit, TEXT_CHARACTERS) for limit in card["limits"]],
     )
 
 
 def _further_items(further: Mapping[str, Any]) -> list[str]:
     prompts = (f"prompt, by its SHA-256, {item}" for item in _items(further["prompts"]))
-    recipe = [f"recipe: {_code(further['recipe'])}"] if further["recipe"] is not None else []
+    recipe = [f"recipe: {code_span(further['recipe'])}"] if further["recipe"] is not None else []
     return [*recipe, f"sampling: {_fields(further['sampling'])}", *prompts]
 
 
@@ -297,18 +297,10 @@ def _items(values: Mapping[str, Any], unit: str = "") -> list[str]:
         if isinstance(value, int):
             shown = f"{value:,} {unit}".rstrip()
         else:
-            shown = _fields(value) if isinstance(value, Mapping) else _code(value)
-        items.append(f"{_code(name)}: {shown}")
+            shown = _fields(value) if isinstance(value, Mapping) else code_span(value)
+        items.append(f"{code_span(name)}: {shown}")
     return items
 
 
 def _fields(values: Mapping[str, Any]) -> str:
-    return ", ".join(_code(f"{name}: {value}") for name, value in values.items() if value is not None)
-
-
-def _code(value: Any, limit: int = NAME_CHARACTERS) -> str:
-    """A code span that shows `value` on one line, whatever characters it has."""
-    text = one_line(str(value), limit) or " "
-    fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
-    space = " " if text[0] == "`" or text[-1] == "`" else ""
-    return f"{fence}{space}{text}{space}{fence}"
+    return ", ".join(code_span(f"{name}: {value}") for name, value in values.items() if value is not None)

@@ -7,8 +7,10 @@ from typing import Any
 
 from mind import processes
 from mind.files import replacing_folder, saving
+from mind.methods import method_title
 from mind.progress import tell
 from mind.report.reading import Metrics
+from mind.report.student_card import CARD, student_card
 from mind.run.metrics import peak_memory
 from mind.run.report import run_remarks, write_run_report
 from mind.run.trainer import MethodTrainer
@@ -36,15 +38,18 @@ def finish(trainer: MethodTrainer, train_s: float) -> None:
 
 def _save_student(trainer: MethodTrainer, model: Any) -> None:
     """Saves the final student with LoRA merged, as AutoModelForCausalLM.from_pretrained loads it, and its adapter and
-    the method's state beside it."""
-    folder, method = trainer.folder, trainer.method
-    if trainer.context.config.student.lora:
+    the method's state beside it. Each has a model card."""
+    folder, method, config = trainer.folder, trainer.method, trainer.context.config
+    about = (folder, method_title(config.method), method.asks_with(config))
+    if config.student.lora:
         with saving(folder.adapter), replacing_folder(folder.adapter) as partial:
             model.save_pretrained(partial, save_embedding_layers=False)
+            (partial / CARD).write_text(student_card(*about, adapter=True), encoding="utf-8")
     model = merged(model)
     with saving(folder.student), replacing_folder(folder.student) as partial:
         model.save_pretrained(partial)
         trainer.context.tokenizer.save_pretrained(partial)
+        (partial / CARD).write_text(student_card(*about), encoding="utf-8")
     folder.save_method(method.state_dict(), method.networks())
 
 

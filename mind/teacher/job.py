@@ -161,7 +161,8 @@ def run_job(
         engine.run(iter(unanswered), store)
     finally:
         bar.close()
-        write_json_rows(map(row_of, failures), failures_file)
+        if failures_file.parent.is_dir():  # else the journal's error says that the folder is gone
+            write_json_rows(map(row_of, failures), failures_file)
     return JobReport(
         asked=len(requests),
         stored=len(stored),

@@ -15,8 +15,8 @@ from typing import Any
 
 from mind.data.rows import keyed_records
 from mind.display import readable
-from mind.errors import MindError
-from mind.files import json_rows, lock, naming
+from mind.errors import MindError, require
+from mind.files import is_at, json_rows, lock, naming
 from mind.perspectives import KNOWLEDGE
 from mind.records import Response
 from mind.teacher.requests import Wasted
@@ -94,7 +94,8 @@ class Journal:
         """Writes `records` and returns when they are on the disk.
 
         Raises OSError if the disk is full. By then the records are in the reserved place, if there is one, and later
-        ones will be too; nothing more should be asked for.
+        ones will be too; nothing more should be asked for. Nor should it after the MindError that says that the file is
+        no longer at its path: the records are in the file that was moved, or are lost with the one that was removed.
         """
         lines = b"".join(json.dumps(row_of(record)).encode() + b"\n" for record in records)
         with naming(self.path):
@@ -104,6 +105,10 @@ class Journal:
                 self._reserve.unlink(missing_ok=True)
                 self._write(lines)
                 raise
+        require(
+            is_at(self.path, self._file),
+            f"{self.path}: moved or removed while the job ran, which ends here; start it again where the answers are",
+        )
 
     def _write(self, lines: bytes) -> None:
         """Writes all of `lines` or, if it raises, none: a part that was written is cut off, at the latest before the

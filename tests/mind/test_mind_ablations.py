@@ -67,13 +67,14 @@ def _scorer(built):
     return SCORERS[built.context.config.metanet.scores](built.context)
 
 
-def step_of(number=0):
-    return Step(number, 0, [QUESTION], lambda chosen: torch.where(chosen, losses_of(QUESTION)[:, :3], torch.nan))
+def step_of(number=0, question=QUESTION):
+    return Step(number, 0, [question], lambda chosen: torch.where(chosen, losses_of(QUESTION)[:, :3], torch.nan))
 
 
-def total(built, number=0):
-    plan = built.prepare(step_of(number))
-    (batch,) = micro_batches(plan.questions, 3, OPTIONS, plan.trained)
+def total(built, number=0, question=QUESTION, answer_span="suffix"):
+    plan = built.prepare(step_of(number, question))
+    packing = dataclasses.replace(OPTIONS, answer_span=answer_span)
+    (batch,) = micro_batches(plan.questions, 3, packing, plan.trained)
     terms = built.loss(hidden_of(batch), head(), batch, plan)
     return plan, {name: float(value.detach()) for name, value in (("total", terms.loss), *terms.sums.items())}
 
@@ -96,6 +97,8 @@ def test_mind_by_hand():
     assert sums["sft"] == pytest.approx(1.856145007146, abs=1e-12)
     assert sums["consistency"] == pytest.approx(0.007148973479351058, abs=1e-14)
     assert sums["total"] == pytest.approx(1.8568599044938596, abs=1e-12)
+    first = dataclasses.replace(QUESTION, answer=(0,))  # the first token of the suffix alone is compared
+    assert total(given(0.9, 0.8, 0.5), 0, first, "answer")[1]["total"] == pytest.approx(1.856915955113, abs=1e-12)
     scores = torch.tensor([[0.9, 0.8, 0.5]], dtype=torch.float64, requires_grad=True)
     loss = meta_loss(scores, CE, torch.ones(1, 3, dtype=torch.bool), 1.0)
     loss.backward()

@@ -52,6 +52,23 @@ def test_a_wrong_option_is_one_line_that_names_what_was_meant(words, told, capsy
     assert captured.err == f"mind: error: {told}; `mind {name} --help-all` lists all options\n"
 
 
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        ("--method sft --options.l1 3", "--options.l1 is no option of method sft; --method names another: mode-cotd"),
+        ("--options.top=5", "--options.top is no option of method mind; --method names another: kd, taid"),
+        ("--method mind-table --options.max-drop 1",
+         "--options.max-drop is no option of method mind-table; --method names another: redi"),
+        ("--method redi --options.max-dorp 1", "unknown option --options.max-dorp; perhaps you meant "
+                                               "--options.max-drop; `mind train --help-all` lists all options"),
+    ],
+)  # fmt: skip
+def test_an_option_of_another_method_is_told_with_the_method(words, told, tmp_path, capsys):
+    assert main(["train", "--output", str(tmp_path / "run"), *words.split()]) == 2
+    assert capsys.readouterr().err.removeprefix("mind: loading PyTorch ...\n") == f"mind: error: {told}\n"
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if command.options])
 @pytest.mark.filterwarnings("ignore:get_parser")
 def test_the_options_that_are_known_are_those_of_the_parser(name):

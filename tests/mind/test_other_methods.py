@@ -72,8 +72,8 @@ def test_edit_by_hand(packing):
 
     rows = {0: 0, 1: WRONG_ROW}
     plan, loss, gradients = total(built(), rows, packing)
-    assert loss == pytest.approx(1.01452824024, abs=1e-11)
-    assert 4 * loss == pytest.approx(4.058112960994, abs=1e-11)  # the sum that the paper prints
+    assert loss == pytest.approx(1.0145282402484725, abs=1e-12)
+    assert 4 * loss == pytest.approx(4.05811296099389, abs=1e-12)  # the sum that the paper prints
     assert gradients[0].any(1).tolist() == marks[0] and gradients[1].any(1).tolist() == marks[1]
     assert set(total(built(1.0, 0.0), rows, packing)[2]) == {0}  # the wrong one is only observed
     (batch,) = micro_batches(plan.questions, plan.weights.shape[1], PackOptions(64, True), plan.trained)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
+import threading
 
 import pytest
 from fault_proxy import FaultProxy, chat_answer
@@ -281,6 +283,37 @@ def test_what_cannot_be_cut_off_at_once_is_not_there_twice(tmp_path):
             journal.append([make_response("b"), make_response("c")])
         journal.append([make_response("d")])
     assert [response.key.question for response in load_responses(path)] == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("lost", ["moved", "removed", "replaced"])
+def test_a_folder_that_goes_away_ends_the_job(start, lost):
+    """After the fourth of 40 requests, two at a time. What was answered before is where the folder is now."""
+    elsewhere = start.folder.with_name("elsewhere")
+
+    def answer(_):
+        with turn:
+            if proxy.answered.total() == 4 and not elsewhere.exists():
+                start.folder.rename(elsewhere)
+                if lost == "replaced":
+                    shutil.copytree(elsewhere, start.folder)
+                elif lost == "removed":
+                    shutil.rmtree(elsewhere)
+                    elsewhere.mkdir()
+        return chat_answer("It is.\n#### 1")
+
+    turn = threading.Lock()
+    with FaultProxy(answer) as proxy:
+        with pytest.raises(MindError, match=r"set/responses\.jsonl: moved or removed while the job ran"):
+            ask(start, proxy, questions=20)
+        assert proxy.attempts.total() <= 8
+        if lost == "removed":
+            return
+        known = len(list(load_responses(elsewhere / "responses.jsonl")))
+        assert known == proxy.attempts.total()
+        shutil.rmtree(start.folder, ignore_errors=True)
+        elsewhere.rename(start.folder)
+        assert ask(start, proxy, questions=20).answered == 40 - known
+    assert len(stored(start)) == proxy.attempts.total() == 40
 
 
 def test_an_answer_is_on_the_disk_before_it_counts(tmp_path, monkeypatch):
