@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mind_kernels.linear_cross_entropy import reference
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowTerms, RowValues
-from mind_kernels.linear_pairwise_jsd.reference import divergences, group_loss
+from mind_kernels.linear_pairwise_jsd.reference import compared, divergences, group_loss
 
 
 def forward(
@@ -46,8 +46,9 @@ def forward(
     if len(hidden) == 0:
         divergence = in_others.new_zeros(group_weight.shape)
     else:
-        logits = spec.head.logits(torch.where(present[..., None], hidden[answer_rows.clamp(min=0)], 0))
-        divergence = divergences(logits, group_weight, present)
+        mask = compared(present)
+        logits = spec.head.logits(torch.where(mask[..., None], hidden[answer_rows.clamp(min=0)], 0))
+        divergence = divergences(logits, group_weight, mask)
     return in_answers + in_others, group_loss(divergence, group_weight), merged, divergence
 
 
