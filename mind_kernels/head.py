@@ -234,10 +234,11 @@ class HeadGradients:
         if self.head.weight.dtype != torch.float16 or not self.wanted:
             return
         given = [weight.flatten() for weight in weights if weight is not None]
-        largest = torch.cat([*given, given[0].new_zeros(1)]).abs().amax() / self.head.temperature
-        mantissa, _ = torch.frexp(largest.clamp_(min=_SMALLEST_SCALED))
-        power = mantissa / largest  # exact: largest is the mantissa times a power of two
-        self._unit = torch.where(largest < torch.inf, _LARGEST_WEIGHT * power, 1.0)
+        every = torch.cat([*given, given[0].new_zeros(1)]).abs()
+        # Of the finite weights: an infinite one spoils its own row alone.
+        largest = torch.where(every.isfinite(), every, 0).amax() / self.head.temperature
+        mantissa, _ = torch.frexp(largest.clamp_(_SMALLEST_SCALED, torch.finfo(largest.dtype).max))
+        self._unit = _LARGEST_WEIGHT * (mantissa / largest)  # exact: largest is the mantissa times a power of two
 
     def in_unit(self, weights: W) -> W:
         """The weights in the chosen unit, which kernels and `add` have to use."""

@@ -108,8 +108,8 @@ def sampled_of_batch(total: int) -> Tensor:
     length.
     """
     count = min(total, BATCH_SAMPLE_ROWS)
-    edges = torch.arange(count + 1) * total // max(1, count)
-    places = torch.rand(count, generator=torch.Generator().manual_seed(total))
+    edges = torch.arange(count + 1, device="cpu") * total // max(1, count)
+    places = torch.rand(count, generator=torch.Generator().manual_seed(total), dtype=torch.float32, device="cpu")
     return edges[:-1] + (places.double() * edges.diff()).long()
 
 

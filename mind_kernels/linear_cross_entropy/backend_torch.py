@@ -216,7 +216,7 @@ class _SparseRows:
     def __init__(self, hidden: Tensor, target: Tensor, spec: RowSpec) -> None:
         self._spec, self._target = spec, target
         self._logits = spec.head.project(hidden)
-        found: list[tuple[Tensor, Tensor, Tensor]] | None = []
+        found: list[tuple[Tensor, ...]] | None = []
         out, every = [], []
         for block, shifted, exponential in _Blocks(self._logits):
             z = _to_logits(self._logits[block], spec.head)
@@ -237,7 +237,7 @@ class _SparseRows:
         self.dropped_mass = torch.zeros_like(self.values.lse)
         self._given_up = found is None
         if found is not None:
-            self._row, self._column, self._log_p = (torch.cat(column) for column in zip(*found, strict=True))
+            self._row, self._column, self._z, self._log_p = (torch.cat(column) for column in zip(*found, strict=True))
             self._p = self._log_p.exp()
             self._is_target = self._column == target[self._row]
             self.kept = torch.bincount(self._row, minlength=rows)
@@ -250,15 +250,15 @@ class _SparseRows:
 
     def _search(
         self, z: Tensor, tiles: Tensor, target: Tensor, maximum: Tensor, sums: _Sums, start: int
-    ) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Row, column and log-probability (entries,) of a block's kept entries; None above the density limit."""
+    ) -> tuple[Tensor, ...] | None:
+        """Row, column, logit and log-probability (entries,) of a block's kept entries; None above the density limit."""
         found = entries_above(z, tiles, self._cut(sums), target, most_kept(z.shape[1], z.device))
         if found is None:
             return None
         # lse = maximum + log_total would be rounded more than either; in this order p is as exact as in a dense
         # softmax.
         log_p = (found.z - maximum[found.row]) - sums.log_total[found.row]
-        return found.row + start, found.column, log_p
+        return found.row + start, found.column, found.z, log_p
 
     def means(self) -> tuple[float, float]:
         if self._given_up:
@@ -271,7 +271,7 @@ class _SparseRows:
         values = self._p * (a[self._row] if b is None else a[self._row] + b[self._row] * log_p)
         values = torch.where(self._is_target, at_target[self._row], values)
         kept_sum = torch.zeros_like(a).index_add_(0, self._row, values)
-        values *= self._spec.head.slope(self._log_p + self.values.lse[self._row])
+        values *= self._spec.head.slope(self._z)  # log_p + lse would have lost digits of a small logit
         return Entries(self.kept, self._column.int(), values, kept_sum)
 
     def background(self, rows: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

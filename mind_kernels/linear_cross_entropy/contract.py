@@ -81,6 +81,10 @@ class RowValues(NamedTuple):
     entropy: Tensor
     correct: Tensor
 
+    def without(self, unknown: Tensor) -> RowValues:
+        """The values with nan (False) in the rows that are `unknown` (n,) bool."""
+        return RowValues(*(v.masked_fill(unknown, torch.nan if v.is_floating_point() else False) for v in self))
+
 
 class RowTerms(NamedTuple):
     """Loss and statistics of each of N rows."""

@@ -39,8 +39,13 @@ def forward(
     """The loss, () or (N,) for reduction "none", and the rows' terms, both differentiable."""
     valid = target != ignore_index
     weights = RowWeights(row_weights(row_weight, valid, hidden))
-    terms = row_terms(hidden, target, valid, weights, spec, extra=extra)
+    terms = row_terms(without_ignored(hidden, valid), target, valid, weights, spec, extra=extra)
     return reduced(weighted(terms.values.loss, weights.loss), weights.loss, reduction), terms
+
+
+def without_ignored(hidden: Tensor, valid: Tensor) -> Tensor:
+    """Hidden states (N, D), 0 in rows that are not `valid` (N,): 0 times nan would reach the gradient of the weight."""
+    return torch.where(valid[:, None], hidden, 0)
 
 
 def row_terms(

@@ -23,6 +23,7 @@ def forward(
     """Log-probability of each target, and the rows' terms for the likeliest target of each row; all differentiable."""
     present = target != ignore_index
     valid = present.any(1)
+    hidden = reference.without_ignored(hidden, valid)
     weights = RowWeights(row_weights(None, valid, hidden))
     if temperature is not None:
         temperature = torch.where(valid, temperature.to(weights.loss.dtype), 1)

@@ -62,6 +62,7 @@ def forward(
             values = row_kernels.row_kernel_(chunk.logits, target, weights, of_logits)
         else:
             values = rows_of_shard_(row_kernels, chunk.logits, target, weights, of_logits, shard)
+        values = values.without(chunk.spoilt)
         place = torch.where(counted, chunk.rows, rows)
         terms.write(place, values)
         if sparse:
@@ -70,7 +71,9 @@ def forward(
             dlogits = scale_(chunk.logits.add_(chunk.gradient), slope)
             chunk.add_gradient(dlogits, chunk.weighted | (scale != 0), gradients)
 
-    divergence = run_groups(group_kernels, hidden, answer_rows, head, group_weight, gradients, finish, shard=shard)
+    divergence = run_groups(
+        group_kernels, hidden, answer_rows, head, group_weight, gradients, finish, used=weight != 0, shard=shard
+    )
     # Leaves answer rows out of the second pass; an absent answer (-1) marks the spare last entry.
     others = torch.cat([valid, valid.new_zeros(1)]).index_fill(0, answer_rows.to(valid.device).flatten(), False)[:-1]
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mind_kernels.linear_cross_entropy import reference
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowTerms, RowValues
-from mind_kernels.linear_pairwise_jsd.reference import divergences, group_loss
+from mind_kernels.linear_pairwise_jsd.forms import form_of, spoilt_rows
+from mind_kernels.linear_pairwise_jsd.reference import compared, divergences, group_loss
 
 
 def forward(
@@ -25,8 +26,14 @@ def forward(
 ) -> tuple[Tensor, Tensor, RowTerms, Tensor]:
     """(cross-entropy (), consistency (), the rows' terms, divergences shaped as group_weight)."""
     present = answer_rows >= 0
-    answers = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
+    answers, spoilt = torch.zeros(2, len(hidden), dtype=torch.bool, device=hidden.device)
     answers[answer_rows[present]] = True
+    valid = target != ignore_index
+    if len(hidden):
+        found = spoilt_rows(hidden[answer_rows.clamp(min=0)], group_weight, present)
+        spoilt[answer_rows[found]] = True
+        spoilt &= ~valid | (row_weight == 0)
+        hidden = torch.where(spoilt[:, None], 0, hidden)
 
     def of_rows(mask: Tensor, spec: RowSpec) -> tuple[Tensor, RowTerms]:
         return reference.forward(
@@ -36,7 +43,7 @@ def forward(
     in_answers, exact = of_rows(answers, RowSpec(spec.head))
     in_others, terms = of_rows(~answers, spec)
     values = RowValues(*(_merge(answers, *pair) for pair in zip(exact.values, terms.values, strict=True)))
-    merged = terms._replace(values=values)
+    merged = terms._replace(values=values.without(spoilt & valid))
     if spec.gradient_threshold is not None:
         whole = torch.where(target[answers] != ignore_index, spec.head.vocabulary, 0)
         merged = merged._replace(
@@ -46,8 +53,11 @@ def forward(
     if len(hidden) == 0:
         divergence = in_others.new_zeros(group_weight.shape)
     else:
-        logits = spec.head.logits(torch.where(present[..., None], hidden[answer_rows.clamp(min=0)], 0))
-        divergence = divergences(logits, group_weight, present)
+        mask, rows = compared(present), answer_rows.clamp(min=0)
+        left_out = mask & spoilt[rows]
+        logits = spec.head.logits(torch.where((mask & ~left_out)[..., None], hidden[rows], 0))
+        divergence = divergences(logits, group_weight, mask & ~left_out)
+        divergence = form_of(group_weight).with_spoilt(divergence, group_weight, mask, left_out)
     return in_answers + in_others, group_loss(divergence, group_weight), merged, divergence
 
 

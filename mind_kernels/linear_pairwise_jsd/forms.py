@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from mind_kernels import checks
@@ -41,6 +42,10 @@ class GroupForm(Protocol):
         """The weighted sum ()."""
         ...
 
+    def with_spoilt(self, divergence: Tensor, weight: Tensor, present: Tensor, spoilt: Tensor) -> Tensor:
+        """Divergences in which those of the `spoilt` rows (P, K) are nan; 0 remains if nothing is compared."""
+        ...
+
     def stats(self, divergence: Tensor) -> PairStats | MixtureStats: ...
 
 
@@ -64,6 +69,11 @@ class PairForm:
 
     def loss(self, divergence: Tensor, weight: Tensor) -> Tensor:
         return weighted(divergence, weight.to(divergence.dtype)).triu(diagonal=1).sum()
+
+    def with_spoilt(self, divergence: Tensor, weight: Tensor, present: Tensor, spoilt: Tensor) -> Tensor:
+        pairs = spoilt[:, :, None] & present[:, None, :]
+        pairs = (pairs | pairs.transpose(1, 2)) & ~torch.eye(pairs.shape[1], dtype=torch.bool, device=pairs.device)
+        return divergence.masked_fill(pairs, torch.nan)
 
     def stats(self, divergence: Tensor) -> PairStats:
         return PairStats(divergence)
@@ -90,11 +100,24 @@ class MixtureForm:
     def loss(self, divergence: Tensor, weight: Tensor) -> Tensor:
         return weighted(divergence, weight.to(divergence.dtype)).sum()
 
+    def with_spoilt(self, divergence: Tensor, weight: Tensor, present: Tensor, spoilt: Tensor) -> Tensor:
+        has_mixture = self.weighted_rows(weight, present).any(1, keepdim=True)
+        return divergence.masked_fill(spoilt & has_mixture, torch.nan)
+
     def stats(self, divergence: Tensor) -> MixtureStats:
         return MixtureStats(divergence)
 
 
 PAIRS, MIXTURE = PairForm(), MixtureForm()
+
+
+def spoilt_rows(hidden: Tensor, weight: Tensor, present: Tensor) -> Tensor:
+    """(P, K) bool: the rows `present` (P, K) without weight whose hidden states (P, K, D) are not finite.
+
+    They are in their group for the statistics alone. Nan in one of them would reach all rows of its group, so it is
+    left out, and its divergences become nan afterwards, by `with_spoilt`.
+    """
+    return present & ~form_of(weight).weighted_rows(weight, present) & ~hidden.isfinite().all(-1)
 
 
 def form_of(weight: Tensor) -> GroupForm:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mind_kernels.head import Head, HeadGradients, scale_
-from mind_kernels.linear_pairwise_jsd.forms import GroupForm, form_of
+from mind_kernels.linear_pairwise_jsd.forms import GroupForm, form_of, spoilt_rows
 from mind_kernels.row_chunks import chunks, rows_per_chunk
 from mind_kernels.shards import Shard
 
@@ -30,6 +30,7 @@ class GroupChunk:
     hidden: Tensor  # (n, D)
     logits: Tensor  # (n, V), softcap and temperature applied
     gradient: Tensor | None  # (n, V), with respect to `logits`
+    spoilt: Tensor  # (n,) bool: rows that no loss depends on, computed with hidden states of 0: see `spoilt_rows`
 
     def add_gradient(self, dlogits: Tensor, needed: Tensor, gradients: HeadGradients) -> None:
         """Adds the products of dlogits (n, V) for the rows that are `needed` (n,) bool; for all rows if the host does
@@ -51,6 +52,7 @@ def run_groups(
     *,
     smallest: int = 1,
     alone: bool = False,
+    used: Tensor | None = None,  # (N,) bool: rows that another loss depends on
     shard: Shard | None = None,
 ) -> Tensor:
     """Divergences shaped as `weight`; calls `finish` for each chunk. Groups of fewer than `smallest` rows are left out
@@ -66,7 +68,9 @@ def run_groups(
         for part in chunks(len(groups), max(1, size)):
             rows = index[groups[part, None], places[part]].to(hidden.device)
             at = form.entries(groups[part].to(hidden.device), places[part].to(hidden.device))
-            divergence[at], chunk = _chunk(kernels, form, hidden, rows, head, in_unit[at], gradients.wanted, shard)
+            divergence[at], chunk = _chunk(
+                kernels, form, hidden, rows, head, in_unit[at], gradients.wanted, used, shard
+            )
             finish(chunk)
             del chunk  # else its logits would exist beside those of the next one
     return divergence
@@ -86,11 +90,16 @@ def _chunk(
     head: Head,
     weight: Tensor,  # (G, n, n) or (G, n)
     with_gradient: bool,
+    used: Tensor | None,  # (N,) bool
     shard: Shard | None,
 ) -> tuple[Tensor, GroupChunk]:
     """The divergences, shaped as `weight`, and the chunk."""
     present, rows = index >= 0, index.clamp(min=0).flatten()
-    part = torch.where(present.flatten()[:, None], hidden[rows], 0)
+    part = hidden[rows]
+    spoilt = spoilt_rows(part.view(*index.shape, hidden.shape[1]), weight, present)
+    if used is not None:
+        spoilt &= ~used[rows].view(index.shape)
+    part = torch.where((present & ~spoilt).flatten()[:, None], part, 0)
     logits = head.to_logits_(head.project_wide(part))
     if index.shape[1] == 1:  # nothing to compare a row with
         values, gradient = torch.zeros_like(weight), torch.zeros_like(logits) if with_gradient else None
@@ -100,11 +109,12 @@ def _chunk(
             columns = logits.new_full((len(logits), 1), -torch.inf)
         grouped = columns.view(*index.shape, -1)
         joined = () if shard is None else (shard,)
-        values, gradient = form.divergences(kernels, grouped, weight, present, with_gradient, *joined)
+        values, gradient = form.divergences(kernels, grouped, weight, present & ~spoilt, with_gradient, *joined)
+        values = form.with_spoilt(values, weight, present, spoilt)
         gradient = None if gradient is None else gradient[..., : head.vocabulary]
     gradient = None if gradient is None else gradient.view(logits.shape)
     weighted = form.weighted_rows(weight, present).flatten()
-    return values, GroupChunk(rows, present.flatten(), weighted, part, logits, gradient)
+    return values, GroupChunk(rows, present.flatten(), weighted, part, logits, gradient, spoilt.flatten())
 
 
 def _same_size(present: Tensor, smallest: int) -> Iterator[tuple[Tensor, Tensor]]:

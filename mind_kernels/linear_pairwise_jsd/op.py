@@ -21,7 +21,7 @@ from mind_kernels.linear_pairwise_jsd.contract import (
     MixtureStats,
     PairStats,
 )
-from mind_kernels.linear_pairwise_jsd.forms import form_of, group_weight_argument
+from mind_kernels.linear_pairwise_jsd.forms import form_of, group_weight_argument, spoilt_rows
 from mind_kernels.row_chunks import accumulation_dtype
 from mind_kernels.shards import Shard, operation_of
 
@@ -98,8 +98,8 @@ def linear_pairwise_jsd(
         mixture_weight: (P, K) floating, finite, not negative, without a gradient: the weight of each row in its group's
             mixture, and of its divergence from that mixture. Exactly one of pair_weight and mixture_weight is required.
         kind: "jsd" or "jeffreys": the divergence of a pair. `mixture_weight` requires "jsd".
-        mask: (P, K) bool, False for a row that its group lacks: it has no divergence and no gradient. None: no row is
-            lacking.
+        mask: (P, K) bool, False for a row that its group lacks: it has no divergence and no gradient, and neither has a
+            row that is alone in its group, even if it is nan. None: no row is lacking.
         bias: (V,), dtype and device of hidden: added to the projected logits; -inf excludes a token. Receives a
             gradient.
         softcap: c > 0: bounds x = hidden weight^T + bias to c tanh(x / c), before the temperature. None: no bound.
@@ -189,8 +189,11 @@ def _define(a: GroupArguments) -> GroupOutputs:
         hidden, head = shards.with_whole_head(shard, a.group, a.hidden, a.head)
         a = a._replace(hidden=hidden, head=head)
     form_of(a.group_weight).check_values(a.group_weight)
-    logits = a.head.logits(torch.where(a.mask[..., None], a.hidden, 0))
-    divergence = reference.divergences(logits, a.group_weight, a.mask, a.kind)
+    mask = reference.compared(a.mask)
+    spoilt = spoilt_rows(a.hidden, a.group_weight, mask)
+    logits = a.head.logits(torch.where((mask & ~spoilt)[..., None], a.hidden, 0))
+    divergence = reference.divergences(logits, a.group_weight, mask & ~spoilt, a.kind)
+    divergence = form_of(a.group_weight).with_spoilt(divergence, a.group_weight, mask, spoilt)
     return GroupOutputs(reference.group_loss(divergence, a.group_weight), divergence)
 
 

@@ -93,8 +93,7 @@ class Making:
         if kind == "one huge" and found.numel() and negative:  # in a mixture the definition itself would cancel
             found.view(-1)[0] *= 1e12 if wide else 1e4
         found = found.to(dtype)
-        # Half precision has a unit for all weights of a call, which an infinite one spoils.
-        return self.spoilt(found) if infinite and self.dtype != torch.float16 else found
+        return self.spoilt(found) if infinite else found
 
     def head_options(self) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -194,8 +193,8 @@ def log_prob(made: Making) -> PublicCall:
 def pairwise(made: Making) -> PublicCall:
     choices = made.choices
     groups, count = choices.among((2, 1, 0, 5)), choices.among((2, 3, 5, 8))
-    masked = choices.rarely(2)  # a row that is alone in its group is not looked at, so that nan there does not show
-    hidden = (made.matrix if masked else made.hidden)((groups, count), made.size)
+    masked = choices.rarely(2)
+    hidden = made.hidden((groups, count), made.size)
     spread = choices.among((None, 1e-2, 0.0))
     if spread is not None:  # rows of a group that nearly coincide
         hidden = (hidden[:, :1].double() * (1 + spread * made.uniform(groups, count, made.size))).to(made.dtype)
@@ -280,7 +279,7 @@ def mind_loss(made: Making) -> PublicCall:
     else:
         constants["pair_weight"] = made.weights(groups, count, count, infinite=False)
     options |= more | made.statistics(extra=False) | made.threshold()
-    hidden = (made.matrix if absent else made.hidden)(made.leading, made.size)
+    hidden = made.hidden(made.leading, made.size)
     return made.call("linear_mind_loss", "linear_mind_loss", hidden, constants, options)
 
 

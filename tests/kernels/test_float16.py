@@ -72,6 +72,21 @@ def test_the_size_of_the_weights_is_of_no_consequence(loss, backend, power):
         torch.testing.assert_close(after * 2.0**-power, before, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("size", [2.0**-24, 1.0, 2.0**20])
+@with_backends(losses=[loss for loss in LOSSES if "row_weight" in loss.constants])
+def test_an_infinite_weight_spoils_its_own_row_alone(loss, backend, size):
+    """Beside finite weights whose gradients float16 holds in no unit but their own."""
+    (hidden, weight), constants = make_model(), make_constants(ROWS, VOCABULARY)
+    constants["row_weight"] *= size
+    constants["answer_weight"] = constants["answer_weight"] * size
+    expected = gradients(loss, hidden, weight, constants, 1 / size, backend)[0]
+    constants["row_weight"][7] = float("inf")
+    found = gradients(loss, hidden, weight, constants, 1 / size, backend)[0]
+    spoilt = torch.arange(ROWS) == 7
+    assert not found[spoilt].isfinite().any()
+    assert relative_error(found[~spoilt], expected[~spoilt]) <= 1e-3
+
+
 def train(loss, backend, dtype=torch.float32, scale=None, steps=12):
     """The losses of a tiny model; with a scale, under autocast to float16 and a GradScaler."""
     constants = make_constants(ROWS, VOCABULARY)

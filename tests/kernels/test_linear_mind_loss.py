@@ -157,6 +157,21 @@ def test_sparse_gradient_is_of_rows_that_are_no_answers(backend):
     assert (sparse["d_hidden"][weighted] != exact["d_hidden"][weighted]).any(1).all()
 
 
+@pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+def test_an_answer_alone_in_its_group_is_a_row_like_others(backend):
+    """A nan there is one of its cross-entropy, which an ignored row does not have."""
+    inputs = make(**small(backend))
+    inputs["answer_rows"][0, 1:] = -1
+    inputs["answer_rows"][0, 0] = row = int(set(range(9)).difference(inputs["answer_rows"].flatten().tolist()).pop())
+    inputs["target"][row] = -100
+    clean = run(inputs, torch.float32, backend)
+    inputs["hidden"][row] = float("nan")
+    found = run(inputs, torch.float32, backend)
+    for name, expected in clean.items():
+        torch.testing.assert_close(found[name], expected, rtol=0, atol=0)
+    assert found["d_hidden"][row].count_nonzero() == 0
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 40])
 def test_chunk_sizes_change_nothing(monkeypatch, chunk):
     inputs = make()

@@ -213,6 +213,21 @@ def test_masked_rows_may_hold_anything_and_get_no_gradient(backend, form):
     assert clean["d_hidden"][~inputs["mask"]].count_nonzero() == 0
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+def test_a_row_alone_in_its_group_may_hold_anything(backend, form, value):
+    """Its divergence is 0 and it has no gradient, nor has the weight because of it."""
+    inputs = make(groups=2, count=3) | {"mask": torch.tensor([[True] * 3, [False, True, False]])}
+    inputs = inputs if form == "pairs" else as_mixture(inputs)
+    clean = run(inputs, torch.float32, backend)
+    inputs["hidden"][1, 1] = value
+    found = run(inputs, torch.float32, backend)
+    for name, expected in clean.items():
+        torch.testing.assert_close(found[name], expected, rtol=0, atol=0)
+    assert found["divergence"][1].count_nonzero() == 0 and found["d_hidden"][1].count_nonzero() == 0
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_non_finite_rows_are_not_hidden(backend, form):

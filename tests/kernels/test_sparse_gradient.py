@@ -21,6 +21,7 @@ OPTIONS = [
     {"reduction": "sum", "weighted": True, "biased": True, "temperature": 0.7},
     {"reduction": "sum", "weighted": True, "label_smoothing": 0.1, "z_loss": 1e-2, "temperature": 1.3, "biased": True},
     {"reduction": "sum", "z_loss": 1e-2, "softcap": 9.0, "biased": True},
+    {"reduction": "sum", "weighted": True, "softcap": 0.5, "temperature": 40.0},  # logits are tiny beside lse
 ]
 
 
