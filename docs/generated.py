@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 END = "<!-- end -->\n"
 
 
@@ -26,3 +28,8 @@ def _around(page: str, begin: str) -> tuple[str, str]:
     if not (found and end):
         raise ValueError(f"expected the line {begin} and, after it, {END.strip()}")
     return before, after
+
+
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *body])

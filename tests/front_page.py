@@ -19,8 +19,9 @@ from typing import Any
 
 from bench import sparse_training
 from bench.measure import RESULTS, read_results
-from docs.generated import replaced
-from docs.tables import answers, comparison, rows_of, table
+from docs.experiment_tables import comparison
+from docs.generated import replaced, table
+from docs.tables import answers, rows_of
 from mind.intervals import paired_difference, wilson
 from mind_kernels.backend import BACKENDS
 

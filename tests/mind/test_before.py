@@ -367,3 +367,26 @@ def load_run_config_of(arguments: list[str]):
     from mind.methods import with_options
 
     return with_options(tyro.cli(MindConfig, args=arguments[1:]))
+
+
+def test_options_that_cannot_work_are_refused_before_the_folder(tmp_path, arguments, capsys, monkeypatch):
+    monkeypatch.setattr("mind.run.train.load_data", lambda config: pytest.fail("the options come first"))
+    for given, message in {
+        ("--train.lr-scheduler", "cosin"): "train.lr_scheduler is 'cosin': expected one of",
+        ("--objective.backend", "cudaa"): "objective.backend cudaa: backend is 'cudaa': expected 'auto' or one of",
+        ("--objective.backend", "cuda"): "objective.backend cuda: backend 'cuda' is not available on cpu",
+        ("--train.warmup-ratio", "2"): "train.warmup_ratio is 2.0: expected a share in [0, 1]",
+        ("--train.max-steps", "-5"): "train.max_steps is -5: expected -1 or 1 to 10,000,000",
+        ("--train.max-steps", "0"): "train.max_steps is 0",
+        ("--train.learning-rate", "inf"): "train.learning_rate is inf: expected a finite number",
+        ("--train.epochs", "nan"): "train.epochs is nan",
+        ("--train.seed", "-1"): "train.seed is -1",
+        ("--metanet.tau", "inf"): "metanet.tau is inf",
+    }.items():
+        expect_error(replaced(arguments, *given), capsys, message)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_encoder_that_is_not_there_leaves_no_folder(tmp_path, arguments, capsys):
+    expect_error(replaced(arguments, "--metanet.encoder", str(tmp_path / "none")), capsys, "metanet.encoder")
+    assert not (tmp_path / "run").exists()

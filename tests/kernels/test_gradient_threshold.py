@@ -1,0 +1,70 @@
+"""What a threshold promises: the error of the sparse gradient on rows of a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from cases import COMPILED_BACKENDS
+from safetensors.torch import load_file
+from test_sparse_gradient import limit_of_a_cpu, run
+
+from mind_kernels import sparse_gradient, threshold_for_error
+
+
+def relative_error(found, truth):
+    return float((found.double() - truth).norm() / truth.norm())
+
+
+def dense_bfloat16(hidden, weight, target):
+    """dH and dW of the mean loss as dense bfloat16 arithmetic has them: operands, logits, dZ and results rounded."""
+
+    def rounded(tensor):
+        return tensor.bfloat16().float()
+
+    hidden, weight = rounded(hidden), rounded(weight)
+    dz = torch.softmax(rounded(hidden @ weight.T), -1)
+    dz[torch.arange(len(target)), target] -= 1
+    dz = rounded(dz / len(target))
+    return rounded(dz @ weight), rounded(dz.T @ hidden)
+
+
+@pytest.mark.parametrize("backend", COMPILED_BACKENDS)
+@pytest.mark.usefixtures(limit_of_a_cpu.__name__)
+def test_error_on_real_rows_is_below_dense_bfloat16(backend):
+    """The promise of gradient_threshold=2**-12, on rows of a trained model (see derive_rows.py), without fallback."""
+    rows = load_file(Path(__file__).parent / "data" / "smollm2_rows.safetensors")
+    hidden, weight = rows["hidden"].float(), rows["weight"].float()
+    inputs = {"hidden": hidden, "weight": weight, "target": rows["target"]}
+    truth = run(inputs, torch.float64, "reference", threshold=None)
+    found = run(inputs, torch.float32, backend, threshold=2**-12)
+    assert 10 < float(found["kept"].double().mean()) < 100
+    upstream = 1.7  # of `run`
+    for name, dense in zip(("d_hidden", "d_weight"), dense_bfloat16(hidden, weight, rows["target"]), strict=True):
+        assert relative_error(found[name], truth[name]) <= relative_error(dense * upstream, truth[name]), name
+
+
+@pytest.mark.parametrize("error", [1e-2, 3e-3, 1e-3])
+@pytest.mark.parametrize("backend", COMPILED_BACKENDS)
+def test_error_on_real_rows_is_below_the_accepted_one(monkeypatch, backend, error):
+    """Without fallback, and not by so much that the threshold keeps far more than it has to."""
+    monkeypatch.setattr(sparse_gradient, "_DENSITY_LIMIT", {"cpu": 1 / 4, "cuda": 1 / 4})
+    rows = load_file(Path(__file__).parent / "data" / "smollm2_rows.safetensors")
+    inputs = {"hidden": rows["hidden"].float(), "weight": rows["weight"].float(), "target": rows["target"]}
+    truth = run(inputs, torch.float64, "reference", threshold=None)
+    found = run(inputs, torch.float32, backend, threshold=threshold_for_error(error))
+    assert (found["kept"] < len(inputs["weight"])).all() and found["dropped_mass"].min() > 0
+    wrong = {name: relative_error(found[name], truth[name]) for name in ("d_hidden", "d_weight")}
+    assert error / 20 < max(wrong.values()) < error, wrong
+
+
+def test_the_accepted_error_gives_a_threshold():
+    assert threshold_for_error(1e-3) == pytest.approx(2**-16.63, rel=0.01)
+    thresholds = [threshold_for_error(error) for error in (1e-300, 1e-9, 1e-4, 1e-2, 0.999)]
+    assert thresholds == sorted(thresholds) and all(0 < threshold < 1 for threshold in thresholds)
+    for error in (0, 1, -1e-3, float("nan"), float("inf"), None):
+        with pytest.raises(ValueError, match=r"error is .*: expected a number in \(0, 1\)"):
+            threshold_for_error(error)
+    with pytest.raises(TypeError, match="error"):
+        threshold_for_error("1e-3")
