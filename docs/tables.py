@@ -17,7 +17,9 @@ from docs.generated import replaced, table
 from mind.intervals import paired_difference, wilson
 
 DOCS = Path(__file__).resolve().parent
-PAGES = (DOCS / "performance.md", DOCS / "experiments.md", DOCS / "reference" / "compatibility.md")
+PAGES = tuple(
+    DOCS / page for page in ("performance.md", "experiments.md", "how-to/resume.md", "reference/compatibility.md")
+)
 NAME = re.compile(r"<!-- table ([\w-]+) -->")
 
 Row = dict[str, Any]
@@ -252,8 +254,16 @@ def compatibility() -> str:
     return table(["Python", "PyTorch", *names[2:], "tests passed", "failed"], body)
 
 
+def chaos() -> str:
+    """The disturbed runs of each command, and what came of them."""
+    names = ("cases", "disturbed_starts", "by_itself", "error", "killed", "violations")
+    body = [[row["command"], *(f"{row[name]:,}" for name in names)] for row in rows_of("chaos")]
+    return table(["command", "runs", "disturbed starts", "ended well", "by an error", "killed", "violations"], body)
+
+
 COMMANDS = {
     "busy_machine": "python -m bench.busy_machine",
+    "chaos": "make chaos",
     "compatibility": "python tests/compatibility.py PYTHON",
     "coverage": "python -m bench.coverage",
     "dataset": "python -m bench.dataset --data RATIONALES",
@@ -326,6 +336,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "vocabulary_parallel-on-paper": split_heads_on_paper,
     "coverage": coverage,
     "files": files,
+    "chaos": chaos,
     "compatibility": compatibility,
     "latent": latent,
     "word-problems-accuracies": lambda: accuracies("word-problems"),
