@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _ROWS = ("tests/kernels/test_row_kernels.py", "tests/kernels/test_linear_cross_entropy.py")
+_RESPONSES = ("tests/mind/test_answers.py", "tests/mind/test_graded_responses.py")
 
 MODULES: dict[str, tuple[str, ...]] = {
     "mind_kernels.linear_cross_entropy.backend_torch": _ROWS,
@@ -11,7 +12,10 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/kernels/test_shard_kernels.py",
         "tests/kernels/test_exact_shards.py",
     ),
-    "mind_kernels.sparse_gradient": ("tests/kernels/test_sparse_gradient.py",),
+    "mind_kernels.sparse_gradient": (
+        "tests/kernels/test_sparse_gradient.py",
+        "tests/kernels/test_gradient_threshold.py",
+    ),
     "mind_kernels.row_chunks": (
         "tests/kernels/test_linear_cross_entropy.py",
         "tests/kernels/test_linear_pairwise_jsd.py",
@@ -23,6 +27,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "mind_kernels.linear_pairwise_jsd.backend_torch": (
         "tests/kernels/test_group_kernels.py",
         "tests/kernels/test_linear_pairwise_jsd.py",
+        "tests/kernels/test_pairwise_zero_weights.py",
     ),
     "mind.methods.mind.objective": ("tests/mind/test_objective.py",),
     "mind.methods.mind.calibration": ("tests/mind/test_metanet.py", "tests/mind/test_mind_ablations.py"),
@@ -35,6 +40,15 @@ MODULES: dict[str, tuple[str, ...]] = {
     "mind.grading.quantity": ("tests/mind/test_answers.py", "tests/mind/test_units.py", "tests/mind/test_by_hand.py"),
     "mind.grading.choice": ("tests/mind/test_answers.py", "tests/mind/test_answer_comparison.py"),
     "mind.grading.marks": ("tests/mind/test_answers.py", "tests/mind/test_answer_line.py"),
+    "mind.grading.answers": _RESPONSES,
+    "mind.grading.clock_time": _RESPONSES,
+    "mind.grading.digit_groups": _RESPONSES,
+    "mind.grading.latex_notation": (*_RESPONSES, "tests/mind/test_latex_equality.py"),
+    "mind.grading.number_notation": _RESPONSES,
+    "mind.grading.plain_text": _RESPONSES,
+    "mind.grading.units": ("tests/mind/test_units.py", *_RESPONSES),
+    "mind.grading.words": _RESPONSES,
+    "mind.grading.yes_no": _RESPONSES,
     "mind.comparison.difference": ("tests/mind/test_comparison_statistics.py",),
     "mind.comparison.bootstrap": ("tests/mind/test_comparison_statistics.py",),
     "mind.comparison.decisions": ("tests/mind/test_comparison_statistics.py",),
