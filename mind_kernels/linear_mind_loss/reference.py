@@ -26,13 +26,13 @@ def forward(
 ) -> tuple[Tensor, Tensor, RowTerms, Tensor]:
     """(cross-entropy (), consistency (), the rows' terms, divergences shaped as group_weight)."""
     present = answer_rows >= 0
-    answers, spoilt = torch.zeros(2, len(hidden), dtype=torch.bool, device=hidden.device)
+    answers, spare = torch.zeros(2, len(hidden), dtype=torch.bool, device=hidden.device)
     answers[answer_rows[present]] = True
-    valid = target != ignore_index
+    valid, spoilt = target != ignore_index, spare
     if len(hidden):
         found = spoilt_rows(hidden[answer_rows.clamp(min=0)], group_weight, present)
-        spoilt[answer_rows[found]] = True
-        spoilt &= ~valid | (row_weight == 0)
+        places = torch.where(found, answer_rows, len(hidden)).flatten()  # not by the mask `found`, for vmap
+        spoilt = torch.cat([spare, spare[:1]]).scatter(0, places, True)[:-1] & (~valid | (row_weight == 0))
         hidden = torch.where(spoilt[:, None], 0, hidden)
 
     def of_rows(mask: Tensor, spec: RowSpec) -> tuple[Tensor, RowTerms]:

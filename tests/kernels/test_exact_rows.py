@@ -10,9 +10,9 @@ import implementations
 import pytest
 import torch
 from cases import DTYPES
-from kernel_cases import EVERYTHING, PLAIN, Options, statistics, unluckiest
-from test_streamed_rows import CPP, SPAN, inputs_of, kernels
-from test_streamed_rows import stream_statistics as stream_arguments
+from kernel_cases import EVERYTHING, PLAIN, Options, inputs_of, statistics, unluckiest
+from test_stream_operators import stream_statistics as stream_arguments
+from test_streamed_rows import CPP, SPAN, kernels
 
 from mind_kernels import extension, linear_cross_entropy
 from mind_kernels.head import HeadGradients

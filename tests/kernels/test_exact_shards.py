@@ -11,10 +11,10 @@ import implementations
 import pytest
 import torch
 from cases import DTYPES
-from kernel_cases import EVERYTHING, PLAIN, Options, unluckiest
+from kernel_cases import EVERYTHING, PLAIN, Options, inputs_of, unluckiest
 from shard_cases import columns, joined, shards_of
 from test_exact_rows import NAMES, eager_gradients, exact_spec
-from test_streamed_rows import CPP, SPAN, inputs_of, kernels
+from test_streamed_rows import CPP, SPAN, kernels
 
 from mind_kernels import extension
 from mind_kernels.head import Head, HeadGradients
