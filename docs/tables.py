@@ -307,7 +307,7 @@ def files() -> str:
     body = []
     for name, command in COMMANDS.items():
         rows = [row for row in rows_of(name) if "time" in row]
-        cpu = rows[0].get("cpu", "not recorded").split("(R)")[0] if rows else ""
+        cpu = " and ".join(dict.fromkeys(row.get("cpu", "not recorded").split("(R)")[0] for row in rows))
         if rows and rows[0].get("device", "cpu") != "cpu":
             cpu = f"{rows[0]['device']} and {cpu}"
         machine = f"{cpu}, {rows[0]['threads']}" if rows else "compilers alone"
