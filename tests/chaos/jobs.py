@@ -51,6 +51,8 @@ def _become(words: list[str], stdin: int, output: int, environment: Mapping[str,
     try:
         for stream, file in ((0, stdin), (1, output), (2, output)):
             os.dup2(file, stream)
+        # Another thread of the runner may have held the locks of the streams that were copied with it.
+        sys.stdout, sys.stderr = (open(stream, "w", closefd=False) for stream in (1, 2))  # noqa: SIM115
         os.environ.clear()
         os.environ.update(environment)
         from mind.cli import main
