@@ -263,7 +263,7 @@ def chaos() -> str:
 
 COMMANDS = {
     "busy_machine": "python -m bench.busy_machine",
-    "chaos": "make chaos",
+    "chaos": "python -m tests.chaos",
     "compatibility": "python tests/compatibility.py PYTHON",
     "coverage": "python -m bench.coverage",
     "dataset": "python -m bench.dataset --data RATIONALES",

@@ -152,9 +152,9 @@ def test_lines_are_written_between_their_comments_alone():
 def test_every_result_file_has_its_command():
     assert set(tables.COMMANDS) == {path.stem for path in tables.RESULTS.glob("*.jsonl")}
     for command in tables.COMMANDS.values():
-        place = re.search(r"bench\.(\w+)|(\S+\.(?:py|sh))", command)
+        place = re.search(r"-m ([\w.]+)|(\S+\.(?:py|sh))", command)
         assert place is not None
-        file = ROOT / "bench" / f"{place[1]}.py" if place[1] else ROOT / place[2]
+        file = ROOT / f"{place[1].replace('.', '/')}.py" if place[1] else ROOT / place[2]
         assert file.exists() or (file.with_suffix("") / "__main__.py").exists(), command
 
 
