@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from mind import processes
-from mind.cli.launch import LOST, TOLD_TO_END, LaunchEnded, ending
+from mind.cli.launch import LOST, TOLD_TO_END, LaunchEnded, end_when_told, ending
 from mind.cli.terminal import command_line, complain, set_up_terminal
 from mind.display import one_line
 from mind.errors import MindError, MissingError
@@ -40,18 +40,20 @@ def guarded(program: str, run: Callable[[], int | None]) -> int:
 
 @contextmanager
 def _no_interrupt_is_lost() -> Iterator[None]:
-    """Python drops a Ctrl-C that arrives in a destructor or a callback, after a traceback. Inside the block it comes
-    again a moment later, when something else runs."""
+    """Python drops a Ctrl-C or a LaunchEnded that arrives in a destructor or a callback, after a traceback. Inside the
+    block its signal comes again a moment later, when something else runs."""
     former = sys.unraisablehook
 
     def hook(dropped: sys.UnraisableHookArgs) -> None:
-        if dropped.exc_type is KeyboardInterrupt:
-            main = threading.main_thread().ident or 0
-            again = threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT))
-            again.daemon = True
-            again.start()
-        else:
+        if dropped.exc_type not in (KeyboardInterrupt, LaunchEnded):
             former(dropped)
+            return
+        if launch_ended := dropped.exc_type is LaunchEnded:
+            end_when_told()
+        main = threading.main_thread().ident or 0
+        again = threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGTERM if launch_ended else signal.SIGINT))
+        again.daemon = True
+        again.start()
 
     sys.unraisablehook = hook
     try:

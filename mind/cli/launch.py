@@ -43,7 +43,7 @@ def join(words: Sequence[str]) -> None:
         os.environ |= {"TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     with _said_after(WAITS_S):
         processes.begin()
-    signal.signal(signal.SIGTERM, _end)
+    end_when_told()
     processes.check_same("the command line", _by_option(words))
 
 
@@ -81,6 +81,11 @@ def ending() -> bool:
     if os.environ.get("WORLD_SIZE"):  # even if it is not a number
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     return processes.first_to_fail()
+
+
+def end_when_told() -> None:
+    """From now on this process, one of several, ends by LaunchEnded if the launcher sends SIGTERM."""
+    signal.signal(signal.SIGTERM, _end)
 
 
 def _end(*_: Any) -> None:

@@ -101,7 +101,6 @@ def _plain_torch() -> Iterator[None]:
             torch.set_default_device(device)
 
 
-@_plain_torch()
 def train(
     config: MindConfig,
     *,
@@ -132,22 +131,23 @@ def train(
         NotFiniteError: for the first number that is nan or infinite; nothing is saved as a student then.
     """
     started = time.perf_counter()
-    require(not (resume and overwrite), "a run is resumed or written over, not both")
-    config, folder = with_options(config), RunFolder(config.output)
-    clock = _Clock(started, pause_at)
-    ways = {"resume": resume, "overwrite": overwrite}
-    processes.check_same("the configuration", flat(dataclasses.asdict(config)) | ways)
-    if resume:
-        processes.by_main(folder.check_resumable)
+    with _plain_torch():
+        require(not (resume and overwrite), "a run is resumed or written over, not both")
+        config, folder = with_options(config), RunFolder(config.output)
+        clock = _Clock(started, pause_at)
+        ways = {"resume": resume, "overwrite": overwrite}
+        processes.check_same("the configuration", flat(dataclasses.asdict(config)) | ways)
+        if resume:
+            processes.by_main(folder.check_resumable)
+            with held(folder):
+                return _resumed(config, folder, clock, data)
+        processes.by_main(lambda: _check_free(folder, config, overwrite))
+        stages = stages_of(config)
+        data = _data(stages, data)
+        run, inputs, reserve = _checked(stages, data)
         with held(folder):
-            return _resumed(config, folder, clock, data)
-    processes.by_main(lambda: _check_free(folder, config, overwrite))
-    stages = stages_of(config)
-    data = _data(stages, data)
-    run, inputs, reserve = _checked(stages, data)
-    with held(folder):
-        processes.by_main(lambda: folder.start(config, inputs, overwrite=overwrite))
-        return _train_stages(stages, data, run, reserve, clock)
+            processes.by_main(lambda: folder.start(config, inputs, overwrite=overwrite))
+            return _train_stages(stages, data, run, reserve, clock)
 
 
 def _check_free(folder: RunFolder, config: MindConfig, overwrite: bool) -> None:

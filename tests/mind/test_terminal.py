@@ -265,8 +265,10 @@ def test_a_name_that_no_file_can_have_is_told_first(name, tmp_path, monkeypatch,
 DESTRUCTOR = """
 import signal, sys, time
 from mind.cli.boundary import guarded
+from mind.cli.launch import end_when_told
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+end_when_told()
 
 class Slow:
     def __del__(self):
@@ -282,13 +284,20 @@ sys.exit(guarded("mind", run))
 """
 
 
-def test_ctrl_c_in_a_destructor_is_not_lost() -> None:
+@pytest.mark.parametrize(
+    ("sent", "status", "message"),
+    [
+        (signal.SIGINT, 130, "mind: interrupted\n"),
+        (signal.SIGTERM, 2, "mind: error: the launcher ends this process: somebody stopped the launch, or "),
+    ],
+)
+def test_a_signal_in_a_destructor_is_not_lost(sent, status, message) -> None:
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", DESTRUCTOR], stdout=pipe, stderr=pipe, text=True, cwd=ROOT) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         _, told = process.communicate(timeout=50)
-    assert process.returncode == 130 and told == "mind: interrupted\n"
+    assert process.returncode == status and told.startswith(message) and told.count("\n") == 1
 
 
 def test_what_is_loaded_is_not_announced_again(monkeypatch, capsys):
