@@ -58,7 +58,7 @@ others = {name.partition(".")[0] for name in set(sys.modules) - before}
 assert others <= {"mind_kernels", "torch"} | sys.stdlib_module_names, others
 print(seconds)
 """
-IMPORT_SECONDS = 0.3  # 0.07 on a quiet machine, 0.17 on a busy one
+IMPORT_SECONDS = 0.3  # it took 0.13 to 0.17 on a busy machine
 # A compiled module is loaded from a file, in a Python without the package's requirements.
 PACKER = """
 import array, importlib.util, sys
