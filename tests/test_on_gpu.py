@@ -29,7 +29,6 @@ ELSEWHERE = {
     "exact_shards",
     "info_command",
     "large_heads",  # minutes, and 14 GiB
-    "stream_operators",
     "streamed_rows",
     "tuning",
     "vocabulary_parallel",

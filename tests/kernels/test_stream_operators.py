@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-
-import implementations
 import pytest
 import torch
 from kernel_cases import inputs_of
+from test_streamed_rows import CPP, each, kernels
 
 from mind_kernels import extension, sparse_gradient
 from mind_kernels.linear_cross_entropy.compiled_rows import ROW_NUMBERS
-
-CPP = [
-    implementation for implementation in implementations.of("linear_cross_entropy") if implementation.backend == "cpp"
-]
-each = functools.partial(implementations.each, of=CPP)
-
-
-def kernels(implementation):
-    return implementation.kernels("linear_cross_entropy")
 
 
 def stream_statistics():

@@ -7,21 +7,15 @@ import sys
 
 import pytest
 import torch
+from test_tuning import CPU, HIDDEN, ROWS, default
 
 from mind_kernels import linear_cross_entropy, sparse_gradient
 from mind_kernels.__main__ import main
-from mind_kernels.backend import automatic, resolve
+from mind_kernels.backend import resolve
 from mind_kernels.commands import check, tune
 
-CPU = torch.device("cpu")
-HIDDEN = torch.zeros(4, 24)
-ROWS = "linear_cross_entropy"
 SIZES = ["tune", "--hidden-size", "24", "--vocabulary", "100", "--device", "cpu"]
 pytestmark = pytest.mark.usefixtures("tables")
-
-
-def default() -> str:
-    return automatic("cpu", False, ROWS)
 
 
 @pytest.fixture
