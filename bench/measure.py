@@ -224,6 +224,20 @@ def write_results(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     path.write_text("".join(json.dumps({**row, **origin}) + "\n" for row in rows))
 
 
+def add_results(rows: Iterable[Mapping[str, Any]], path: Path, *keys: str) -> None:
+    """Puts rows behind those of the file, each with the provenance.
+
+    A former row with the values of a new one in all `keys` goes; without keys all stay.
+    """
+    origin = provenance()
+    new = [{**row, **origin} for row in rows]
+    replaced = [tuple(row[key] for key in keys) for row in new] if keys else []
+    former = read_results(path) if path.exists() else []
+    kept = [row for row in former if tuple(row[key] for key in keys) not in replaced]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*kept, *new]))
+
+
 def read_results(path: Path) -> list[dict[str, Any]]:
     """The rows that `write_results` wrote."""
     return [json.loads(line) for line in path.read_text().splitlines()]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import gc
 import itertools
-import json
 import os
 import statistics
 import subprocess
@@ -122,16 +121,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000, help="of training; 0: none")
     parser.add_argument("--output", type=Path, default=Path("runs"))
     options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
+    from bench.measure import add_results
+
     failed = False
-    with (options.output / "long_runs.jsonl").open("w") as results:
-        for name, samples in measured(options.calls, options.steps):
-            bad, begin, end, times = grew(samples), samples[SAMPLES // 10], samples[-1], per_call_us(samples)
-            said = ", ".join(f"{key} {begin[key]:.0f} to {end[key]:.0f}" for key in ("rss_mib", "files", "threads"))
-            said += f", per call {times[0]:.0f} to {times[-1]:.0f} us"
-            print(f"{name}: {end['calls']:.0f} calls, {said}{', GREW: ' + ', '.join(bad) if bad else ''}", flush=True)
-            results.write(json.dumps({"name": name, "grew": bad, "samples": samples}) + "\n")
-            failed |= bool(bad)
+    for name, samples in measured(options.calls, options.steps):
+        bad, begin, end, times = grew(samples), samples[SAMPLES // 10], samples[-1], per_call_us(samples)
+        said = ", ".join(f"{key} {begin[key]:.0f} to {end[key]:.0f}" for key in ("rss_mib", "files", "threads"))
+        said += f", per call {times[0]:.0f} to {times[-1]:.0f} us"
+        print(f"{name}: {end['calls']:.0f} calls, {said}{', GREW: ' + ', '.join(bad) if bad else ''}", flush=True)
+        add_results([{"name": name, "grew": bad, "samples": samples}], options.output / "long_runs.jsonl", "name")
+        failed |= bool(bad)
     sys.exit(failed)
 
 

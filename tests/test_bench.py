@@ -24,7 +24,7 @@ from bench.linear_cross_entropy.__main__ import BENCHMARK
 from bench.linear_cross_entropy.definition import dense
 from bench.linear_cross_entropy.inputs import Inputs
 from bench.linear_cross_entropy.providers import CPU, PROVIDERS
-from bench.measure import measure_time, peak_extra_mib_here, print_table, read_results, write_results
+from bench.measure import add_results, measure_time, peak_extra_mib_here, print_table, read_results, write_results
 from bench.roofline import Rates
 from mind_kernels.linear_cross_entropy.contract import RowValues
 
@@ -137,6 +137,20 @@ def test_absent_broken_and_wrong_peers_are_noted_and_ours_is_a_fault(gates):
         assert verdict["fault"] and verdict["note"].startswith(note)
     unavailable = cases.judge(["ours"], {"ours": BENCHMARK.providers["mind_kernels triton exact"]}, gates)
     assert unavailable["ours"]["note"].startswith("not run: needs a CUDA device")
+
+
+def test_results_are_added_in_place_of_those_with_the_same_keys(tmp_path):
+    path = tmp_path / "new" / "results.jsonl"
+
+    def kept():
+        return [(row["name"], row["seed"], row["n"]) for row in read_results(path)]
+
+    add_results([{"name": "a", "seed": 0, "n": 1}, {"name": "b", "seed": 0, "n": 2}], path, "name", "seed")
+    add_results([{"name": "a", "seed": 1, "n": 3}, {"name": "b", "seed": 0, "n": 4}], path, "name", "seed")
+    assert kept() == [("a", 0, 1), ("a", 1, 3), ("b", 0, 4)]
+    add_results([{"name": "a", "seed": 1, "n": 5}], path)
+    assert kept() == [("a", 0, 1), ("a", 1, 3), ("b", 0, 4), ("a", 1, 5)]
+    assert all("commit" in row for row in read_results(path))
 
 
 def test_a_case_from_inputs_to_table_and_picture(monkeypatch, tmp_path, capsys):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import mind_kernels
+from bench.measure import read_results
 from mind.records import Question
 from tests.fuzz import __main__ as command
 from tests.fuzz import parsers
@@ -51,6 +52,19 @@ def test_a_wrong_result_is_found_made_small_and_repeated(monkeypatch, capsys):
     monkeypatch.undo()
     command.main(arguments)
     assert capsys.readouterr().out == "nothing is wrong\n"
+
+
+def test_the_counts_are_added_to_a_file(tmp_path):
+    file = tmp_path / "fuzz.jsonl"
+    for seed in (3, 8):
+        with pytest.raises(SystemExit) as ended:
+            command.main(
+                ["parsers", "--only", "retry_after", "--minutes", "0.001", "--seed", str(seed), "--output", str(file)]
+            )
+        assert ended.value.code == 0
+    first, second = read_results(file)
+    assert (first["tier"], first["first_seed"], second["first_seed"], first["findings"]) == ("parsers", 3, 8, 0)
+    assert first["total"] == sum(first["calls"].values()) > 0 and first["sanitizer"] is None
 
 
 def test_a_changed_input_is_found(monkeypatch):

@@ -11,7 +11,6 @@ was.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -22,7 +21,7 @@ from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
-from bench.measure import print_table, read_results, write_results
+from bench.measure import add_results, print_table
 from tests.chaos.cases import Outcome, benches
 from tests.chaos.commands import COMMANDS
 
@@ -43,14 +42,6 @@ def row_of(name: str, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         again = f"make chaos ARGS=\"--commands '{name}' --runs 1 --seed {seed} --say\""
         row |= {"seed": seed, "again": again, "what": sorted({text for one in bad for text in one.violations})}
     return row
-
-
-def keep(rows: Sequence[dict[str, Any]], file: Path) -> None:
-    """Puts the rows into the file; those of other commands stay as they are."""
-    names = {row["command"] for row in rows}
-    former = [row for row in read_results(file) if row["command"] not in names] if file.exists() else []
-    write_results(rows, file)
-    file.write_text("".join(json.dumps(row) + "\n" for row in former) + file.read_text())
 
 
 def main() -> int:
@@ -77,7 +68,7 @@ def main() -> int:
                     print(f"    {text}", flush=True)
             rows.append(row_of(bench.name, outcomes))
             if options.output is not None:
-                keep(rows, options.output)
+                add_results(rows, options.output, "command")
     print_table(rows, COLUMNS)
     return int(any(row["violations"] for row in rows))
 

@@ -1,6 +1,6 @@
 """Random cases with known answers, until one fails or the time is over.
 
-    python -m tests.fuzz [TIER] [--minutes 30] [--seed 0] [--only NAME ...] [--go-on]
+    python -m tests.fuzz [TIER] [--minutes 30] [--seed 0] [--only NAME ...] [--go-on] [--output FILE]
     python -m tests.fuzz TIER --case NAME:CODE
 
 operators    calls of the operators of mind_kernels._cpp equal their definition or raise, and stay within their tensors;
@@ -12,7 +12,7 @@ parsers      graders, records, settings, plans and teachers' answers of any byte
 
 Rounds of examples with new seeds, the names in turn. Ends with status 1 at the first finding, which hypothesis has made
 small, with the command that repeats it (--go-on: at the end of the time); of the operators, also if public functions
-never called one of them. Prints how many calls there were.
+never called one of them. Prints how many calls there were, and adds them to FILE, such as bench/results/fuzz.jsonl.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from tests.fuzz.choices import Choices
+from tests.fuzz.results import keep
 from tests.fuzz.rounds import run
 from tests.fuzz.tiers import TIERS, Tier
 
@@ -39,6 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first round")
     parser.add_argument("--only", "--operators", nargs="+", metavar="NAME", help="operators, functions or parsers")
     parser.add_argument("--go-on", action="store_true", help="after a finding too, until the time is over")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="of JSON lines, to which the counts are added")
     parser.add_argument("--case", metavar="NAME:CODE", help="this case alone, as a finding prints it")
     options = parser.parse_args(arguments)
     tier = TIERS[options.tier]()
@@ -50,20 +53,21 @@ def main(arguments: list[str] | None = None) -> None:
         tier.example(name, Choices.repeated(code), Counter())
         print("nothing is wrong")
         return
-    begin, findings, last = time.monotonic(), 0, options.seed
-    for last in itertools.count(options.seed):
-        for name in names:
-            if time.monotonic() > begin + 60 * options.minutes:
-                _end(tier, options.tier, options.seed, last, time.monotonic() - begin, findings)
-                return
-            print(f"round {last}, {name}", flush=True)
-            try:
-                run(options.tier, tier, name, last)
-            except Exception as error:
-                findings += 1
-                print("\n".join(_told(error)), flush=True)
-                if not options.go_on:
-                    sys.exit(1)
+    begin, findings = time.monotonic(), 0
+    rounds = ((seed, name) for seed in itertools.count(options.seed) for name in names)
+    last = options.seed
+    while time.monotonic() < begin + 60 * options.minutes and (options.go_on or not findings):
+        last, name = next(rounds)
+        print(f"round {last}, {name}", flush=True)
+        try:
+            run(options.tier, tier, name, last)
+        except Exception as error:
+            findings += 1
+            print("\n".join(_told(error)), flush=True)
+    seconds = time.monotonic() - begin
+    if options.output is not None:
+        keep(options.output, options.tier, (options.seed, last), tier.counts, seconds, findings)
+    _end(tier, options.tier, options.seed, last, seconds, findings)
 
 
 def _told(error: Exception) -> Iterator[str]:

@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench.measure import add_results
 from tests.mutation.changes import Mutant, mutants
 from tests.mutation.modules import MODULES
 from tests.mutation.swap import swap
@@ -122,27 +123,24 @@ def main() -> None:
         "TRITON_INTERPRET": "1",
         "MIND_KERNELS_TUNING": "none",
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
     below: list[str] = []
-    with options.output.open("a") as output:
-        for name in options.modules:
-            # In a child of its own: what one module's tests import does not stay for the next one's.
-            child = os.fork()
-            if child == 0:
-                status = 1
-                try:
-                    found = try_module(name, options.sample, options.seed)
-                    output.write(json.dumps(found) + "\n")
-                    output.flush()
-                    print(f"{name}: {score(found):.0f} % of {found['tried'] - found['equivalent']} noticed", flush=True)
-                    status = 0 if score(found) >= LEAST else BELOW
-                finally:
-                    sys.stdout.flush()
-                    os._exit(status)
-            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            if status not in (0, BELOW):
-                sys.exit(f"{name}: not tried to the end")
-            below += [name] if status == BELOW else []
+    for name in options.modules:
+        # In a child of its own: what one module's tests import does not stay for the next one's.
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                found = try_module(name, options.sample, options.seed)
+                add_results([found], options.output, "module")
+                print(f"{name}: {score(found):.0f} % of {found['tried'] - found['equivalent']} noticed", flush=True)
+                status = 0 if score(found) >= LEAST else BELOW
+            finally:
+                sys.stdout.flush()
+                os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status not in (0, BELOW):
+            sys.exit(f"{name}: not tried to the end")
+        below += [name] if status == BELOW else []
     if below:
         sys.exit(f"below {LEAST:.0f} %: {', '.join(below)}")
 

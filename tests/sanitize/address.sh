@@ -11,7 +11,7 @@ export CXX=${CXX:-g++}
 [ $# -gt 0 ] || set -- pytest -q -p no:cacheprovider -k "${SELECT:-cpp and not slow}" tests/kernels
 "$PYTHON" setup.py -q build_ext --variant asan --build-lib build/asan | grep '^mind-kernels:'
 
-export MIND_KERNELS_LIBRARIES=$PWD/build/asan/mind_kernels PYTHONPATH=.
+export MIND_KERNELS_LIBRARIES=$PWD/build/asan/mind_kernels PYTHONPATH=. SANITIZER='address, undefined behaviour'
 # The runtimes must be there before Python's own first allocation, and the C++ library before ASan looks for its throw.
 preload=$($CXX -print-file-name=libasan.so):$($CXX -print-file-name=libstdc++.so)
 # Leaks are not looked for: Python and torch keep what they allocate until the process ends.

@@ -1,0 +1,26 @@
+"""What a start of the fuzzer did, as a row of a file such as bench/results/fuzz.jsonl."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from bench.measure import add_results
+from mind_kernels import extension
+
+
+def keep(file: Path, tier: str, seeds: tuple[int, int], calls: Mapping[str, int], spent: float, findings: int) -> None:
+    """Adds the row, with the seconds spent; SANITIZER is set by the scripts in tests/sanitize."""
+    row = {
+        "tier": tier,
+        "sanitizer": os.environ.get("SANITIZER"),
+        "instructions": None if tier.startswith("parsers") else extension.capability(),
+        "first_seed": seeds[0],
+        "last_seed": seeds[1],
+        "calls": dict(sorted(calls.items())),
+        "total": sum(calls.values()),
+        "seconds": round(spent),
+        "findings": findings,
+    }
+    add_results([row], file)
