@@ -180,8 +180,12 @@ def free_bytes(device: str) -> int:
 
 
 def provenance() -> dict[str, Any]:
-    """What a number depends on: device, threads, versions, commit ("-dirty" with uncommitted changes), time in UTC."""
-    return {
+    """What a number depends on: device, threads, versions, commit ("-dirty" with uncommitted changes), time in UTC.
+
+    Also the variables that tell glibc's malloc what to do with freed memory, if there are any.
+    """
+    malloc = {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")}
+    return ({"malloc": malloc} if malloc else {}) | {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "cpu": _cpu_model(),
         "threads": torch.get_num_threads(),
