@@ -39,9 +39,10 @@ test: lint $(VENV)/.student-ready  ## style, import, type and spelling checks, t
 nightly: $(VENV)/.test-ready $(VENV)/.student-ready  ## what takes too long for each commit, hours (ARGS="--only fuzz --seed 3": this)
 	$(BIN)/python tests/nightly.py $(ARGS)
 
-# Not in `make test`: tracing Triton's interpreter takes a third more time.
-coverage:  ## the same with coverage
-	$(MAKE) test ARGS="--cov=mind --cov=mind_kernels --cov-report=term $(ARGS)"
+# Not in `make test`: counting takes a third more time.
+coverage: $(VENV)/.test-ready $(VENV)/.student-ready  ## the lines and branches that the tests reach, of csrc and both packages (ARGS=tests/kernels: by these)
+	$(PIP) install -c constraints.txt gcovr
+	$(BIN)/python -m tests.source_coverage --output $(OUT) $(ARGS)
 
 lint: $(VENV)/.test-ready  ## style, import, type and spelling checks
 	$(BIN)/ruff check .

@@ -25,6 +25,7 @@ COMMON = ("-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-Wall", "-Wextr
 VARIANTS = {
     "release": ("-O3",),
     "debug": ("-O0", "-g", "-D_GLIBCXX_ASSERTIONS"),
+    "coverage": ("-O1", "-g", "--coverage", "-fprofile-update=atomic"),
     "tsan": ("-O1", "-g", "-fsanitize=thread"),
     "asan": (
         "-O1",

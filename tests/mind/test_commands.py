@@ -143,7 +143,9 @@ def test_every_command_and_flag_in_a_document_exists(flags, document):
 
 
 def test_the_demo_is_a_run_of_enough_questions_that_training_does_not_see(monkeypatch, capsys):
-    dry = subprocess.run(["make", "-n", "train", "SEED=3", "ARGS="], cwd=ROOT, capture_output=True, text=True, check=True)
+    dry = subprocess.run(
+        ["make", "-n", "train", "SEED=3", "ARGS="], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     configs = []
 
     def noted(config, **_):

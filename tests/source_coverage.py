@@ -1,0 +1,104 @@
+"""Which lines and branches of csrc/cpu, mind_kernels and mind the tests reach: a row per folder.
+
+    python -m tests.source_coverage [--output bench/results] [PYTEST ARGUMENTS]
+
+Runs the tests on a build of the CPU kernels that counts (in build/coverage, never installed), then two minutes of
+random calls of the operators on the portable instruction set. Needs the package gcovr, and gcov of the compiler. Writes
+source_coverage.jsonl, and what is not reached to build/coverage/missing.txt. Not counted: CUDA kernels, which run in an
+emulator here, and processes that tests kill.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.measure import ROOT, print_table, write_results
+
+BUILD = ROOT / "build" / "coverage"
+OBJECTS = ROOT / "build" / "objects" / "coverage"
+TESTS = ("-m", "pytest", "-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder", "-q", "--cov", "--cov-report=")
+FUZZ = ("-m", "tests.fuzz", "--minutes", "2", "--go-on")
+COLUMNS = ("source", "lines", "lines_reached", "branches", "branches_reached")
+
+
+def run(*words: str, **environment: str) -> int:
+    print("+", *words, flush=True)
+    return subprocess.run([sys.executable, *words], cwd=ROOT, env=os.environ | environment).returncode
+
+
+def reached(arguments: list[str]) -> None:
+    """Builds, and runs what is to be counted; what fails there is told and does not end it."""
+    shutil.rmtree(OBJECTS, ignore_errors=True)
+    if run("setup.py", "-q", "build_ext", "--variant", "coverage", "--build-lib", str(BUILD)):
+        sys.exit("the kernels cannot be built")
+    libraries = {"MIND_KERNELS_LIBRARIES": str(BUILD / "mind_kernels"), "OMP_NUM_THREADS": "1"}
+    run(*TESTS, *arguments, **libraries)
+    run(*FUZZ, MIND_KERNELS_CPU_CAPABILITY="baseline", **libraries)
+
+
+def of_python() -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Per file: counts, and which lines were not reached."""
+    file = BUILD / "python.json"
+    run("-m", "coverage", "json", "-q", "-o", str(file))
+    for name, found in json.loads(file.read_text())["files"].items():
+        counts = found["summary"]
+        yield (
+            Path(name),
+            {
+                "lines": counts["num_statements"],
+                "lines_reached": counts["covered_lines"],
+                "branches": counts["num_branches"],
+                "branches_reached": counts["covered_branches"],
+                "missing": found["missing_lines"],
+            },
+        )
+
+
+def of_kernels() -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The same for C++; a line counts once, whichever instruction set it was compiled for."""
+    file = BUILD / "kernels.json"
+    words = ("--exclude-throw-branches", "--exclude-unreachable-branches", "--merge-mode-functions=merge-use-line-0")
+    run("-m", "gcovr", "-q", "-r", ".", "--filter", "csrc/", *words, "--json", str(file), str(OBJECTS))
+    for found in json.loads(file.read_text())["files"]:
+        lines = [line for line in found["lines"] if not line.get("gcovr/excluded")]
+        branches = [branch for line in lines for branch in line["branches"]]
+        yield (
+            Path(found["file"]),
+            {
+                "lines": len(lines),
+                "lines_reached": sum(line["count"] > 0 for line in lines),
+                "branches": len(branches),
+                "branches_reached": sum(branch["count"] > 0 for branch in branches),
+                "missing": [line["line_number"] for line in lines if not line["count"]],
+            },
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--output", type=Path, default=ROOT / "runs" / "bench")
+    options, arguments = parser.parse_known_args()
+    reached(arguments)
+    folders: dict[str, dict[str, Any]] = {}
+    with (BUILD / "missing.txt").open("w") as missing:
+        for path, counts in [*of_kernels(), *of_python()]:
+            lines = counts.pop("missing")
+            missing.writelines(f"{path}:{line}\n" for line in lines)
+            total = folders.setdefault(str(path.parent), dict.fromkeys(counts, 0))
+            for name, count in counts.items():
+                total[name] += count
+    rows = [{"source": folder, **counts} for folder, counts in sorted(folders.items())]
+    print_table(rows, COLUMNS)
+    write_results(rows, options.output / "source_coverage.jsonl")
+
+
+if __name__ == "__main__":
+    main()
