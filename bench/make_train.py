@@ -35,8 +35,9 @@ def outcome(folder: Path) -> dict[str, Any]:
     """What a finished run reached on its one file of questions.
 
     "correct_before" and "correct_after" of "questions"; "gained" are those that became right, "lost" those that became
-    wrong; the held-out loss, in nats per token; the optimizer "steps", "minutes" in all, labeled tokens per second in
-    training, and the share of a naive step's work. Raises MindError if the run is not complete.
+    wrong, "cut_off_before" and "cut_off_after" those whose answer reached the limit of tokens; the held-out loss, in
+    nats per token; the optimizer "steps", "minutes" in all, labeled tokens per second in training, and the share of a
+    naive step's work. Raises MindError if the run is not complete.
     """
     run = RunFolder(folder)
     config, status, evaluation = run.read_config(), run.read_status(), run.read_evaluation()
@@ -53,6 +54,8 @@ def outcome(folder: Path) -> dict[str, Any]:
         "correct_after": sum(last for _, last in pairs),
         "gained": sum(last and not first for first, last in pairs),
         "lost": sum(first and not last for first, last in pairs),
+        "cut_off_before": evaluation["before"]["files"][label]["cut_off"],
+        "cut_off_after": evaluation["after"]["files"][label]["cut_off"],
         "nll_before": round(evaluation["before"]["heldout"]["nll"], 4),
         "nll_after": round(evaluation["after"]["heldout"]["nll"], 4),
         "steps": status["steps"],

@@ -7,7 +7,7 @@ import errno
 import itertools
 import pkgutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -211,7 +211,8 @@ def _started(name: str, command: Command, words: Sequence[str]) -> int:
     try:
         status = resolved(command.run)(options) or 0
         if status and command.goes_on:
-            say(f"to go on{status.once if isinstance(status, Unfinished) else ''}: {shown}")
+            change = status if isinstance(status, Unfinished) else Unfinished()
+            say(f"to go on{change.once}: {command_line(*name.split(), *_to_change(words, change.changing))}")
         return int(status)
     except (KeyboardInterrupt, OSError) as error:
         if isinstance(error, KeyboardInterrupt):
@@ -223,6 +224,16 @@ def _started(name: str, command: Command, words: Sequence[str]) -> int:
         elif command.goes_on and error.errno in (errno.ENOSPC, errno.EDQUOT):
             _add_note(error, f"when there is room, {again}")
         raise
+
+
+def _to_change(words: Sequence[str], changing: str) -> Iterator[str]:
+    """The words without secrets, with N for the values of options that begin so; "" is no option's beginning."""
+    is_value = False
+    for word in without_secrets(words):
+        option, joined, _ = word.partition("=")
+        changes = bool(changing) and option.startswith(changing)
+        yield f"{option}=N" if changes and joined else "N" if is_value else word
+        is_value = changes and not joined
 
 
 def _check_one(name: str) -> None:

@@ -329,4 +329,6 @@ def _finish(report: JobReport, following: Sequence[str]) -> int | Unfinished:
     if report.stopped is None:
         return Unfinished()
     # What stopped the job, such as a wrong key, would stop the same command again.
-    return Unfinished(" with a larger budget" if report.stopped == BUDGET_USED_UP else " once that is mended")
+    if report.stopped == BUDGET_USED_UP:
+        return Unfinished(" with a larger budget", changing="--budget.")
+    return Unfinished(" once that is mended")

@@ -27,6 +27,8 @@ class Unfinished:
 
     once: str = ""
     """What must change before, such as " once that is mended"."""
+    changing: str = ""
+    """How the options begin whose values must change, such as "--budget."."""
 
     def __int__(self) -> int:
         return 1

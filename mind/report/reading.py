@@ -89,7 +89,8 @@ class Metrics:
 
     def series(self, name: str, phase: str = "train") -> np.ndarray:
         """The number `name` of each line of a phase, "train" or "warmup", in the order of its steps; float64."""
-        records = self.train if phase == "train" else self.warmup
+        # A line of the warm-up without an epoch tells its work alone.
+        records = self.train if phase == "train" else [(line, row) for line, row in self.warmup if "epoch" in row]
         return np.array([self._number(line, name, record.get(name)) for line, record in records])
 
     def by_perspective(self, name: str, perspectives: list[str]) -> list[np.ndarray]:

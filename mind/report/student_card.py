@@ -116,4 +116,4 @@ def _origin(starts: list[dict[str, Any]], inputs: Mapping[str, Any]) -> Iterator
     for name in inputs:
         if name not in INTERNAL:
             source, digest = (str(value_at(inputs, name, part)) for part in ("source", "sha256"))
-            yield f"- {code_span(name)}: {_name(source)}, SHA-256 of what was read {code_span(digest)}"
+            yield f"- {code_span(name)}: {_name(source)}, start of its SHA-256 {code_span(digest)}"

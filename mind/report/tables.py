@@ -257,5 +257,5 @@ def origin_rows(starts: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) 
         ]
     for name in inputs:
         source, digest = (value_at(inputs, name, part) for part in ("source", "sha256"))
-        rows.append({"what": f"{name}, SHA-256 of what was read", "value": f"{source}: {digest}"})
+        rows.append({"what": f"{name}, start of its SHA-256", "value": f"{source}: {digest}"})
     return rows

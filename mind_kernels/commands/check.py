@@ -334,7 +334,7 @@ def main(arguments: list[str]) -> int:
             fail(f"--backend {name}: {backends()[name].reason or f'it does not run on {device}'}")
     faults = 0
     started = time.perf_counter()
-    print(f"on {device}: {tuning.device_name(torch.device(device))}")
+    print(f"on {device}: {tuning.device_name(torch.device(device))}; errors as a share of what is allowed")
     print(f"{'':<28}{'backend':<18}" + "".join(f"{str(dtype).removeprefix('torch.'):<10}" for dtype in DTYPES).rstrip())
     for name, backend, case in _rows(options.backend or names, device):
         told = {d: fault(case, backend, d, device) if runs(backend, d, device) else ("-", "") for d in DTYPES}

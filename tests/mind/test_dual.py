@@ -127,7 +127,9 @@ def test_a_job_goes_on_where_its_budget_ended(mine, capsys):
     output = mine.path.parent / "dual"
     with FaultProxy(twin) as proxy:
         assert main(dual(mine, proxy, "--budget.requests", "2", "--traffic.concurrency", "1")) == 1
-        assert f"to go on with a larger budget: mind data generate --dual {mine.path}" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert f"to go on with a larger budget: mind data generate --dual {mine.path}" in printed
+        assert " --budget.requests N --traffic.concurrency 1\n" in printed
         assert main(["generate", "--config", str(output / "generate.json"), "--budget.requests", "50"]) == 0
         assert proxy.attempts.total() == 6
     assert len({response.key for response in load_responses(output / "responses.jsonl")}) == 6

@@ -155,6 +155,14 @@ def test_malformed_metrics_are_named(run: Path, text: str, message: str) -> None
         page_of(run)
 
 
+def test_work_of_the_warm_up_is_no_epoch_of_it(run: Path) -> None:
+    metrics, page = run / "metrics.jsonl", page_of(run)
+    metrics.write_text('{"phase": "warmup", "work": {"encoded": 7}}\n' + metrics.read_text())
+    again = page_of(run)
+    assert "warm-up epoch 1<" in again and "epoch nan" not in again
+    assert again.count("warm-up epoch ") == page.count("warm-up epoch ")
+
+
 def test_a_killed_run_says_what_is_left_out(run: Path) -> None:
     metrics = run / "metrics.jsonl"
     metrics.write_bytes(metrics.read_bytes()[:-30])
