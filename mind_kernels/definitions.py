@@ -1,4 +1,5 @@
-"""Entropies and Kullback-Leibler divergences with 0 log 0 = 0, for the definitions of the operations.
+"""Entropies and Kullback-Leibler divergences with 0 log 0 = 0, and logits of rows without weight, for the definitions
+of the operations.
 
 An entry of probability 0, such as a token whose logit is minus infinity, adds nothing to either and has no gradient. If
 only the second distribution has probability 0 there, the divergence is infinite.
@@ -8,6 +9,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from mind_kernels.head import Head
 
 
 def finite(log_p: Tensor) -> Tensor:
@@ -25,3 +28,16 @@ def kl(log_x: Tensor, log_m: Tensor) -> Tensor:
 def entropy(log_p: Tensor) -> Tensor:
     """Entropy per row, from log-probabilities (..., E)."""
     return -kl(log_p, torch.zeros_like(log_p))
+
+
+def project_weighted(head: Head, hidden: Tensor, has_weight: Tensor) -> Tensor:
+    """The projected logits (N, V) of hidden (N, D), differentiable in the rows that have weight (N,) bool.
+
+    The others get a gradient of 0 and add none to the head's, whatever they hold; they are nan if their hidden states
+    are not finite.
+    """
+    has_weight = has_weight[:, None]
+    known = torch.where(has_weight, hidden, torch.where(hidden.isfinite(), hidden, 0).detach())  # 0 times nan is nan
+    projected = head.project(known)
+    projected = torch.where(has_weight, projected, projected.detach())
+    return projected.masked_fill(~(has_weight | hidden.isfinite().all(-1, keepdim=True)), torch.nan)

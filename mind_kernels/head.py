@@ -81,6 +81,15 @@ class Head:
             torch.mm(wide, self.weight[columns].to(dtype).T, out=out[:, columns])
         return out if self.bias is None else out.add_(self.bias)
 
+    def logits_of(self, ids: Tensor, hidden: Tensor) -> Tensor:
+        """z (n, K) of the tokens ids (n, K) for hidden (n, D), in float32 or better, by one product per token."""
+        wide = accumulation_dtype(hidden.dtype)
+        out = hidden.new_empty(ids.shape, dtype=wide)
+        for block in chunks(len(ids), rows_per_block(ids.shape[1] * max(1, hidden.shape[1]), hidden.device)):
+            weight = self.weight[ids[block]].to(wide)
+            torch.bmm(weight, hidden[block, :, None].to(wide), out=out[block].unsqueeze(2))
+        return self.to_logits(out if self.bias is None else out + self.bias[ids])
+
     def to_logits(self, projected: Tensor) -> Tensor:
         """z (..., V) of projected logits, differentiable."""
         if self.softcap is not None:

@@ -116,16 +116,29 @@ def known_finite(values: Tensor) -> bool:
     return values.device.type == "cpu" and math.isfinite(float(values.sum()))
 
 
+def selects_by_weight(device: torch.device) -> bool:
+    """Whether the host leaves rows of weight zero out of the gradient products: on a GPU it would have to wait to find
+    them."""
+    return device.type == "cpu"
+
+
 def has_gradient(
     valid: Tensor,  # (N,) bool, where hidden is or on the host
     has_weight: Tensor,  # (N,) bool, where hidden is
 ) -> Tensor:
-    """(N,) bool: the rows that take part in the gradient products.
+    """(N,) bool: the rows that take part in the gradient products; all valid ones if weights do not select them."""
+    return valid & has_weight if selects_by_weight(has_weight.device) else valid
 
-    Rows of weight zero need no gradient, but on a GPU the host would have to wait to find them: there, every valid row
-    takes part.
+
+def without_spoilt(hidden: Tensor, has_weight: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Hidden states (N, D) for the gradient products, and which rows (N,) bool have others in their place; None: none.
+
+    A row of weight zero has no gradient, whatever it holds; but if it takes part, 0 times nan would be nan.
     """
-    return valid & has_weight if has_weight.device.type == "cpu" else valid
+    if selects_by_weight(hidden.device):
+        return hidden, None
+    spoilt = ~(has_weight | hidden.isfinite().all(1))
+    return torch.where(spoilt[:, None], 0, hidden), spoilt
 
 
 def weighted(losses: Tensor, weight: Tensor) -> Tensor:

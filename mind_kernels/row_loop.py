@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mind_kernels.head import HeadGradients, Scalable
-from mind_kernels.row_chunks import Rows, chunks, has_gradient, reduced, weighted, write_rows
+from mind_kernels.row_chunks import Rows, chunks, has_gradient, reduced, selects_by_weight, weighted, write_rows
 
 
 class RowWise(Scalable, Protocol):
@@ -93,7 +93,7 @@ def split_rows(
     """
     device, every = has_weight.device, has_weight.numel()
     if valid is None:
-        if device.type != "cpu":
+        if not selects_by_weight(device):
             return every, 0
         valid = torch.ones_like(has_weight)
     mask = has_gradient(valid, has_weight)

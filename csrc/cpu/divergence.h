@@ -16,10 +16,11 @@ enum class Kind { kForward, kReverse, kMixed };  // m is q, p, or both
 
 // |log(q / p)| is less where neither q nor p is 0.
 constexpr float kFar = 1e4f;
-// What a logit below its row's largest counts as at most, before two of them are interpolated.
-constexpr float kFloor = -1e18f;
-// Stands in the place of a listed token: no logit, which may be infinite, before its softcap.
-constexpr float kListed = -1e18f;
+// What a logit below its row's largest counts as at least, before two of them are interpolated.
+constexpr float kFloor = -1e38f;
+// Stands in the place of a listed token's logit, before the softcap. A logit may be any number, so it is one that no
+// mask and no other constant is.
+constexpr float kListed = 0x1.6a09e6p-100f;
 
 struct Softmax {
     float maximum;
@@ -263,7 +264,7 @@ inline void run_others(const OthersArguments& args, std::int64_t begin, std::int
 // The gradient of their log-sum-exp with respect to the projected logits, times the row's weight, in place.
 inline void run_spread(const OthersArguments& args, std::int64_t begin, std::int64_t end) {
     each_unlisted_row(args, begin, end, [&](const auto& row, std::int64_t r) {
-        const float maximum = args.numbers[r] < kLowest ? kLowest : args.numbers[r];
+        const float maximum = args.numbers[r] == -kInfinity ? 0.0f : args.numbers[r];
         const float log_total = args.numbers[args.rows + r], weight = args.weight[r];
         row.update(0, row.size, [&](Logit logit, std::int64_t) {
             const Floats p = without_tiny(exp((logit.z - maximum) - log_total));

@@ -172,7 +172,7 @@ inline void prepare_listed(const ListedWork& work) {
     const std::int64_t rows = work.hidden.rows;
     for (std::int64_t r = 0; r < rows; ++r) {
         const auto maximum = static_cast<float>(work.softmax[kSoftmaxMaximum * rows + r]);
-        coefficient(work, kOthersMaximum)[r] = maximum < kLowest ? kLowest : maximum;
+        coefficient(work, kOthersMaximum)[r] = maximum == -kInfinity ? 0.0f : maximum;
         coefficient(work, kOthersLogTotal)[r] = static_cast<float>(work.softmax[kSoftmaxLogTotal * rows + r]);
         coefficient(work, kOthersWeight)[r] = work.weight_of_others[r];
     }

@@ -14,7 +14,9 @@ namespace mind::MIND_CAPABILITY {
 // Adding 3 x 2^12 rounds a number of up to 4096 to a multiple of 2^-10, and subtracting it again is exact. Larger ones
 // get a coarser grid, or keep all their digits.
 constexpr float kGrid = 12288.0f;
-// What a lower logit counts as: 0 times it is 0.
+// The largest logit of a row up to which the grid is as fine as that.
+constexpr float kFineGrid = 4096.0f;
+// What a lower logit counts as, after the shift: 0 times it is 0.
 constexpr float kLowest = -3e38f;
 // A row's log-probability in a column counts as at most this far below the largest one, if only p matters: p is 0 there
 // in any case.
@@ -23,14 +25,21 @@ constexpr float kSmallestP = 1e-37f;
 // Vectors of probabilities that are added up in float32 before double takes over.
 constexpr std::int64_t kVectorsPerSum = 32;
 
-// A log-sum-exp as (offset - kGrid) + rest.
+// A log-sum-exp as shift + (offset - kGrid) + rest. The shift is subtracted from the logits first: it is a row's
+// largest logit if the grid would be coarse there, else 0, which changes no digit. Beside 1e17, log 2 would be lost in
+// a double.
 struct Normalizer {
-    float offset, rest;
+    float shift, offset, rest;
 };
 
-MIND_INLINE inline Normalizer normalizer_of(double lse) {
+MIND_INLINE inline Normalizer normalizer_of(float shift, double lse) {
     const float offset = static_cast<float>(lse) + kGrid;
-    return {offset, static_cast<float>(lse - (offset - kGrid))};
+    return {shift, offset, static_cast<float>(lse - (offset - kGrid))};
+}
+
+inline Normalizer load_normalizer(const GroupWork& a, std::int64_t row) {
+    const float* parts = a.normalizer + GroupWork::kNormalizer * row;
+    return {parts[0], parts[1], parts[2]};
 }
 
 // log p = high + low: high is exact, low about 1e-3 or less.
@@ -39,7 +48,8 @@ struct LogProbability {
 };
 
 MIND_INLINE inline LogProbability log_probability(Floats logits, Normalizer normalizer) {
-    const Floats z = max(splat(kLowest), logits), shifted = z + kGrid;  // nan is the second argument: it stays
+    const Floats z = max(splat(kLowest), logits - normalizer.shift);  // nan is the second argument: it stays
+    const Floats shifted = z + kGrid;
     return {shifted - normalizer.offset, (z - (shifted - kGrid)) - normalizer.rest};
 }
 
@@ -66,28 +76,30 @@ inline Normalizer normalizer_of_row(const float* row, std::int64_t vocabulary) {
     for (std::int64_t c = 0; c < vocabulary; c += kLanes) {
         maxima = max(maxima, load_columns(row + c, vocabulary - c, -kInfinity));
     }
-    const float largest_logit = largest(maxima);  // a nan may have got lost: it is in the sum
-    if (largest_logit == -kInfinity) return {__builtin_nanf(""), __builtin_nanf("")};
-    const float maximum = largest_logit < kLowest ? kLowest : largest_logit;
-    const Normalizer shift = normalizer_of(maximum);
+    const float maximum = largest(maxima);  // a nan may have got lost: it is in the sum
+    if (maximum == -kInfinity) return {0.0f, __builtin_nanf(""), __builtin_nanf("")};
+    const float shift = maximum > kFineGrid || maximum < -kFineGrid ? maximum : 0.0f;
+    const Normalizer of_maximum = normalizer_of(shift, maximum - shift);
     double total = 0.0;
     for (std::int64_t start = 0; start < vocabulary; start += kVectorsPerSum * kLanes) {
         const std::int64_t end = smaller(start + kVectorsPerSum * kLanes, vocabulary);
         Floats part{};
         for (std::int64_t c = start; c < end; c += kLanes) {
-            part += probability(log_probability(load_columns(row + c, vocabulary - c, kLowest), shift));
+            part += probability(log_probability(load_columns(row + c, vocabulary - c, -kInfinity), of_maximum));
         }
         total += sum(part);
     }
-    return normalizer_of(maximum + __builtin_log(total));
+    return normalizer_of(shift, (maximum - shift) + __builtin_log(total));
 }
 
 inline void run_group_normalizer(const GroupWork& a, std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
         const Normalizer normalizer =
             a.mask[row] ? normalizer_of_row(a.logits + row * a.vocabulary, a.vocabulary) : Normalizer{};
-        a.normalizer[2 * row] = normalizer.offset;
-        a.normalizer[2 * row + 1] = normalizer.rest;
+        float* parts = a.normalizer + GroupWork::kNormalizer * row;
+        parts[0] = normalizer.shift;
+        parts[1] = normalizer.offset;
+        parts[2] = normalizer.rest;
     }
 }
 
@@ -127,7 +139,7 @@ inline Tile load_tile(const GroupWork& a, float* scratch, std::int64_t group, st
         const std::int64_t row = tile.first_row + k;
         if (!a.mask[row]) continue;
         const float* source = a.logits + row * a.vocabulary + column;
-        const Normalizer normalizer{a.normalizer[2 * row], a.normalizer[2 * row + 1]};
+        const Normalizer normalizer = load_normalizer(a, row);
         const bool counts = share == nullptr || share[k] > 0.0f;
         for (std::int64_t v = 0; v < tile.vectors; ++v) {
             const Floats z = load_columns(source + v * kLanes, columns - v * kLanes, 0.0f);
@@ -218,9 +230,8 @@ inline void run_group_gradient(const GroupWork& a, std::int64_t begin, std::int6
                 weighted += sums[0];
                 mass += sums[1];
             }
-            const Normalizer normalizer{a.normalizer[2 * row], a.normalizer[2 * row + 1]};
             const auto finish = a.times_p ? finish_row<true> : finish_row<false>;
-            finish(a.logits + row * a.vocabulary + first, gradient, columns, normalizer, weighted / mass);
+            finish(a.logits + row * a.vocabulary + first, gradient, columns, load_normalizer(a, row), weighted / mass);
         }
     }
 }

@@ -14,7 +14,8 @@ namespace mind {
 struct GroupWork : GroupArguments {
     std::int64_t span, spans;
     std::int64_t tile;  // columns that are worked on at a time, a multiple of 16
-    float* normalizer;  // (G, K, 2) the log-sum-exp of each row in two parts
+    static constexpr std::int64_t kNormalizer = 3;
+    float* normalizer;  // (G, K, kNormalizer) the log-sum-exp of each row in parts
     double* parts;      // (G, spans, pairs or K) sums of the divergences' entries
     double* sums;       // (G, spans, K, 2) sums of p F' and of p, if there is a gradient
     bool times_p;       // whether the kernel leaves p F' + d in the gradient, where d adds up to 0, or F' alone

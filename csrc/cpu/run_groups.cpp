@@ -34,7 +34,7 @@ std::vector<double> column_sums(const GroupArguments& arguments, std::int64_t pa
     const std::int64_t rows = arguments.groups * arguments.count;
     const std::int64_t spans = (arguments.vocabulary + kSpan - 1) / kSpan, items = arguments.groups * spans;
     const std::int64_t tile = kTileNumbers / std::max<std::int64_t>(arguments.count, 1) / kWidest;
-    std::vector<float> normalizer(rows * 2);
+    std::vector<float> normalizer(rows * GroupWork::kNormalizer);
     std::vector<double> part(items * parts);
     std::vector<double> sums(arguments.gradient == nullptr ? 0 : rows * spans * 2);
     const GroupWork args{arguments,         kSpan,       spans,       std::max(tile, std::int64_t{1}) * kWidest,

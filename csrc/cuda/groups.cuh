@@ -36,12 +36,12 @@ struct LogProbability {
     float high, low;  // log2 p is high kLog2E + low: high is exact, low about 1e-3 or less
 
     LogProbability() = default;
-    // A logit below kLowest counts as that. A nan may get lost: the normalizer of its row is nan.
+    // A log p below kLowest counts as that. Minus infinity has no fine part: kLowest replaces the nan. It may replace
+    // another one, but then `rest` is nan.
     __device__ __forceinline__ LogProbability(float z, float offset, float rest) {
-        z = fmaxf(z, kLowest);
         const float shifted = z + kGrid;
-        high = shifted - offset;
-        low = (z - (shifted - kGrid)) * kLog2E - rest;
+        high = fmaxf(shifted - offset, kLowest);
+        low = fmaxf(z - (shifted - kGrid), kLowest) * kLog2E - rest;
     }
 
     __device__ __forceinline__ float probability() const { return exp2_fast(high * kLog2E + low); }

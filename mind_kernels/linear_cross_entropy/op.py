@@ -110,7 +110,7 @@ def linear_cross_entropy(
         target: (N,) int64 or int32 in [0, V), or `ignore_index`: the token that each row is to predict. May be on the
             CPU, which saves one synchronization of the GPU.
         row_weight: (N,) floating, any sign, without a gradient: the weight of each row, such as alpha_k / tokens. None:
-            1 for each row. Rows of weight zero still have statistics.
+            1 for each row. Rows of weight zero still have statistics, and no gradient, whatever they hold.
         segment: (N,) int64 or int32 in [0, num_segments): the segment (a rationale, for example) that each row belongs
             to. The statistics then hold the mean nll of each segment. May be on the CPU.
         num_segments: S > 0, the number of segments. Required with `segment`, refused without it.

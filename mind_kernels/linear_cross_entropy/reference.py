@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mind_kernels import checks, derivatives
-from mind_kernels.definitions import entropy
+from mind_kernels.definitions import entropy, project_weighted
 from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy.batch_rows import SPAN, WEIGHT_SHARE
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowTerms, RowValues, RowWeights
@@ -69,8 +69,9 @@ def row_terms(
     index = torch.where(valid, target, 0)
     lse = torch.logsumexp(logits, dim=-1)
     lse = torch.where(lse == math.inf, math.nan, lse)  # as in the softmax
-    nll = lse - logits.gather(-1, index[:, None]).squeeze(-1)
-    row_entropy = entropy(torch.log_softmax(logits, dim=-1))
+    log_p = torch.log_softmax(logits, dim=-1)  # lse of large logits, less one of them, would be rounded more
+    nll = -log_p.gather(-1, index[:, None]).squeeze(-1)
+    row_entropy = entropy(log_p)
     correct = (logits.argmax(-1) == index) & valid & nll.isfinite()
     nll, lse, row_entropy = (torch.where(valid, value, 0) for value in (nll, lse, row_entropy))
     loss = nll
@@ -99,8 +100,7 @@ def row_logits(
     temperature: Tensor | None = None,  # (N,), in addition to that of the head
 ) -> tuple[Tensor, Tensor]:
     """Projected logits and logits (N, V), differentiable."""
-    projected = head.project(hidden).to(accumulation_dtype(hidden.dtype))
-    projected = torch.where((weights.magnitude() == 0)[:, None], projected.detach(), projected)  # also if they are nan
+    projected = project_weighted(head, hidden, weights.magnitude() != 0).to(accumulation_dtype(hidden.dtype))
     logits = head.to_logits(projected)
     return projected, logits if temperature is None else logits / temperature[:, None]
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mind_kernels.head import HeadGradients
+from mind_kernels.head import Head, HeadGradients
 from mind_kernels.linear_cross_entropy.batch_rows import BatchPass
 from mind_kernels.linear_cross_entropy.contract import (
     ExactRows,
@@ -30,7 +30,7 @@ from mind_kernels.linear_cross_entropy.contract import (
 )
 from mind_kernels.linear_cross_entropy.shard_rows import run_shards
 from mind_kernels.linear_cross_entropy.sparse_shard_rows import SparseShardKernels, run_sparse_shards
-from mind_kernels.row_chunks import Rows, chunks, row_weights, rows_per_chunk
+from mind_kernels.row_chunks import Rows, chunks, row_weights, rows_per_chunk, without_spoilt
 from mind_kernels.row_loop import loss_of_rows, run_rows
 from mind_kernels.shards import Shard
 from mind_kernels.sparse_gradient import SparseGradient, sampled_rows, worth_it
@@ -56,6 +56,9 @@ def forward(
     gradients = HeadGradients(hidden, spec.head, needs)
     valid, index = target != ignore_index, target.to(hidden.device).contiguous()
     weight = row_weights(row_weight, valid.to(hidden.device), hidden)
+    spoilt = None
+    if row_weight is not None and gradients.wanted:
+        hidden, spoilt = without_spoilt(hidden, weight != 0)
 
     def run(rows: Tensor | int, scale: Tensor | None) -> None:
         weights = None if scale is None else RowWeights(scale)
@@ -65,6 +68,8 @@ def forward(
             run_shard_terms(kernels, rows, hidden, index, weights, spec, terms, gradients, extra, shard)
 
     loss = loss_of_rows(valid, weight, reduction, terms.values.loss, gradients, run)
+    if spoilt is not None:
+        terms = terms._replace(values=terms.values.without(spoilt & valid.to(hidden.device)))
     return loss, terms, gradients
 
 
@@ -119,7 +124,7 @@ def run_terms(
         values = kernels.row_kernel_(logits, y, None if weights is None else weights.of_kernel, spec)
         if weights is None:
             return values, None
-        _put_at_target(logits, y, weights, values, spec)
+        _put_at_target(logits, part, y, weights, values, spec)
         return values, logits
 
     run_rows(rows, size, hidden, weights, kernel, terms.values, gradients)
@@ -157,22 +162,29 @@ def _run_exact(
     def kernel(chunk: Rows, part: Tensor, weights: RowWeights | None) -> tuple[RowValues, None]:
         assert weights is not None
         found = exact.chunk(part, target[chunk])
-        at_target = None if weights.lse is None else _at_target(weights, found.values, spec)
+        at_target = None if weights.lse is None else _at_target(weights, found.values, part, target[chunk], spec.head)
         gradients.write_products(chunk, len(part), partial(found.write_products, weights.of_kernel, at_target))
         return found.values, None
 
     run_rows(rows, exact.size, hidden, weights, kernel, terms.values, gradients)
 
 
-def _at_target(weights: RowWeights, values: RowValues, spec: RowSpec) -> Tensor:
-    """The gradient of the target's projected logit, (n,)."""
-    return weights.at_target(values) * spec.head.slope(values.lse - values.nll)
+def _at_target(weights: RowWeights, values: RowValues, hidden: Tensor, target: Tensor, head: Head) -> Tensor:
+    """The gradient of the target's projected logit (n,), from hidden (n, D) and target (n,)."""
+    gradient = weights.at_target(values)
+    if head.softcap is None:
+        return gradient / head.temperature
+    # Not from lse - nll: a small logit would lose its digits.
+    return gradient * head.slope(head.logits_of(target[:, None], hidden).squeeze(1))
 
 
-def _put_at_target(dlogits: Tensor, target: Tensor, weights: RowWeights, values: RowValues, spec: RowSpec) -> None:
+def _put_at_target(
+    dlogits: Tensor, hidden: Tensor, target: Tensor, weights: RowWeights, values: RowValues, spec: RowSpec
+) -> None:
     """Adds the gradient of lse to a kernel's gradient (n, V) of projected logits."""
     if weights.lse is not None:
-        dlogits.scatter_(1, target[:, None], _at_target(weights, values, spec)[:, None].to(dlogits.dtype))
+        at_target = _at_target(weights, values, hidden, target, spec.head)
+        dlogits.scatter_(1, target[:, None], at_target[:, None].to(dlogits.dtype))
 
 
 class _SparsePass:
@@ -260,7 +272,7 @@ class _SparsePass:
         of_kernel, target = weights.of_kernel, self._target[chunk]
         entries = found.entries(of_kernel)
         if weights.lse is not None:
-            entries.put_at(target, _at_target(weights, found.values, spec))
+            entries.put_at(target, _at_target(weights, found.values, self._hidden[chunk], target, spec.head))
         residual = of_kernel.total(found.values.lse, spec) - entries.kept_sum
         self._sparse.add(rows, entries, residual[:, None], of_kernel.uniform(spec))
 
@@ -268,5 +280,6 @@ class _SparsePass:
         """Adds the exact gradient of `part` of a chunk, which has these rows."""
         dlogits = found.dense(part, weights.of_kernel)
         values = RowValues(*(value[part] for value in found.values))
-        _put_at_target(dlogits, self._target[rows], weights, values, self._spec)
-        self._gradients.add(rows, self._hidden[rows], dlogits)
+        hidden = self._hidden[rows]
+        _put_at_target(dlogits, hidden, self._target[rows], weights, values, self._spec)
+        self._gradients.add(rows, hidden, dlogits)

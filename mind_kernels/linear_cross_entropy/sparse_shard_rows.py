@@ -216,7 +216,10 @@ class _Pass:
             )
             found = Entries(counts, found.columns, found.values, found.kept_sum)
             if weights.lse is not None:
-                found.put_at(chunk.target, terms.at_target * spec.head.slope(values.lse - values.nll))
+                # Of the target's own logit: as lse - nll, a small one would lose its digits.
+                at_target = chunk.logits.gather(1, chunk.target.clamp(min=0)[:, None]).squeeze(1)
+                logit = spec.head.to_logits(at_target.to(values.lse.dtype))
+                found.put_at(chunk.target, terms.at_target * spec.head.slope(logit))
             if of_kernel.entropy is not None:
                 residual = residual - found.kept_sum
         self._collected.append(_Collected(rows, found, residual, terms.uniform))

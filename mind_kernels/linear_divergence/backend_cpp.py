@@ -22,9 +22,6 @@ from mind_kernels.linear_divergence.streamed_rows import exact_rows
 
 __all__ = ["divergence_", "exact_rows", "listed_divergence_"]
 
-# kListed of csrc/cpu/divergence.h: replaces the logit of a listed token, before a softcap.
-_LISTED = -1e18
-
 
 def _operators() -> Any:
     return extension.operators("cpp")
@@ -57,5 +54,5 @@ def _spread_(logits: Tensor, numbers: Tensor, gradient: Tensor, head: Head) -> N
     _operators().spread_(logits, numbers, gradient, *conditions(head))
 
 
-listed_divergence_ = partial(listed_divergence_by, _others, _spread_, _LISTED)
+listed_divergence_ = partial(listed_divergence_by, _others, _spread_)
 """See `contract.RowKernels`."""

@@ -17,7 +17,7 @@ from mind_kernels.head import Head, scale_
 from mind_kernels.linear_divergence.contract import RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
 from mind_kernels.linear_divergence.shard_contract import Normalizers, ShardSums, SoftmaxSums
-from mind_kernels.linear_divergence.teachers import LOWEST
+from mind_kernels.linear_divergence.teachers import LISTED, LOWEST
 from mind_kernels.linear_divergence.terms import Parts, divergence_parts_, divergence_terms_, event_terms
 from mind_kernels.row_chunks import chunks, known_finite, may_be_nan, rows_per_block
 
@@ -95,10 +95,10 @@ def listed_divergence_(
     for block, shifted, q in _Blocks(logits, 2):
         z, index = head.to_logits_(logits[block]), ids[block]
         listed = z.gather(1, index)
-        lowest = torch.finfo(z.dtype).min
-        maximum = z.scatter_(1, index, lowest).amax(1, keepdim=True)
-        log_total = _softmax(z, maximum, shifted, q).squeeze(1)
-        maximum.masked_fill_(maximum == lowest, -math.inf)  # all others have probability 0
+        maximum = z.scatter_(1, index, -math.inf).amax(1, keepdim=True)
+        none = maximum == -math.inf  # all others have probability 0, so it is of no effect that the listed ones get it
+        z.scatter_(1, index, torch.where(none, 0, maximum + LOWEST).expand(index.shape))
+        log_total = _softmax(z, maximum.masked_fill(none, 0), shifted, q).squeeze(1)
         found, gradient = event_terms(
             listed, maximum.squeeze(1), log_total, _mean(q, shifted), log_p[block], divergence
         )
@@ -109,9 +109,6 @@ def listed_divergence_(
             z.copy_(scale_(q.mul_(gradient[:, -1:]), head.slope(z)))
             z.scatter_(1, index, scale_(gradient[:, :-1], head.slope(listed)))
     return values
-
-
-LISTED = LOWEST
 
 
 def shard_sums_(
@@ -205,7 +202,7 @@ def spread_(logits: Tensor, numbers: Tensor, gradient: Tensor, head: Head) -> No
     for block, z, shifted, q in _Blocks(logits, 3):
         _unlisted(logits[block], head, z)
         _shares(z, _finite(maximum[block]), log_total[block].exp(), shifted, q)
-        slope = head.slope(z.clamp_(min=LOWEST))
+        slope = head.slope(z.masked_fill_(z == -math.inf, 0))
         logits[block] = scale_(q.mul_(gradient[block, None]), slope)
 
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from functools import partial
 
-from mind_kernels.linear_divergence._triton import listed
 from mind_kernels.linear_divergence._triton.listed import others, spread_
 from mind_kernels.linear_divergence._triton.rows import divergence_
 from mind_kernels.linear_divergence._triton.shards import shard_gradient_, shard_parts_, shard_sums_
 from mind_kernels.linear_divergence.listed_rows import listed_divergence_by
 
 __all__ = [
-    "LISTED",
     "divergence_",
     "listed_divergence_",
     "others",
@@ -25,7 +23,5 @@ __all__ = [
     "spread_",
 ]
 
-LISTED: float = listed.LISTED.value
-
-listed_divergence_ = partial(listed_divergence_by, others, spread_, LISTED)
+listed_divergence_ = partial(listed_divergence_by, others, spread_)
 """See `contract.RowKernels`."""

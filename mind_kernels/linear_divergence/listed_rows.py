@@ -12,13 +12,13 @@ from torch import Tensor
 from mind_kernels.head import Head, scale_
 from mind_kernels.linear_divergence.contract import RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
+from mind_kernels.linear_divergence.teachers import LISTED
 from mind_kernels.linear_divergence.terms import event_terms
 
 
 def listed_divergence_by(
     others: Callable[[Tensor, Head], Tensor],
     spread_: Callable[[Tensor, Tensor, Tensor, Head], None],
-    listed_value: float,
     logits: Tensor,  # (n, V), projected
     ids: Tensor,  # (n, T)
     log_p: Tensor,  # (n, T + 1)
@@ -31,11 +31,10 @@ def listed_divergence_by(
     Args:
         others: (logits, head) -> maximum, log-sum-exp and mean (3, n) of the tokens that are not listed.
         spread_: (logits, those numbers, gradient (n,) of the last event, head): overwrites the logits by the gradient
-            of these tokens.
-        listed_value: the number by which both recognize a listed token's logit, before a softcap.
+            of these tokens. Both recognize a listed token by the logit LISTED, before a softcap.
     """
     listed = head.to_logits_(logits.gather(1, ids))
-    logits.scatter_(1, ids, listed_value)
+    logits.scatter_(1, ids, LISTED)
     numbers = others(logits, head)
     maximum, log_total, mean = numbers
     values, gradient = event_terms(listed, maximum, log_total, mean, log_p, divergence)

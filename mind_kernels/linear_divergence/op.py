@@ -149,7 +149,7 @@ def linear_divergence(
         skew: in (0, 1), only for the skewed kinds. None: 0.1.
         interpolation: in [0, 1], required by kind "taid", refused by the others.
         row_weight: (N,) floating, any sign, without a gradient: the weight of each row. None: 1 for each row. Rows of
-            weight zero still have statistics.
+            weight zero still have statistics, and no gradient, whatever they hold.
         bias: (V,), dtype and device of hidden: added to the student's projected logits; -inf excludes a token. Receives
             a gradient.
         teacher_bias: (V,), dtype of teacher_hidden: added to the teacher's projected logits; -inf excludes a token here

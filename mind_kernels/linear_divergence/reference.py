@@ -11,12 +11,12 @@ import math
 import torch
 from torch import Tensor
 
-from mind_kernels.definitions import entropy
+from mind_kernels.definitions import entropy, project_weighted
 from mind_kernels.head import Head
 from mind_kernels.linear_divergence.contract import DivergenceOutputs, RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
 from mind_kernels.linear_divergence.teachers import ListTeacher, Teacher
-from mind_kernels.row_chunks import reduced, row_weights, weighted
+from mind_kernels.row_chunks import accumulation_dtype, reduced, row_weights, weighted
 
 
 def events(
@@ -48,8 +48,8 @@ def forward(
 ) -> DivergenceOutputs:
     """The loss, which is differentiable, and the rows' values, without a gradient."""
     weight = row_weights(row_weight, None, hidden)
-    logits = head.logits(hidden)
-    logits = torch.where((weight == 0)[:, None], logits.detach(), logits)  # also if their divergence is infinite
+    projected = project_weighted(head, hidden, weight != 0)  # without weight, their divergence may be infinite
+    logits = head.to_logits(projected.to(accumulation_dtype(hidden.dtype)))
     log_q = torch.log_softmax(logits, -1)
     row_entropy = entropy(log_q)
     if isinstance(teacher, ListTeacher):

@@ -20,7 +20,7 @@ from mind_kernels.linear_divergence.contract import ExactRows, OwnProducts, RowV
 from mind_kernels.linear_divergence.kinds import Divergence
 from mind_kernels.linear_divergence.teachers import HeadTeacher, Teacher
 from mind_kernels.linear_divergence.terms import EVENT_TENSORS
-from mind_kernels.row_chunks import Rows, row_weights, rows_per_chunk
+from mind_kernels.row_chunks import Rows, row_weights, rows_per_chunk, without_spoilt
 from mind_kernels.row_loop import loss_of_rows, run_rows
 from mind_kernels.shards import Shard
 
@@ -41,7 +41,9 @@ def forward(
     For a shard, the gradient of the hidden states is the shard's part."""
     weight = row_weights(row_weight, None, hidden)
     values = RowValues(*(torch.zeros_like(weight) for _ in RowValues._fields))
-    gradients = HeadGradients(hidden, head, needs)
+    gradients, spoilt = HeadGradients(hidden, head, needs), None
+    if row_weight is not None and gradients.wanted:
+        hidden, spoilt = without_spoilt(hidden, weight != 0)
     vocabulary = head.vocabulary if shard is None else shard.largest
     extra = vocabulary if isinstance(teacher, HeadTeacher) else EVENT_TENSORS * teacher.ids.shape[1]
     # The teacher's logits are gone when the gradient is rounded for the products.
@@ -66,7 +68,11 @@ def forward(
         else:
             run_rows(rows, exact.size, hidden, weights, partial(_add_exact, exact, gradients), values, gradients)
 
-    return loss_of_rows(None, weight, reduction, values.divergence, gradients, run), values, gradients
+    loss = loss_of_rows(None, weight, reduction, values.divergence, gradients, run)
+    if spoilt is not None:
+        for value in values if divergence.interpolation != 1 else (values.divergence, values.entropy):
+            value.masked_fill_(spoilt, torch.nan)
+    return loss, values, gradients
 
 
 def _add_exact(

@@ -60,9 +60,6 @@ class Normalizers(NamedTuple):
 class ShardKernels(Protocol):
     """The kernels that a backend has to supply for "linear_divergence, shards" in `backend.BACKENDS`."""
 
-    LISTED: float
-    """The number that replaces a listed token's projected logit."""
-
     def shard_sums_(
         self,
         logits: Tensor,  # (n, V_r), projected; becomes z
@@ -99,8 +96,8 @@ class ShardKernels(Protocol):
 
     def others(self, logits: Tensor, head: Head) -> Tensor:
         """(3, n): maximum, log sum e^(z - maximum) and mean of z - maximum over the tokens that are not listed; -inf,
-        0, 0 if all of them have probability 0. The projected logits (n, V_r), LISTED for listed tokens, are not
-        changed."""
+        0, 0 if all of them have probability 0. The projected logits (n, V_r), teachers.LISTED for listed tokens,
+        are not changed."""
         ...
 
     def spread_(self, logits: Tensor, numbers: Tensor, gradient: Tensor, head: Head) -> None:

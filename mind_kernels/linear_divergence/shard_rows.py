@@ -15,6 +15,7 @@ from mind_kernels.head import Head, scale_
 from mind_kernels.linear_divergence.contract import RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
 from mind_kernels.linear_divergence.shard_contract import Normalizers, ShardKernels, ShardSums, SoftmaxSums
+from mind_kernels.linear_divergence.teachers import LISTED
 from mind_kernels.linear_divergence.terms import Parts, event_terms
 from mind_kernels.shards import Shard
 
@@ -67,7 +68,7 @@ def listed_divergence_(
     listed, sums = logits.new_zeros(ids.shape), SoftmaxSums.empty(rows, logits)
     if shard.size:
         listed = head.to_logits_(places.read(logits))
-        places.write_(logits, listed.new_full((), kernels.LISTED).expand(ids.shape))
+        places.write_(logits, listed.new_full((), LISTED).expand(ids.shape))
         maximum, log_total, mean = kernels.others(logits, head)
         total = torch.where(maximum == -torch.inf, 0, log_total.exp())
         sums = SoftmaxSums(maximum, total, mean * total)

@@ -12,7 +12,10 @@ from mind_kernels.head import Head
 from mind_kernels.row_chunks import Rows
 
 # Replaces a log-probability of minus infinity: its exponential is 0, and 0 times it is 0 and not nan.
-LOWEST = -1e18
+LOWEST = -1e38
+# Replaces the logit of a listed token, before a softcap. A logit may be any number, also infinite, so this is one that
+# no mask has; float32 holds it exactly.
+LISTED = float.fromhex("0x1.6a09e6p-100")
 TAILS = ("bucket", "renormalize")
 # By how much the probabilities of a teacher's list may sum to more than 1: servers round them, and float16 rounds a
 # log-probability above -8 by at most 2^-9.

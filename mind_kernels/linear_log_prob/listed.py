@@ -27,7 +27,7 @@ from torch import Tensor
 from mind_kernels.head import Head, HeadGradients, scale_
 from mind_kernels.linear_cross_entropy.contract import RowKernels, RowSpec, RowTerms, RowValues, RowWeights
 from mind_kernels.linear_log_prob.contract import Upstream
-from mind_kernels.row_chunks import Rows, accumulation_dtype, chunks, row_weights, rows_per_block, rows_per_chunk
+from mind_kernels.row_chunks import Rows, accumulation_dtype, row_weights, rows_per_chunk
 from mind_kernels.row_loop import run_rows
 
 # With at most this number of ids per row, as a share of V, statistics are streamed and the ids' logits computed one by
@@ -152,7 +152,7 @@ def run_listed(
 
         def statistics(chunk: Rows, part: Tensor, weights: ListWeights | None) -> tuple[list[Tensor], None]:
             of_rows = None if temperature is None else temperature[chunk]
-            logits = _logits_of(listed.ids[chunk], part, head)
+            logits = head.logits_of(listed.ids[chunk], part)
             known = KnownIds(listed[chunk], logits if of_rows is None else logits / of_rows[:, None], head.vocabulary)
             values = kernels.statistics(part, known.likeliest, spec, of_rows)
             return [*values, known.log_prob(-values.nll)], None
@@ -191,13 +191,3 @@ def itemsize_of(hidden: Tensor, head: Head, temperature: Tensor | None) -> int:
     if temperature is None:
         return hidden.element_size()
     return accumulation_dtype(hidden.dtype).itemsize * (1 if head.softcap is None else 2)
-
-
-def _logits_of(ids: Tensor, hidden: Tensor, head: Head) -> Tensor:
-    """The logits (n, K) of ids (n, K) and hidden (n, D), in the accumulation dtype, by one product per id."""
-    count, size = ids.shape[1], hidden.shape[1]
-    wide = accumulation_dtype(hidden.dtype)
-    projected = hidden.new_empty(ids.shape, dtype=wide)
-    for block in chunks(len(ids), rows_per_block(count * max(1, size), hidden.device)):
-        torch.bmm(head.weight[ids[block]].to(wide), hidden[block, :, None].to(wide), out=projected[block].unsqueeze(2))
-    return head.to_logits(projected if head.bias is None else projected + head.bias[ids])

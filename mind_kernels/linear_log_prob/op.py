@@ -26,7 +26,7 @@ from mind_kernels.linear_log_prob import reference
 from mind_kernels.linear_log_prob.contract import LogProbArguments, LogProbOutputs, RowLogProbs, Upstream
 from mind_kernels.linear_log_prob.listed import Ids, ListWeights, run_listed
 from mind_kernels.linear_log_prob.listed_shards import run_listed_shards
-from mind_kernels.row_chunks import flat_rows, row_major
+from mind_kernels.row_chunks import flat_rows, row_major, without_spoilt
 from mind_kernels.row_loop import visit_rows
 from mind_kernels.shards import Shard, operation_of
 
@@ -239,6 +239,8 @@ def _run(a: LogProbArguments, needs: list[bool]) -> tuple[LogProbOutputs, HeadGr
         temperature = torch.where(valid.to(hidden.device), a.temperature.to(terms.values.lse.dtype), 1)
     weights = ListWeights.of(a.upstream, listed, temperature, hidden)
     gradients.choose_unit(*weights.every)
+    if gradients.wanted:
+        hidden, _ = without_spoilt(hidden, weights.magnitude() != 0)
     log_prob = terms.values.nll.new_zeros(target.shape)
 
     def run(rows: Tensor | int, weights: RowWeights | None) -> None:

@@ -19,7 +19,7 @@ from mind_kernels.linear_cross_entropy.contract import RowSpec, RowTerms, RowWei
 from mind_kernels.linear_cross_entropy.rows import run_shard_terms, run_terms
 from mind_kernels.linear_cross_entropy.shard_rows import rows_of_shard_
 from mind_kernels.linear_pairwise_jsd.groups import GroupChunk, run_groups
-from mind_kernels.row_chunks import row_weights
+from mind_kernels.row_chunks import row_weights, without_spoilt
 from mind_kernels.row_loop import visit_rows
 from mind_kernels.shards import Shard
 
@@ -76,12 +76,16 @@ def forward(
     )
     # Leaves answer rows out of the second pass; an absent answer (-1) marks the spare last entry.
     others = torch.cat([valid, valid.new_zeros(1)]).index_fill(0, answer_rows.to(valid.device).flatten(), False)[:-1]
+    states, spoilt = without_spoilt(hidden, weight != 0) if gradients.wanted else (hidden, None)
 
     def run(rows: Tensor | int, weights: RowWeights | None) -> None:
         if shard is None:
-            run_terms(row_kernels, rows, hidden, index, weights, spec, terms, gradients)
+            run_terms(row_kernels, rows, states, index, weights, spec, terms, gradients)
         else:
-            run_shard_terms(row_kernels, rows, hidden, index, weights, spec, terms, gradients, "", shard)
+            run_shard_terms(row_kernels, rows, states, index, weights, spec, terms, gradients, "", shard)
 
     visit_rows(others, weight != 0, RowWeights(weight), gradients, run)
-    return terms.first(rows), weight, divergence, gradients
+    found = terms.first(rows)
+    if spoilt is not None:
+        found = found._replace(values=found.values.without(spoilt & others.to(device)))
+    return found, weight, divergence, gradients

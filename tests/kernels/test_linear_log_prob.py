@@ -43,6 +43,19 @@ def test_matches_float64(backend, dtype, shape, only, options):
     assert_within_budget(run(inputs, dtype, backend, only=only, **options), peer, truth, dtype)
 
 
+# Logits far smaller than their log-sum-exp, whose slope is far from 1.
+CAPPED = [(5.0, 1000.0), (3.0, 3e4), (0.1, 0.1)]
+
+
+@pytest.mark.parametrize(("softcap", "temperature"), CAPPED)
+@pytest.mark.parametrize(("backend", "dtype", "shape"), cases((13, 24, 101)))
+def test_gradient_of_lse_under_a_softcap(backend, dtype, shape, softcap, temperature):
+    inputs = make_inputs(*shape, dtype=dtype, peak=20.0)
+    options = {"only": "lse", "softcap": softcap, "temperature": temperature}
+    truth, peer = (run(inputs, kind, "reference", **options) for kind in (torch.float64, dtype))
+    assert_within_budget(run(inputs, dtype, backend, **options), peer, truth, dtype)
+
+
 def test_log_prob_is_minus_the_cross_entropy():
     inputs = make_inputs(20, 8, 31, dtype=torch.float64)
     arguments = (inputs["hidden"].requires_grad_(), inputs["weight"], inputs["target"])

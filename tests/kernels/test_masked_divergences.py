@@ -12,7 +12,7 @@ from divergence_cases import NEARLY_THE_TEACHER
 from masked_cases import LOWEST, defined_divergence, interpolated
 from test_divergence_kernels import DIVERGENCES, EXTREME, PLAIN, Heads, defined, kind, make, run
 
-from mind_kernels.linear_divergence import terms
+from mind_kernels.linear_divergence import teachers, terms
 
 # Lanes that are not stored may overflow in Triton's interpreter.
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")
@@ -147,7 +147,7 @@ def events(logits, ids, log_p, softcap=None):
 def test_lists(implementation, divergence, place, softcap):
     logits, ids, log_p, weights = make(implementation, 67, "list", ragged=False)
     if divergence.mixture == 1 and "teacher's" in place:
-        pytest.skip("infinite, and the kernel's 1e18 stands for it: ListTeacher has no such event")
+        pytest.skip("infinite, and teachers.LOWEST stands for it: ListTeacher has no such event")
     listed = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, ids, True)
     if place == "others":
         logits[(torch.arange(67, device=logits.device) % 3 == 0) & ~listed] = -math.inf
@@ -156,7 +156,7 @@ def test_lists(implementation, divergence, place, softcap):
     if place.startswith("listed"):
         logits.scatter_(1, ids[:, 2:3], -math.inf)
     if place.endswith("teacher's"):
-        log_p[:, 2] = -1e18  # as ListTeacher has minus infinity
+        log_p[:, 2] = teachers.LOWEST  # as ListTeacher has minus infinity
         log_p = torch.log_softmax(log_p, 1)
     heads = Heads(softcap, None, 1.0)
     values, gradient = run(implementation, (logits, ids, log_p, weights), heads, divergence)

@@ -51,6 +51,19 @@ def test_columns_that_each_row_masks(implementation, kind, lowest, count):
     assert found["gradient"][logits == lowest].count_nonzero() == 0
 
 
+@each(KINDS, [-1e31, torch.finfo(torch.float32).min], names="kind height")
+def test_rows_of_low_logits_that_mask_columns(implementation, kind, height):
+    """A mask is lower than any number, even than those of a row whose logits are all as low as numbers can be."""
+    logits, weight, mask = make(implementation, kind, 2, 3, 67, absent=0)
+    weight = weight.abs() + 0.1
+    logits[0] = logits[1, 1] = height
+    logits[0, 0, ::2] = logits[0, 1, 1::3] = logits[1, 1, 20:] = -math.inf
+    truth = defined_groups(logits, weight, mask)
+    found = run(implementation, kind, logits, weight, mask)
+    torch.testing.assert_close(found["values"].double(), truth["values"], rtol=2e-6, atol=1e-7)
+    torch.testing.assert_close(found["gradient"].double(), truth["gradient"], rtol=2e-5, atol=1e-7)
+
+
 @each(KINDS, names="kind")
 def test_rows_without_a_common_token(implementation, kind):
     logits, weight, mask = make(implementation, kind, 1, 2, 67, absent=0)

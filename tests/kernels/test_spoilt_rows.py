@@ -10,7 +10,14 @@ import torch
 from cases import device_of, usable
 from losses import LOSSES, Loss, make_constants, with_backends
 
-from mind_kernels import linear_cross_entropy, linear_mind_loss, linear_pairwise_jsd
+from mind_kernels import (
+    linear_cross_entropy,
+    linear_divergence,
+    linear_mind_loss,
+    linear_pairwise_jsd,
+    row_chunks,
+    row_loop,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:triton")  # its interpreter's, of nan
 
@@ -41,6 +48,80 @@ def test_ignored_rows_may_hold_anything(loss, backend, value):
     assert results[0][1][ROW].count_nonzero() == 0
 
 
+def on_cpu(operation):
+    return ["reference", *(backend for backend in usable(operation) if device_of(backend) == "cpu")]
+
+
+def _of_none(*leaves, **options):
+    return linear_cross_entropy(*leaves, reduction="none", **options).sum()
+
+
+WEIGHTED = [
+    *(loss for loss in OF_ROWS if loss.name in ("cross_entropy", "sparse", "smoothed", "forward_kl", "reverse_kl")),
+    *(loss for loss in OF_ROWS if loss.name in ("listed_jsd", "joint", "sparse_joint")),
+    Loss("error", "linear_cross_entropy", ("target", "row_weight"), OF_ERROR),
+    Loss("none", "linear_cross_entropy", ("target", "row_weight"), _of_none),
+]
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """The host does not select rows by their weights."""
+    for module in (row_chunks, row_loop):
+        monkeypatch.setattr(module, "selects_by_weight", lambda device: False)
+
+
+def check_without_weight(loss, backend, value):
+    """That `value` in a row of weight zero changes no bit of the loss and the gradients, and gets no gradient."""
+    generator = torch.Generator().manual_seed(0)
+    constants = make_constants(12, 31)
+    constants["row_weight"][ROW] = 0
+    results = []
+    for number in (1.0, value):
+        hidden, weight = (torch.randn(rows, 8, generator=generator.manual_seed(rows)) for rows in (12, 31))
+        hidden[ROW, 3] = number
+        leaves = hidden.requires_grad_(), weight.requires_grad_()
+        found = loss(*leaves, constants, backend=backend)
+        results.append([found.detach(), *torch.autograd.grad(found, leaves)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=0)
+    assert results[1][1][ROW].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@with_backends(reference=True, losses=WEIGHTED)
+def test_rows_of_weight_zero_may_hold_anything(loss, backend, value):
+    if loss.name == "error" and backend == "torch":
+        pytest.skip("this backend has no gradient_error")
+    check_without_weight(loss, backend, value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@with_backends(losses=[loss for loss in WEIGHTED if loss.name != "error"])
+def test_rows_of_weight_zero_that_take_part_may_hold_anything(as_on_a_gpu, loss, backend, value):
+    check_without_weight(loss, backend, value)
+
+
+@pytest.mark.parametrize("selected", [True, False])
+@pytest.mark.parametrize("backend", on_cpu("linear_divergence"))
+def test_statistics_of_a_row_of_weight_zero_are_nan(request, backend, selected):
+    """If its hidden states are nan; the teacher's entropy does not depend on them."""
+    if not selected:
+        request.getfixturevalue("as_on_a_gpu")
+    hidden, weight = (torch.randn(rows, 8, generator=torch.Generator().manual_seed(rows)) for rows in (12, 31))
+    hidden[ROW, 3] = math.nan
+    leaves, constants = (hidden.requires_grad_(), weight), make_constants(12, 31)
+    constants["row_weight"][ROW] = 0
+    common = {"row_weight": constants["row_weight"], "reduction": "sum", "return_stats": True, "backend": backend}
+    _, rows = linear_cross_entropy(*leaves, constants["target"], **common)
+    teacher = {name: constants[name] for name in ("teacher_hidden", "teacher_weight")}
+    _, values = linear_divergence(*leaves, **teacher, **common)
+    of_rows = [rows.nll, rows.lse, rows.entropy, values.divergence, values.entropy]
+    for value in of_rows:
+        assert value.isnan().nonzero().flatten().tolist() == [ROW]
+    assert values.target_entropy.isfinite().all() and not rows.correct[ROW]
+
+
 FORMS = {
     "pairs": ("linear_pairwise_jsd", {}),
     "jeffreys": ("linear_pairwise_jsd, jeffreys", {"kind": "jeffreys"}),
@@ -66,10 +147,6 @@ def in_groups(hidden, weight, form, backend, options):
     (values,) = vars(divergence).values()
     d_hidden, d_weight = torch.autograd.grad(loss, leaves)
     return {"loss": loss.detach(), "d_hidden": d_hidden, "d_weight": d_weight}, values, more
-
-
-def on_cpu(operation):
-    return ["reference", *(backend for backend in usable(operation) if device_of(backend) == "cpu")]
 
 
 def of_groups(joint):

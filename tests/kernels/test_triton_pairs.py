@@ -106,3 +106,21 @@ def test_pair_terms():
     torch.testing.assert_close(own[~far & (exact != 0)], ratio[~far & (exact != 0)], rtol=2**-21, atol=0)
     torch.testing.assert_close(theirs - own, exact, rtol=2**-21, atol=0)
     torch.testing.assert_close(entries, entry, rtol=2**-20, atol=0)
+
+
+@pytest.mark.parametrize("normalize", ["whole", "shard"])
+@pytest.mark.parametrize("height", [0.0, 1e4, -1e8, 1e12, -1e17, -1e31, 3e38])
+def test_normalizers_of_huge_logits(normalize, height):
+    """Of equal logits, and of some that are lower, as `log_probability` uses them."""
+    logits = torch.full((1, 2, 67), height, device=DEVICE)
+    logits[0, 1, 10:] -= abs(height) / 64 + 1
+    mask = torch.ones(1, 2, dtype=torch.bool, device=DEVICE)
+    if normalize == "whole":
+        offset, rest = triton_groups.normalize(logits, mask)
+    else:
+        offset, rest = triton_groups.normalize_shard(logits, mask, lambda sums: sums[None])
+    z, grid, log2_e = logits[0], triton_groups._GRID.value, triton_groups.LOG2_E.value
+    shifted = z + grid
+    low = (z - (shifted - grid)) * log2_e - rest[:, None]
+    p = torch.exp2((shifted - offset[:, None]) * log2_e + low)
+    torch.testing.assert_close(p.double(), torch.softmax(z.double(), 1), rtol=1e-5, atol=1e-30)

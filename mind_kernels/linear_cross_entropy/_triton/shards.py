@@ -17,7 +17,7 @@ from mind_kernels.linear_cross_entropy.contract import RowSpec
 from mind_kernels.linear_cross_entropy.logits_rows import Counted
 from mind_kernels.linear_cross_entropy.shard_contract import GradientTerms, RowSums
 from mind_kernels.linear_cross_entropy.shard_rows import JoinedRows
-from mind_kernels.triton_math import FLOOR, LOWEST, conditions, exp, jit, load_logits, row_launch, row_pointer
+from mind_kernels.triton_math import LOWEST, conditions, exp, jit, load_logits, row_launch, row_pointer
 from mind_kernels.triton_variant import DTYPES, Variant
 
 # maximum, others, moment, at_target, sum
@@ -46,8 +46,10 @@ def _shard_sums_kernel(
         row, y, vocabulary, softcap, temperature, HAS_SOFTCAP, HAS_SMOOTHING, LANES, VECTOR
     )
     shifted = z_target - maximum
-    moment += tl.where(y >= 0, exp(shifted) * tl.maximum(shifted, LOWEST), 0.0)
-    tl.store(numbers + r, tl.where(maximum == FLOOR, float("-inf"), maximum))
+    of_target = tl.where(y >= 0, exp(shifted), 0.0)
+    moment += of_target * tl.maximum(shifted, LOWEST)
+    # No exponential: all entries are minus infinity.
+    tl.store(numbers + r, tl.where(others + of_target == 0, float("-inf"), maximum))
     tl.store(numbers + rows + r, others)
     tl.store(numbers + 2 * rows + r, moment)
     tl.store(numbers + 3 * rows + r, z_target)

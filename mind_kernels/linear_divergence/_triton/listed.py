@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from mind_kernels.head import Head
+from mind_kernels.linear_divergence import teachers
 from mind_kernels.triton_math import (
     FLOOR,
     LOWEST,
@@ -28,8 +29,8 @@ from mind_kernels.triton_math import (
 )
 from mind_kernels.triton_variant import Variant
 
-# Marks a listed token: replaces its logit before the softcap. It is no possible logit, since those may be infinite.
-LISTED = tl.constexpr(-1.0e18)
+# Marks a listed token: replaces its logit before the softcap.
+LISTED = tl.constexpr(teachers.LISTED)
 
 
 def others_launch(vocabulary: int) -> dict[str, int]:

@@ -16,9 +16,9 @@ from torch import Tensor
 from mind_kernels.head import Head
 from mind_kernels.linear_divergence.contract import RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
+from mind_kernels.linear_divergence.teachers import LOWEST
 from mind_kernels.triton_math import (
     FLOOR,
-    LOWEST,
     cdiv,
     columns_of,
     conditions,
@@ -38,6 +38,8 @@ from mind_kernels.triton_variant import Variant
 _TINY = tl.constexpr(1.1754943508222875e-38)  # the smallest normal number
 # |log(q / p)| is less unless q or p is 0.
 _FAR = tl.constexpr(1e4)
+# What a logit below its row's largest counts as at least, before two of them are interpolated.
+_LOWEST = tl.constexpr(LOWEST)
 # 512 threads of 32 to 53 registers: two or more programs share a multiprocessor, and have 32 KiB of loads in flight.
 # Without 16-byte loads each thread has the state of four times as many lanes, and 512 threads would spill.
 _WARPS = {True: 16, False: 8}
@@ -110,7 +112,7 @@ def load_both(
     theirs = load_logits(rows[1], columns, vocabulary, teacher_softcap, teacher_temperature, TEACHER_HAS_SOFTCAP)
     student, theirs = z - shifts[0], theirs - shifts[1]
     if INTERPOLATED:
-        student, theirs = tl.where(student < LOWEST, LOWEST, student), tl.where(theirs < LOWEST, LOWEST, theirs)
+        student, theirs = tl.where(student < _LOWEST, _LOWEST, student), tl.where(theirs < _LOWEST, _LOWEST, theirs)
         theirs = student + interpolation * (theirs - student)  # exactly the student's if both are equal
     return z, student, theirs
 

@@ -28,7 +28,7 @@ from mind_kernels.linear_divergence._triton.rows import (
 from mind_kernels.linear_divergence.kinds import Divergence
 from mind_kernels.linear_divergence.shard_contract import Normalizers, ShardSums, SoftmaxSums
 from mind_kernels.linear_divergence.terms import Parts
-from mind_kernels.triton_math import FLOOR, columns_of, conditions, jit, row_pointer
+from mind_kernels.triton_math import columns_of, conditions, jit, row_pointer
 from mind_kernels.triton_variant import Variant
 
 # Maximum, total and moment of both sides, and the shifts of both before the interpolation.
@@ -61,12 +61,12 @@ def _shard_sums_kernel(
     )
     shifts = (0.0, 0.0)
     if INTERPOLATED:  # interpolates shifted logits, at most 0: rounding of large logits would change p
-        shifts = (tl.where(maximum == FLOOR, 0.0, maximum), tl.where(their_maximum == FLOOR, 0.0, their_maximum))
+        shifts = (tl.where(total == 0, 0.0, maximum), tl.where(their_total == 0, 0.0, their_maximum))
         _, _, _, their_maximum, their_total, their_moment = softmaxes(
             rows, vocabulary, heads, shifts, interpolation, HAS_SOFTCAP, TEACHER_HAS_SOFTCAP, True, LANES, VECTOR
         )
-    maximum = tl.where(maximum == FLOOR, float("-inf"), maximum)
-    their_maximum = tl.where(their_maximum == FLOOR, float("-inf"), their_maximum)
+    maximum = tl.where(total == 0, float("-inf"), maximum)
+    their_maximum = tl.where(their_total == 0, float("-inf"), their_maximum)
     values = (maximum, total, moment, their_maximum, their_total, their_moment, shifts[0], shifts[1])
     for k in tl.static_range(len(values)):
         tl.store(numbers + k * tl.num_programs(0) + r, values[k])

@@ -86,17 +86,21 @@ def _offset_and_rest(maximum, total):
 
 @jit
 def log_probability(z, offset, rest):
-    """log2 p as high LOG2_E + low: high is exact, low about 1e-3 or less. A logit below LOWEST counts as that."""
-    z = tl.maximum(z, LOWEST)  # may replace a nan, but then the row's normalizer is nan
+    """log2 p as high LOG2_E + low: high is exact, low about 1e-3 or less. A log p below LOWEST counts as that.
+
+    Either condition may replace a nan, but then `rest` is nan.
+    """
     shifted = z + _GRID
-    return shifted - offset, (z - (shifted - _GRID)) * LOG2_E - rest
+    low = tl.where(z > float("-inf"), z - (shifted - _GRID), 0.0)
+    return tl.maximum(shifted - offset, LOWEST), low * LOG2_E - rest
 
 
 @jit
 def load_normalizer(normalizer, row, rows, vocabulary, inside=True):
     """offset and rest of a row, for `log_probability`, and its number of columns, 0 if it is absent.
 
-    The offset of an absent row makes its logits 1e18 smaller than their log-sum-exp, so that its p is 0.
+    The offset of an absent row makes its logits 1e18 smaller than their log-sum-exp, so that its p is 0. A column
+    beyond the vocabulary is loaded as minus infinity.
     """
     offset = tl.load(normalizer + row, mask=inside, other=-LOWEST)
     rest = tl.load(normalizer + rows + row, mask=inside, other=0.0)
@@ -211,10 +215,13 @@ def normalize_shard(
     """`normalize` for whole rows. `join` gathers this shard's (2, G K) from all processes: (processes, 2, G K)."""
     maxima, totals = join(_normalizer(logits, mask, is_shard=True)).double().unbind(1)
     top = maxima.amax(0)
-    lse = top + ((maxima - top).exp() * totals).sum(0).log()
-    lse = torch.where(lse.isfinite(), lse, math.nan)
-    offset = (lse + _GRID.value).float()
-    rest = ((lse - (offset.double() - _GRID.value)) * LOG2_E.value).float()
+    log_total = ((maxima - top).exp() * totals).sum(0).log()
+    log_total = torch.where((top + log_total).isfinite(), log_total, math.nan)
+    offset = ((top + log_total) + _GRID.value).float()
+    # The parts of `top` as `log_probability` computes them: beside 1e17, log 2 would be lost in float64.
+    shifted = top.float() + _GRID.value
+    coarse, fine = shifted.double() - offset.double(), top - (shifted - _GRID.value).double()
+    rest = ((coarse + fine + log_total) * LOG2_E.value).float()
     absent = ~mask.flatten()
     return torch.stack([offset.masked_fill_(absent, -LOWEST.value), rest.masked_fill_(absent, 0)])
 

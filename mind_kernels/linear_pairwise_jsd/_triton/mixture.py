@@ -99,7 +99,7 @@ def _load_block(
         inside = start + k < COUNT
         r = first + start + k
         offset, rest, columns = load_normalizer(normalizer, r, rows, vocabulary, inside)
-        z = tl.load(row_pointer(logits, r, vocabulary) + column, mask=column < columns, other=LOWEST)
+        z = tl.load(row_pointer(logits, r, vocabulary) + column, mask=column < columns, other=float("-inf"))
         coarse, fine = log_probability(z, offset, rest)
         row, length, shares = row + (r,), length + (columns,), shares + (tl.load(share + r, mask=inside, other=0.0),)
         high, low = high + (coarse,), low + (fine,)

@@ -152,7 +152,7 @@ def _load_columns(source, column, offset, rest, length):
     high, low = (), ()
     largest = tl.full(column.shape, LOWEST, tl.float32)
     for k in tl.static_range(len(source)):
-        z = tl.load(source[k] + column, mask=column < length[k], other=LOWEST)
+        z = tl.load(source[k] + column, mask=column < length[k], other=float("-inf"))
         coarse, fine = log_probability(z, offset[k], rest[k])
         largest = tl.where(coarse > largest, coarse, largest)  # ignores rows that are nan
         high, low = high + (coarse,), low + (fine,)
