@@ -10,10 +10,12 @@ from typing import Any
 
 import mind_kernels
 from mind.asking import SKIP
-from mind.config import WORD_PROBLEMS, MindConfig, flat
+from mind.config import EMBEDDED_STUDENT, WORD_PROBLEMS, MindConfig, flat
 from mind.data.questions import question_row
 from mind.errors import MindError, require
 from mind.evaluation.labels import evaluation_labels
+from mind.files import require_file
+from mind.hub import find_model
 from mind.methods import load_run_config, method_class
 from mind.methods.method import Method
 from mind.provenance import NUMERIC_PACKAGES, text_digest, versions
@@ -76,6 +78,34 @@ def _compared(folder: RunFolder) -> set[str]:
     if any(name.startswith("data.evaluation ") for name in known):  # an entry per label
         names.add("data.evaluation")
     return names | {"evaluation.before"}  # an earlier evaluation has digests of its own
+
+
+def check_there(config: MindConfig, folder: RunFolder, students: Iterable[str]) -> None:
+    """Raises a MindError that names, each with its option, all inputs of the run that are not at their place any more:
+    the files of its questions, its chat template, and the `students` with which its remaining stages begin."""
+    data, student = config.data, config.student
+    files = [("data.train", data.train), ("data.heldout", data.heldout)]
+    files += [("data.evaluation", file) for file in data.evaluation]
+    files += [("student.chat_template", student.chat_template)]
+    gone: dict[str, str] = {}
+    for option, file in files:
+        if file is not None and file not in KEYWORDS:
+            try:
+                require_file(file)
+            except MindError as error:
+                gone[option] = f"{option} {error}"
+    for name in dict.fromkeys(students):
+        try:
+            if name != EMBEDDED_STUDENT:
+                find_model("student.model", name)
+        except MindError as error:
+            needed = "no checkpoint replaces it: it is compared, and what a method does before the first step needs it"
+            gone["student.model"] = f"{error} ({needed})"
+    require(
+        not gone,
+        f"{folder.path}: --resume goes on with the files and the student that the run began with, and some are not at "
+        f"their place: {'; '.join(gone.values())}; name their present place by --{' and --'.join(gone)}",
+    )
 
 
 def _are_places(one: Any, other: Any) -> bool:
