@@ -113,17 +113,17 @@ def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """An empty file to write to; when the block ends without an error, it replaces the file at `path` in one step.
 
     By then its content is on the disk. If several processes do so, one writes at a time. A killed process leaves
-    .NAME.partial, which the next writer overwrites.
+    .NAME.partial, which the next writer overwrites. A link at `path` stays: what it names is replaced, as by `open`.
     """
-    path = Path(path)
-    partial = _partial(path)
-    with naming(path, partial), held(partial) as file:
+    target = Path(os.path.realpath(path))
+    partial = _partial(target)
+    with naming(path, partial, target), held(partial) as file:
         file.truncate(0)
         try:
             yield partial
             assert is_at(partial, file), f"{partial} was put in the place of the file to write to"
             os.fsync(file.fileno())
-            os.replace(partial, path)
+            os.replace(partial, target)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
@@ -133,19 +133,19 @@ def replacing_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """`replacing_file` for a folder: an empty folder, which replaces `path` when the block ends.
 
-    The caller must ensure that only one process does so at a time.
+    The caller must ensure that only one process does so at a time. A link at `path` stays, as in `replacing_file`.
     """
-    path = Path(path)
-    partial, former = _partial(path), path.with_name(f".{path.name}.former")
+    target = Path(os.path.realpath(path))
+    partial, former = _partial(target), target.with_name(f".{target.name}.former")
     for left in (partial, former):  # left by a killed process
         shutil.rmtree(left, ignore_errors=True)
-    with naming(path, partial):
+    with naming(path, partial, target):
         partial.mkdir()
         try:
             yield partial
-            if path.exists():
-                path.rename(former)
-            partial.rename(path)
+            if target.exists():
+                target.rename(former)
+            partial.rename(target)
         finally:
             for left in (partial, former):
                 shutil.rmtree(left, ignore_errors=True)

@@ -6,24 +6,23 @@ Everything is exact and within one question: there are few rationales, so all pa
 from __future__ import annotations
 
 import itertools
-import re
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
-_WORD = re.compile(r"\w+")
+from mind.words import words
 
 
 def ngram_sets(texts: Sequence[str], n: int) -> list[frozenset[int]]:
-    """The n-grams of the words of each text, in lower case and without punctuation, as numbers; equal n-grams have
-    equal numbers.
+    """The n-grams of the words of each text (mind/words.py), in lower case and without punctuation, as numbers; equal
+    n-grams have equal numbers.
 
     A text of fewer than `n` words is a single shorter n-gram, so no set is empty.
     """
     numbers: defaultdict[tuple[str, ...], int] = defaultdict(itertools.count().__next__)
     sets = []
     for text in texts:
-        words = _WORD.findall(text.lower())
-        ngrams = zip(*(words[start:] for start in range(n)), strict=False) if len(words) >= n else [tuple(words)]
+        found = words(text.lower())
+        ngrams = zip(*(found[start:] for start in range(n)), strict=False) if len(found) >= n else [tuple(found)]
         sets.append(frozenset(map(numbers.__getitem__, ngrams)))
     return sets
 

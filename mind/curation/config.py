@@ -30,7 +30,7 @@ class FilterConfig:
     """A rationale is a duplicate if the Jaccard index of its word n-grams with those of an earlier one of the question
     is at least this; 1 drops only rationales with equal n-grams [ours]."""
     ngram: int = 3
-    """Words per n-gram [ours]."""
+    """Words per n-gram; of a script without spaces between words, letters [ours]."""
     drop_leaks: bool = True
     """Drop rationales that admit that the answer was given to them, or that open with it [ours]."""
     scripts: dict[str, tuple[float, float]] = field(default_factory=dict)

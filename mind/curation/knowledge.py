@@ -12,7 +12,7 @@ from mind.grading import answer_type
 from mind.grading.answers import with_final_answer
 from mind.grading.marks import marks
 from mind.records import Question, Response
-from mind.teacher.completion import UNKNOWN, is_finished
+from mind.teacher.completion import is_cut_off
 
 MAX_RULE_CHARACTERS = 500
 """Longest rule, in characters: a longer line is rather a solution [ours]."""
@@ -42,7 +42,7 @@ def rules_of(response: Response, question: Question) -> tuple[str, ...]:
     wrong ("The answer is 26."), or that are longer than MAX_RULE_CHARACTERS. A response that was cut off gives no
     rules, since its last rule is incomplete.
     """
-    if not is_finished(response) and response.finish_reason != UNKNOWN:
+    if is_cut_off(response):
         return ()
     lines = (_ITEM.sub("", line, count=1).strip() for line in answer_part(response.text).splitlines())
     rules = dict.fromkeys(line for line in lines if _WORD.search(line) and not _is_heading(line))

@@ -5,22 +5,30 @@ Source: T. Brown et al., Language models are few-shot learners (arXiv 2005.14165
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mind.data.fields import folded
 from mind.records import Question
+from mind.words import is_letter_alone, word_pattern
 
 WORDS = 13
-"""Texts of the same origin share this many words in a row, other texts hardly ever."""
-_WORD = re.compile(r"\w+|[+*/=<>^×÷−]|(?<!\w)-|-(?=\d)")
-"""A word. Signs count as words in a formula: 3 + 4 differs from 3 - 4. A hyphen between letters does not count."""
+"""Texts of the same origin share this many words in a row, other texts hardly ever. A letter of a script without spaces
+between words, such as Chinese, counts as half a word: their words have about two."""
+_SIGN = r"[+*/=<>^×÷−]|(?<!\w)-|-(?=\d)"
+"""Signs count as words in a formula: 3 + 4 differs from 3 - 4. A hyphen between letters does not count."""
 
 
 def words_of(text: str) -> list[str]:
     """The words of a text in lower case, without punctuation, as `mind.data.fields.folded` makes them."""
-    return _WORD.findall(folded(text))
+    return _word().findall(folded(text))
+
+
+@functools.cache
+def _word() -> re.Pattern[str]:
+    return re.compile(f"{word_pattern()}|{_SIGN}")
 
 
 @dataclass(frozen=True)
@@ -44,9 +52,10 @@ def leaks(training: Iterable[Question], test: Sequence[Question]) -> Leaks:
     whole: dict[tuple[str, ...], set[str]] = {}
     for question in test:
         words = words_of(question.question)
-        if len(words) < WORDS:
+        given_away_by = list(_runs(words))
+        if not given_away_by:
             whole.setdefault(tuple(words), set()).add(question.id)
-        for run in _runs(words):
+        for run in given_away_by:
             runs.setdefault(run, set()).add(question.id)
     found: dict[str, set[str]] = {}
     for question in training:
@@ -69,4 +78,14 @@ def leaks_of(training: Sequence[Question], tests: Mapping[str, Sequence[Question
 
 
 def _runs(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    return zip(*(words[start:] for start in range(WORDS)), strict=False)
+    """From each word on, as many as make WORDS."""
+    halves = [1 if is_letter_alone(word) else 2 for word in words]
+    end = length = 0
+    for start in range(len(words)):
+        while length < 2 * WORDS and end < len(words):
+            length += halves[end]
+            end += 1
+        if length < 2 * WORDS:
+            return
+        yield tuple(words[start:end])
+        length -= halves[start]

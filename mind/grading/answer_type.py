@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from mind.records import Grade, Question
+from mind.words import ends_word
 
 
 class AnswerType(ABC):
@@ -45,7 +46,8 @@ class AnswerType(ABC):
     def begins_with_gold(self, statement: str, question: Question) -> bool:
         """Whether `statement`, which follows "the answer is" in the first sentence, begins with the gold answer."""
         signs = map(re.escape, "".join(question.answer.strip("$").split()))
-        return re.match(r"\s*".join(signs) + r"(?!\w)", statement) is not None
+        gold = re.match(r"\s*".join(signs), statement)
+        return gold is not None and ends_word(statement, gold.end())
 
     def mentions_gold(self, sentence: str, question: Question) -> bool:
         """Whether `sentence`, which computes nothing, contains the gold answer."""

@@ -14,6 +14,7 @@ from mind.grading.plain_text import bare, plain_text, sentences, without_latex_t
 from mind.grading.quantity import number_value, quantities
 from mind.grading.yes_no import marked_yes, unmarked_yes
 from mind.records import Grade, Question
+from mind.words import ends_word
 
 T = TypeVar("T")
 
@@ -114,7 +115,7 @@ class Choice(AnswerType):
         described, text = statement.lower(), _gold_text(question)
         if article := _ARTICLE.match(described):
             described = described[article.end() :]
-        return described.startswith(text) and not described[len(text) : len(text) + 1].isalnum()
+        return described.startswith(text) and ends_word(described, len(text))
 
     def mentions_gold(self, sentence: str, question: Question) -> bool:
         """By its text alone."""
@@ -358,4 +359,4 @@ def _denials(clause: str) -> list[bool]:
 
 
 def _gold_text(question: Question) -> str:
-    return choices_of(question)[question.answer].strip().lower()
+    return plain_text(choices_of(question)[question.answer]).strip().lower()

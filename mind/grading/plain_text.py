@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from mind.words import with_seams
+
 MAX_ANSWER_CHARACTERS = 2_000
 """An extracted answer is cut to this many characters: no real answer is longer, and parsers must not get an endless
 text.
@@ -24,7 +26,7 @@ _SIGNS |= dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0e\ufe
 _SIGNS |= dict.fromkeys([0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)], "")  # of writing direction
 _SIGNS |= dict.fromkeys(map(ord, "\u2018\u2019\u02bc"), "'") | dict.fromkeys(map(ord, "\u201c\u201d"), '"')
 _SIGNS |= {0x066A: "%", 0x066B: ".", 0x066C: ",", 0x060C: ","}  # of Arabic
-_SIGNS |= {0x3001: ", ", 0x3002: ". "}  # no space follows them
+_SIGNS |= {0x3001: ", ", 0x3002: ". ", 0xFF01: "! ", 0xFF1F: "? "}  # no space follows them
 _SIGNS |= {ord("\u2044"): "/", ord("\u2215"): "/", ord("\u2217"): "*", ord("\u22c5"): "\u00b7", ord("\u2236"): ":"}
 
 _CONTROL = re.compile(r"\x1b\[[0-9;]{0,16}[A-Za-z]|[\0-\x08\x0e-\x1f\x7f]")
@@ -86,7 +88,8 @@ _WRAPPED = re.compile(r"[\s\"'`*_.,;:!?(){}\[\]<>|]*")
 
 def plain_text(text: str) -> str:
     """`text` with one form of minus, space and quote, with ASCII digits, with letters of one font, composed with their
-    accents, and without control characters, emphasis and HTML."""
+    accents, with a space between a digit and a letter of a script without spaces, and without control characters,
+    emphasis and HTML."""
     text = _CONTROL.sub("", text)
     if not text.isascii():
         text = unicodedata.normalize("NFC", text).translate(_SIGNS)
@@ -94,6 +97,7 @@ def plain_text(text: str) -> str:
         text = _DIGIT.sub(lambda match: str(unicodedata.decimal(match[0])), text)
         text = _SUPERSCRIPTS.sub(lambda match: f"^{{{match[0].translate(_LOWERED)}}}", text)
         text = _VULGARS.sub(lambda match: f"{match[1]}{match[1] and ' '}{_VULGAR[match[2]]}", text)
+        text = with_seams(text)
     if names := {name.lower() for name in _CLOSING_TAG.findall(text)} - _MEANINGFUL_TAGS:
         text = re.sub(rf"</?(?:{'|'.join(sorted(names))})(?:\s[^<>]{{0,100}})?>", "", text, flags=re.IGNORECASE)
     if "*" in text or "`" in text or "_" in text:

@@ -6,14 +6,17 @@ import dataclasses
 import json
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import mind_kernels
 from mind.asking import SKIP
-from mind.config import WORD_PROBLEMS, MindConfig, flat
+from mind.config import EMBEDDED_STUDENT, WORD_PROBLEMS, MindConfig, flat
 from mind.data.questions import question_row
 from mind.errors import MindError, require
 from mind.evaluation.labels import evaluation_labels
+from mind.files import require_file
+from mind.hub import find_model
 from mind.methods import load_run_config, method_class
 from mind.methods.method import Method
 from mind.provenance import NUMERIC_PACKAGES, text_digest, versions
@@ -76,6 +79,36 @@ def _compared(folder: RunFolder) -> set[str]:
     if any(name.startswith("data.evaluation ") for name in known):  # an entry per label
         names.add("data.evaluation")
     return names | {"evaluation.before"}  # an earlier evaluation has digests of its own
+
+
+def check_there(config: MindConfig, folder: RunFolder, students: Iterable[str], *, files: bool) -> None:
+    """Raises a MindError that names, each with its option, all inputs of the run that are not at their place any more.
+
+    These are the `students` with which its remaining stages begin, its chat template and, with `files`, those of its
+    questions.
+    """
+    data, template = config.data, config.student.chat_template
+    named = [("data.train", data.train), ("data.heldout", data.heldout)] if files else []
+    named += [("data.evaluation", file) for file in data.evaluation if files]
+    gone: dict[str, list[str]] = {}
+    for option, file in [*named, ("student.chat_template", template)]:
+        if file is not None and file not in KEYWORDS:
+            try:
+                require_file(file)
+            except MindError as error:
+                gone.setdefault(option, []).append(f"{option} {error}")
+    for name in dict.fromkeys(students):
+        try:
+            if name != EMBEDDED_STUDENT:
+                find_model("student.model", name)
+        except MindError as error:
+            needed = "no checkpoint replaces it: it is compared, and what a method does before the first step needs it"
+            gone.setdefault("student.model", []).append(f"{error} ({needed})")
+    require(
+        not gone,
+        f"{folder.path}: --resume goes on with the files and the student that the run began with, and some are not at "
+        f"their place: {'; '.join(chain(*gone.values()))}; name their present place by --{' and --'.join(gone)}",
+    )
 
 
 def _are_places(one: Any, other: Any) -> bool:

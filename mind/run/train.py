@@ -46,6 +46,7 @@ from mind.run.resume import (
     OF_STUDENT,
     check_extension,
     check_inputs,
+    check_there,
     input_places,
     inputs_of,
     numeric_versions,
@@ -172,6 +173,8 @@ def _resumed(config: MindConfig, folder: RunFolder, clock: _Clock, data: RunData
         f"{stages[0].folder.path}: this stage is not finished: --resume without other options goes on with it, and "
         "with more steps when the run is at its last stage",
     )
+    students, files = [stage.student.model for stage in stages], data is None
+    processes.by_main(lambda: check_there(config, folder, students, files=files))
     data = _data(stages, data)
     run, inputs, reserve = _checked(stages, data)
     processes.by_main(lambda: check_inputs(inputs, folder, new=_new_inputs(stages[-1])))

@@ -61,6 +61,10 @@ class Problem(Exception):
     tokens: tuple[int | None, int | None] | None = None
     """Tokens of prompt and reply, if the attempt may have been paid for; an entry is None if the server does not
     count."""
+    text: str = ""
+    """What the model had said, if it said something: it was paid for."""
+    reasoning: str | None = None
+    """What it had thought, as in `Completion`."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Completion:
 
     text: str
     finish_reason: str
-    """STOP, LENGTH or UNKNOWN."""
+    """STOP, LENGTH, UNKNOWN if the server gives none, or the server's own name for an end that we do not know."""
     reasoning: str | None
     model: str | None
     prompt_tokens: int | None
@@ -77,11 +81,18 @@ class Completion:
 
 
 def is_finished(response: Response) -> bool:
-    """Whether the model ended this answer itself; if the server does not say, whether the last line is an answer."""
+    """Whether the model ended this answer itself; if the server does not say, or by a name that we do not know, whether
+    the last line is an answer."""
+    if _reason(response.finish_reason) in FINISHED:
+        return True
+    last = response.text.rstrip().rpartition("\n")[2]
+    return not is_cut_off(response) and bool(last.partition(ANSWER_MARKER)[2].strip())
+
+
+def is_cut_off(response: Response) -> bool:
+    """Whether the server says that this answer lacks its end."""
     reason = _reason(response.finish_reason)
-    if reason != UNKNOWN:
-        return reason in FINISHED
-    return bool(response.text.rstrip().rpartition("\n")[2].partition(ANSWER_MARKER)[2].strip())
+    return reason in CUT_OFF | FILTERED or BROKEN.search(reason) is not None
 
 
 def read_completion(body: Mapping[str, Any]) -> Completion:
@@ -96,23 +107,25 @@ def read_completion(body: Mapping[str, Any]) -> Completion:
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
         raise Problem("malformed answer", "the first choice has no message", tokens=told)
-    if error := choice.get("error") or message.get("error"):
-        raise Problem("ended by error", words_of(error), tokens=tokens)
     said: dict[str, list[str]] = {kind: [] for kind in get_args(_Kind)}
     for kind, text in _parts(message.get("content")):
         said[kind].append(text)
     if isinstance(message.get("refusal"), str):
         said["refusal"].append(message["refusal"])
     text = "".join(said["text"])
-    if not text.strip() and said["refusal"]:
-        raise Problem("refused by the model", "\n".join(said["refusal"]), retry=False, tokens=tokens)
     thoughts = next((message[name] for name in _THOUGHTS if message.get(name)), None)
+    reasoning = "\n".join(filter(None, [*(thought for _, thought in _parts(thoughts)), *said["thought"]])) or None
+    if error := choice.get("error") or message.get("error"):
+        raise _without_answer("ended by error", words_of(error), tokens, text, reasoning)
+    if not text.strip() and said["refusal"]:
+        words = "\n".join(said["refusal"])
+        raise _without_answer("refused by the model", words, tokens, text, reasoning, retry=False)
     model = body.get("model")
     return completed(
         text,
         choice.get("finish_reason"),
         tokens,
-        reasoning="\n".join(filter(None, [*(thought for _, thought in _parts(thoughts)), *said["thought"]])) or None,
+        reasoning=reasoning,
         model=whole_characters(model) if isinstance(model, str) else None,
     )
 
@@ -127,24 +140,43 @@ def completed(
 ) -> Completion:
     """The answer that a model gave as `text`; raises Problem if it was broken off or is empty.
 
-    Text between marks of thought goes to `reasoning`. If the thoughts used up all the tokens, the result is an answer
-    that was cut off, with an empty text: asking again would cost the same.
+    An end by a name that we do not know is no reason to discard an answer: the name is kept with it. Text between marks
+    of thought goes to `reasoning`. If the thoughts used up all the tokens, the result is an answer that was cut off,
+    with an empty text: asking again would cost the same.
     """
     reason = _reason(finish_reason)
-    if reason in FILTERED:
-        raise Problem("refused by the content filter", f"finish_reason is {reason}", retry=False, tokens=tokens)
-    if reason not in FINISHED | CUT_OFF | {UNKNOWN}:
-        name = one_line(reason, _MAX_NAME)
-        detail = f"finish_reason is {name}, after {len(text):,} characters"
-        raise Problem(f"ended by {name}", detail, retry=BROKEN.search(reason) is not None, tokens=tokens)
+    name = one_line(reason, _MAX_NAME)
     text, thoughts = split_thoughts(text)
     reasoning = "\n".join(filter(None, (reasoning, thoughts))) or None
+    is_known = reason in FINISHED | CUT_OFF | {UNKNOWN}
+    is_broken = not is_known and BROKEN.search(reason) is not None
+    if reason in FILTERED:
+        detail = f"finish_reason is {reason}"
+        raise _without_answer("refused by the content filter", detail, tokens, text, reasoning, retry=False)
+    if is_broken or not (is_known or text.strip()):
+        detail = f"finish_reason is {name}, after {len(text):,} characters"
+        raise _without_answer(f"ended by {name}", detail, tokens, text, reasoning, retry=is_broken)
     if not text.strip() and reason not in CUT_OFF:
         where = "thoughts alone" if reasoning else "no text"
-        raise Problem("empty answer", f"{where}, finish_reason is {reason}", retry=reasoning is None, tokens=tokens)
-    ended = STOP if reason in FINISHED else LENGTH if reason in CUT_OFF else UNKNOWN
+        detail = f"{where}, finish_reason is {reason}"
+        raise _without_answer("empty answer", detail, tokens, text, reasoning, retry=reasoning is None)
+    ended = STOP if reason in FINISHED else LENGTH if reason in CUT_OFF else name
     reasoning = None if reasoning is None else whole_characters(reasoning)
     return Completion(whole_characters(text) if text.strip() else "", ended, reasoning, model, *tokens)
+
+
+def _without_answer(
+    reason: str,
+    detail: str,
+    tokens: tuple[int | None, int | None],
+    text: str,
+    reasoning: str | None,
+    *,
+    retry: bool = True,
+) -> Problem:
+    """The problem of an attempt that was paid for, with what the model said in it."""
+    said = whole_characters(text) if text.strip() else ""
+    return Problem(reason, detail, retry, tokens=tokens, text=said, reasoning=reasoning and whole_characters(reasoning))
 
 
 def _reason(finish_reason: Any) -> str:

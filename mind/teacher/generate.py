@@ -41,7 +41,7 @@ def ask_teacher(config: GenerateConfig, tell: Callable[[str], None] = lambda _: 
     engine = make_engine(config.teacher, config.traffic, spending)
     folder.path.mkdir(parents=True, exist_ok=True)
     reserve = reserve_bytes(config.teacher, config.traffic)
-    with Journal(folder.responses, reserve=reserve) as journal, Journal(folder.wasted) as wasted:
+    with Journal(folder.responses, reserve=reserve) as journal, Journal(folder.wasted, reserve=reserve) as wasted:
         stored = stored_answers(folder.responses, requests)
         if len(stored) < len(requests) or not _are_at(questions, folder.questions):
             folder.verdicts.unlink(missing_ok=True)  # they judged other answers, or used other gold answers

@@ -13,7 +13,7 @@ from mind.files import parse_object, write_json_rows
 from mind.progress import Progress
 from mind.records import Key, Response
 from mind.summary import Summary, counted
-from mind.teacher.completion import LENGTH
+from mind.teacher.completion import LENGTH, STOP, UNKNOWN
 from mind.teacher.config import ModelConfig, TrafficConfig
 from mind.teacher.journal import Journal, load_wasted
 from mind.teacher.requests import Failure, Outcome, Request, Wasted
@@ -71,8 +71,8 @@ class JobReport(Summary):
     """The request that was given up last, and all that is known of the reason."""
     retries: Mapping[str, int]
     """Attempts that were repeated, by reason."""
-    cut_off: int
-    """Answers of all starts that reached the token limit."""
+    ends: Mapping[str, int]
+    """Answers of all starts by finish reason, without those that the model ended itself."""
     usage: Usage
     """Tokens and cost of all starts."""
 
@@ -93,7 +93,8 @@ class JobReport(Summary):
             f"answer tokens{most}": self.usage.completion_tokens,
             "replies without a token count": self.usage.uncounted,
         }
-        counts |= {"cut off at max_tokens": self.cut_off} if self.cut_off else {}
+        names = {LENGTH: "cut off at max_tokens", UNKNOWN: "without a finish reason"}
+        counts |= {names.get(end, f"ended by: {end}"): count for end, count in sorted(self.ends.items())}
         counts |= {f"repeated for: {reason}": count for reason, count in sorted(self.retries.items())}
         counts |= {f"failed for: {reason}": count for reason, count in sorted(self.failures.items())}
         return counted(counts if self.usage.cost is None else counts | {f"cost{most}": self.usage.cost})
@@ -132,7 +133,7 @@ def run_job(
 ) -> JobReport:
     """Answers those of `requests` that are not in `stored`.
 
-    Answers go to `journal`, tokens of attempts without one to `wasted`, and requests that were given up to
+    Answers go to `journal`, attempts without one to `wasted`, and requests that were given up to
     `failures_file`.
     """
     for request in requests:
@@ -142,17 +143,17 @@ def run_job(
         spending.add_wasted(attempt)
     unanswered = [request for request in requests if request.key not in stored]
     answered = 0
-    cut_off = sum(response.finish_reason == LENGTH for response in stored.values())
+    ends = Counter(response.finish_reason for response in stored.values())
     failures: list[Failure] = []
     bar = Progress("answers", len(requests), "answer", done=len(stored), stay=True)
 
     def store(outcomes: Sequence[Outcome]) -> None:
-        nonlocal answered, cut_off
+        nonlocal answered
         responses = [outcome for outcome in outcomes if isinstance(outcome, Response)]
         failures.extend(outcome for outcome in outcomes if isinstance(outcome, Failure))
         journal.append(responses)
         answered += len(responses)
-        cut_off += sum(response.finish_reason == LENGTH for response in responses)
+        ends.update(response.finish_reason for response in responses)
         wasted.append(outcome for outcome in outcomes if isinstance(outcome, Wasted))
         bar.say(_spent(spending.usage, len(failures)))
         bar.update(len(responses))
@@ -173,7 +174,7 @@ def run_job(
         failures=Counter(failure.reason for failure in failures),
         last_failure=str(failures[-1]) if failures else None,
         retries=engine.retries,
-        cut_off=cut_off,
+        ends={end: count for end, count in ends.items() if end != STOP},
         usage=spending.usage,
     )
 

@@ -159,7 +159,7 @@ def _ask(
     spending = Spending(config.budget, config.price)
     engine = make_engine(model, config.traffic, spending)
     reserve = reserve_bytes(model, config.traffic)
-    with Journal(folder.replies, reserve=reserve) as journal, Journal(folder.judge_wasted) as wasted:
+    with Journal(folder.replies, reserve=reserve) as journal, Journal(folder.judge_wasted, reserve=reserve) as wasted:
         stored = _stored_replies(folder.replies, requests)
         for reply in load_responses(folder.replies):
             # the rules have since learned to read that answer; the reply was still paid for

@@ -52,8 +52,9 @@ class _OfflineEngine:
         try:
             answer = completed(text, finish_reason or "abort", tokens)  # vLLM gives None for an answer that did not end
         except Problem as problem:
-            wasted = self._spending.waste(request, problem.reason, tokens)
-            return [wasted, _failure(request, problem.reason, problem.detail)]
+            wasted = self._spending.waste(request, problem)
+            failure = _failure(request, problem.reason, problem.detail)
+            return [failure] if wasted is None else [wasted, failure]
         self._spending.add(request, *tokens)
         self._spending.usage.requests += 1
         response = Response(

@@ -159,8 +159,8 @@ class OnlineEngine:
             except Problem as caught:
                 problem = caught
             problem.detail = self._clean(problem.detail)
-            if problem.tokens is not None:
-                self._outcomes.put_nowait(self._spending.waste(request, problem.reason, problem.tokens))
+            if (wasted := self._spending.waste(request, problem)) is not None:
+                self._outcomes.put_nowait(wasted)
             if problem.ends_job:
                 self._stop(f"{self._model.base_url}: {problem.reason}: {problem.detail}")
                 return None
@@ -291,7 +291,8 @@ class OnlineEngine:
 def _parsed(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
     streamed = headers.get("content-type", "").lower().startswith("text/event-stream")
     if streamed or body.lstrip().startswith((b"data:", b"event:", b"id:", b"retry:", b":")):
-        raise Problem("streamed answer", "the server streams what was not asked for as a stream", retry=False)
+        detail = "the server streams what was not asked for as a stream"
+        raise Problem("streamed answer", detail, retry=False, tokens=(None, None))
     try:
         return parse_object("the body", body)
     except MindError as error:

@@ -68,7 +68,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Wasted:
-    """The tokens of an attempt that gave no answer but may have been paid for, as wasted.jsonl holds them."""
+    """An attempt that gave no answer but may have been paid for, as wasted.jsonl holds it: its tokens, and its text."""
 
     key: Key
     reason: str
@@ -78,6 +78,10 @@ class Wasted:
     counted: bool
     """False if the server did not say: then these are the largest possible numbers."""
     created: str
+    text: str = ""
+    """What the model had said until then."""
+    reasoning: str | None = None
+    """What it had thought until then, if the server returns it."""
 
 
 Outcome = Response | Failure | Wasted

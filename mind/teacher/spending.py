@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mind.provenance import now
 from mind.records import Response
+from mind.teacher.completion import Problem
 from mind.teacher.config import BudgetConfig
 from mind.teacher.requests import Request, Wasted
 
@@ -77,9 +78,16 @@ class Spending:
         self._add(*tokens)
         return tokens
 
-    def waste(self, request: Request, reason: str, tokens: tuple[int | None, int | None]) -> Wasted:
-        """Counts the tokens of an attempt that gave no answer; the caller must store the result for the next start."""
-        return Wasted(request.key, reason, *self.add(request, *tokens), created=now())
+    def waste(self, request: Request, problem: Problem) -> Wasted | None:
+        """Counts the tokens of an attempt that gave no answer; the caller must store the result for the next start.
+
+        None if the attempt cost nothing.
+        """
+        if problem.tokens is None:
+            return None
+        tokens = self.add(request, *problem.tokens)
+        said = {"text": problem.text, "reasoning": problem.reasoning}
+        return Wasted(request.key, problem.reason, *tokens, created=now(), **said)
 
     def add_wasted(self, wasted: Wasted) -> None:
         """Counts an attempt of an earlier start that gave no answer."""

@@ -50,33 +50,42 @@ def test_an_answer_that_was_cut_off(reason):
 
 
 @pytest.mark.parametrize(
-    ("reason", "retry"),
+    "reason",
     [
-        ("error", True),
-        ("abort", True),
-        ("cancelled", True),
-        ("insufficient_system_resource", True),
-        ("timeout", True),
-        ("user_cancel", True),
-        ("network_error", True),
-        ("preempted", True),
-        ("tool_calls", False),
-        ("function_call", False),
-        ("tired", False),
-        ("x" * 10_000, False),
+        "error",
+        "abort",
+        "cancelled",
+        "insufficient_system_resource",
+        "timeout",
+        "user_cancel",
+        "network_error",
+        "PREEMPTED",
     ],
 )
-def test_an_answer_that_was_broken_off_is_none(reason, retry):
-    problem = problem_of(body("First, 5 + 7 = 12. Then we take 12", reason))
-    shown = reason[:40] + " ..." * (len(reason) > 40)
-    assert problem.reason == f"ended by {shown}" and problem.retry is retry
-    assert problem.tokens == (10, 20)  # it was paid for
+def test_an_answer_that_was_broken_off_is_asked_again_and_kept_with_what_was_lost(reason):
+    said = "First, 5 + 7 = 12. Then we take 12"
+    problem = problem_of(body(f"<think>hm</think>{said}", reason))
+    assert problem.reason == f"ended by {reason.lower()}" and problem.retry
+    assert (problem.tokens, problem.text, problem.reasoning) == ((10, 20), said, "hm")  # it was paid for
+
+
+@pytest.mark.parametrize("reason", ["tool_calls", "function_call", "Tired", "repetition", "x" * 10_000])
+def test_an_end_by_a_name_that_nobody_knows_discards_no_answer(reason):
+    shown = reason.lower()[:40] + " ..." * (len(reason) > 40)
+    answer = read_completion(body(finish_reason=reason))
+    assert (answer.text, answer.finish_reason, answer.completion_tokens) == (TEXT, shown, 20)
+    for text, finished in ((TEXT, True), ("We should also", False)):
+        assert is_finished(make_response(text=text, finish_reason=shown)) is finished
+    problem = problem_of(body(None, reason, tool_calls=[{"id": "call"}], reasoning="A tool?"))
+    assert (problem.reason, problem.retry) == (f"ended by {shown}", False)
+    assert (problem.tokens, problem.text, problem.reasoning) == ((10, 20), "", "A tool?")
 
 
 @pytest.mark.parametrize("reason", ["content_filter", "SAFETY", "recitation", "refusal", "PROHIBITED_CONTENT"])
 def test_a_filter_is_not_asked_again(reason):
-    problem = problem_of(body("", reason))
+    problem = problem_of(body("First, ", reason))
     assert problem.reason == "refused by the content filter" and not problem.retry
+    assert (problem.tokens, problem.text) == ((10, 20), "First, ")
 
 
 def test_a_refusal_is_told_and_not_asked_again():
@@ -109,6 +118,7 @@ def test_a_server_that_gives_no_reason(finish_reason):
         ("length", TEXT, False),
         ("error", TEXT, False),
         ("abort", TEXT, False),
+        ("content_filter", TEXT, False),
         ("model_length", TEXT, False),
         ("unknown", "We should also", False),
         ("unknown", TEXT, True),
@@ -273,6 +283,7 @@ def test_an_error_within_the_choice():
     problem = problem_of({"choices": [choice], "usage": USAGE})
     assert problem_of(body(None, error="Upstream died")).detail == "Upstream died"
     assert (problem.reason, problem.detail, problem.tokens) == ("ended by error", "Upstream died", (10, 20))
+    assert problem.text == "First"
 
 
 @pytest.mark.parametrize("code", ["insufficient_quota", "billing_hard_limit_reached"])

@@ -291,3 +291,21 @@ def test_what_tokenizers_cannot_write_is_an_error_of_the_file(tmp_path: Path) ->
     assert caught.value.errno == errno.ENOSPC
     with pytest.raises(Exception, match="^another fault$"), saving(tmp_path / "student"):
         raise Exception("another fault")
+
+
+def test_a_link_stays_and_what_it_names_is_replaced(tmp_path):
+    """As by `open`: whoever has put a file or a folder on another disk finds the new one there."""
+    other = tmp_path / "other"
+    (other / "folder").mkdir(parents=True)
+    for name in ("file", "folder", "new"):
+        (tmp_path / name).symlink_to(other / name)
+    for turn in ("one", "two"):  # the second finds what the first has left
+        for name in ("file", "new"):
+            with replacing(tmp_path / name) as writer:
+                writer.write(turn)
+            assert (tmp_path / name).is_symlink() and (other / name).read_text() == turn
+        with replacing_folder(tmp_path / "folder") as folder:
+            (folder / turn).touch()
+        assert (tmp_path / "folder").is_symlink() and os.listdir(other / "folder") == [turn]
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder", "new", "other"]
+    assert sorted(os.listdir(other)) == ["file", "folder", "new"]

@@ -378,3 +378,4 @@ def test_a_stream_is_known_by_its_first_line_too(begin):
     with pytest.raises(Problem) as error:
         online._parsed(f"{begin}\n\n".encode(), {"content-type": "application/json"})
     assert (error.value.reason, error.value.retry) == ("streamed answer", False)
+    assert error.value.tokens == (None, None)  # it was paid for, as far as anybody can tell

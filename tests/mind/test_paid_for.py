@@ -87,7 +87,7 @@ def test_thoughts_that_took_all_tokens_are_bought_once(start, reply):
     [
         (lambda: chat_answer("", usage=(10, 5)), 2, 15),
         (lambda: chat_answer("5 + 7", "error", (10, 5)), 2, 15),
-        (lambda: chat_answer("5 + 7", "tool_calls", (10, 5)), 1, 15),
+        (lambda: chat_answer("", "tool_calls", (10, 5)), 1, 15),
         (lambda: chat_answer("<think>5</think>", "stop", (10, 5)), 1, 15),
         (lambda: chat_answer("", "content_filter", (10, 5)), 1, 15),
         (lambda: b'{"error": {"code": 500}, "usage": {"prompt_tokens": 10, "completion_tokens": 5}}', 2, 15),
@@ -104,6 +104,38 @@ def test_tokens_of_lost_attempts_are_counted_over_all_starts(start, reply, attem
     lost = list(load_wasted(start.folder / "wasted.jsonl"))
     assert sum(attempt.prompt_tokens + attempt.completion_tokens for attempt in lost) == 6 * attempts * each
     assert all(attempt.counted and attempt.reason and attempt.created.endswith("Z") for attempt in lost)
+
+
+def test_an_end_that_nobody_knows_is_bought_once_and_judged(start):
+    """By its last line, since nobody knows whether the server broke it off."""
+    texts = iter(["It is.\n#### 0", "It is", "It is.\n#### 1", "It is.\n#### 1"])
+    with FaultProxy(lambda _: chat_answer(next(texts), "tool_calls", (10, 5))) as proxy:
+        status, counts = start(proxy, "--traffic.concurrency", "1", questions=2)
+        assert (status, counts["answered now"], counts["ended by: tool_calls"], tokens(counts)) == (0, "4", "4", 60)
+        status, counts = start(proxy, "--traffic.concurrency", "1", questions=2)
+        assert (status, counts["answered now"], counts["ended by: tool_calls"], tokens(counts)) == (0, "0", "4", 60)
+    assert proxy.attempts.total() == 4
+    judge(JudgeConfig(str(start.folder)))
+    verdicts = [json.loads(line) for line in (start.folder / "judged.jsonl").read_text().splitlines()]
+    assert [one["verdict"] for one in verdicts] == ["right", "unparsed", "right", "right"]
+    assert verdicts[1]["reason"] == "cut off: finish_reason is tool_calls"
+
+
+@pytest.mark.parametrize(
+    ("reply", "said", "thought"),
+    [
+        (chat_answer("It is", "content_filter", (10, 5), reasoning_content="hm"), "It is", "hm"),
+        (chat_answer("It is", "error", None), "It is", None),
+        (chat_answer("<think>hm</think>", "stop", (10, 5)), "", "hm"),
+        (chat_answer("", "stop", (10, 5), refusal="No."), "", None),
+    ],
+)
+def test_what_cannot_be_used_is_kept_with_its_reason(start, reply, said, thought):
+    with FaultProxy(lambda _: reply) as proxy:
+        assert start(proxy, "--traffic.attempts", "2", questions=1, perspectives=("socratic",))[0] == 1
+    lost = list(load_wasted(start.folder / "wasted.jsonl"))
+    assert len(lost) == proxy.attempts.total()
+    assert {(one.text, one.reasoning) for one in lost} == {(said, thought)} and all(one.reason for one in lost)
 
 
 def test_lost_attempts_without_a_count_are_counted_at_their_worst_case_over_all_starts(start):
@@ -209,6 +241,15 @@ def test_answers_under_way_are_kept_when_the_disk_is_full(start, monkeypatch):
     with FaultProxy(lambda _: chat_answer("It is.\n#### 1")) as proxy:
         assert start(proxy, questions=40)[0] == 0
         assert proxy.attempts.total() == 80 - asked
+
+
+def test_lost_attempts_under_way_are_counted_when_the_disk_is_full(start, monkeypatch):
+    with monkeypatch.context() as patch, FaultProxy(lambda _: chat_answer("It is", "content_filter")) as proxy:
+        full_disk(patch, room=700)
+        with pytest.raises(OSError, match="No space left"):
+            ask(start, proxy, questions=40, concurrency=4)
+        assert 3 < proxy.attempts.total() < 80
+        assert len(list(load_wasted(start.folder / "wasted.jsonl"))) == proxy.attempts.total()
 
 
 def test_a_disk_without_room_for_what_is_under_way_is_told_before_anything_is_asked(tmp_path, monkeypatch):

@@ -119,11 +119,20 @@ def test_what_was_named_by_relative_paths_may_be_named_by_others(unfinished, tmp
     file = unfinished / "config.json"
     config = json.loads(file.read_text())
     config["data"] |= {"train": "train.jsonl", "heldout": "./heldout.jsonl", "evaluation": ["test.jsonl"]}
-    config["student"]["model"] = "model"
+    config["student"]["model"] = "./model"
     file.write_text(json.dumps(config))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert main(resume(unfinished)) == 2 and "train.jsonl: no such file" in capsys.readouterr().err
+    before = content(unfinished)
+    gone = (
+        "data.train train.jsonl: no such file",
+        "data.heldout heldout.jsonl: no such file",
+        "data.evaluation test.js",
+    )
+    options = "name their present place by --data.train and --data.heldout and --data.evaluation and --student.model"
+    student = "student.model ./model: no such folder (no checkpoint replaces it"
+    expect_error(resume(unfinished), capsys, f"{unfinished}: --resume goes on with", *gone, student, options)
+    assert content(unfinished) == before
     expect_error(resume(unfinished, "--data.train", "word-problems"), capsys, "data.train (train.jsonl there)")
     places = {"train": str(tmp_path / "train.jsonl"), "heldout": "../heldout.jsonl", "evaluation": "../test.jsonl"}
     named = [word for name, place in places.items() for word in (f"--data.{name}", place)]
@@ -304,6 +313,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, short, capsys):
     before = content(run)
     capsys.readouterr()
     (tmp_path / "train.jsonl").unlink()  # nothing is read for it
+    (tmp_path / "model").rename(tmp_path / "moved")
     assert main(resume(run)) == 0
     assert f"{run}: the run is finished, after 2 steps; nothing was changed" in capsys.readouterr().out
     assert content(run) == before
