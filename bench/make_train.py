@@ -3,7 +3,8 @@
     python -m bench.make_train runs/demo runs/demo-1 runs/demo-2 [--output folder] [--overwrite]
 
 It trains nothing: run `make train`, `make train SEED=1` and so on first. Writes make_train.jsonl, with the commit, the
-versions and the threads of this call, so call it where and when the runs were made.
+versions and the threads of this call, so call it where and when the runs were made. With --overwrite, rows of other
+seeds stay.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import command
-from bench.measure import print_table, write_results
+from bench.measure import add_results, print_table
 from mind.errors import MindError
 from mind.run_folder import RunFolder
 
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options, file = command.parse(parser, lambda _: NAME, arguments)
     rows = [outcome(folder) for folder in options.folders]
     print_table(rows, COLUMNS)
-    write_results(rows, file)
+    add_results(rows, file, "seed")
     print(command.shown(file))
 
 

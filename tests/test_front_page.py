@@ -106,10 +106,18 @@ def test_a_finished_run_becomes_a_line_of_results(tmp_path):
         run.responses(when).mkdir(parents=True)
         rows = [f'{{"id": "{i}", "correct": {str(bool(each)).lower()}}}\n' for i, each in enumerate(right)]
         (run.responses(when) / "test.jsonl").write_text("".join(rows))
-    run.write_evaluation({"before": {"heldout": {"nll": 2.0}}, "after": {"heldout": {"nll": 1.5}}})
+    of = {"before": (2.0, 2), "after": (1.5, 0)}
+    run.write_evaluation({w: {"heldout": {"nll": n}, "files": {"test": {"cut_off": c}}} for w, (n, c) in of.items()})
     run.write_status({"steps": 8, "wall_s": 90.0, "tokens_per_s": 5.0, "work_of_naive": 0.5})
     expected = {"seed": 4, "questions": 3, "correct_before": 1, "correct_after": 2, "gained": 2, "lost": 1}
-    expected |= {"nll_before": 2.0, "nll_after": 1.5, "steps": 8, "minutes": 1.5}
+    expected |= {
+        "cut_off_before": 2,
+        "cut_off_after": 0,
+        "nll_before": 2.0,
+        "nll_after": 1.5,
+        "steps": 8,
+        "minutes": 1.5,
+    }
     assert make_train.outcome(run.path).items() >= expected.items()
 
 

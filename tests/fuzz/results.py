@@ -15,7 +15,7 @@ def keep(file: Path, tier: str, seeds: tuple[int, int], calls: Mapping[str, int]
     row = {
         "tier": tier,
         "sanitizer": os.environ.get("SANITIZER"),
-        "instructions": None if tier.startswith("parsers") else extension.capability(),
+        "instructions": None if tier.startswith("parsers") or extension.unavailable("cpp") else extension.capability(),
         "first_seed": seeds[0],
         "last_seed": seeds[1],
         "calls": dict(sorted(calls.items())),
