@@ -66,9 +66,9 @@ def main() -> int:
                 print(f"  {seed}: {told}: {dict(outcome.ended)}, {outcome.seconds:.1f} s", flush=True)
                 for text in [*(outcome.said if options.say else []), *outcome.violations]:
                     print(f"    {text}", flush=True)
+                if options.output is not None:  # after each case, since all of them take an hour
+                    add_results([row_of(bench.name, outcomes)], options.output, "command")
             rows.append(row_of(bench.name, outcomes))
-            if options.output is not None:
-                add_results(rows, options.output, "command")
     print_table(rows, COLUMNS)
     return int(any(row["violations"] for row in rows))
 
