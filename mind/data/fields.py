@@ -224,7 +224,7 @@ def _choices(where: str, column: str, value: Any) -> dict[str, str]:
         raise MindError(
             f'{where}: "{column}" is {described(value)}: expected choices, such as {{"A": "...", "B": "..."}}'
         )
-    labels = [text_of(where, f"{column}.label", label, or_number=True).strip() for label, _ in pairs]
+    labels = [text_of(where, f"{column}.label", label, or_number=True) for label, _ in pairs]
     require(len(labels) >= 2, f'{where}: "{column}" has {len(labels)} choices: expected at least 2')
     once = {label.strip().lower() for label in labels}
     require(len(once) == len(labels), f'{where}: "{column}" has a label twice: {", ".join(labels)}')

@@ -155,7 +155,6 @@ def test_numbers_become_text_and_truth_becomes_yes_and_no(tmp_path):
         ({"label": [1, 2], "text": ["2", "1"]}, 2, ("2", {"1": "2", "2": "1"})),
         ({"label": "x", "text": "y"}, "text", ("text", {"label": "x", "text": "y"})),
         ({"A": "x", "B": 7, "C": None}, "A", ("A", {"A": "x", "B": "7"})),
-        ({"A ": "x", " B": "y"}, "B", ("B", {"A": "x", "B": "y"})),
         ([{"label": "A", "text": "x"}, {"label": "B", "text": "y"}], "B", ("B", {"A": "x", "B": "y"})),
         (["x", "y"], "B", ("B", {"A": "x", "B": "y"})),
         (["x", "y"], 0, ("A", {"A": "x", "B": "y"})),
