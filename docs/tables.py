@@ -14,11 +14,13 @@ from bench.measure import RESULTS, read_results
 from bench.roofline import DEVICES
 from docs.experiment_tables import accuracies, differences, latent
 from docs.generated import replaced, table
+from docs.trust_tables import chaos, compatibility, fuzz
 from mind.intervals import paired_difference, wilson
 
 DOCS = Path(__file__).resolve().parent
 PAGES = tuple(
-    DOCS / page for page in ("performance.md", "experiments.md", "how-to/resume.md", "reference/compatibility.md")
+    DOCS / page
+    for page in ("performance.md", "experiments.md", "testing.md", "how-to/resume.md", "reference/compatibility.md")
 )
 NAME = re.compile(r"<!-- table ([\w-]+) -->")
 
@@ -239,26 +241,14 @@ def make_train() -> str:
                 share(before, total),
                 share(after, total),
                 change,
+                f"{row['cut_off_before']}, {row['cut_off_after']}" if "cut_off_before" in row else "–",
                 f"{row['minutes']:.1f} min, {row['tokens_per_s']} labeled tokens/s",
             ]
         )
-    return table(["run", "held-out NLL", "accuracy before", "accuracy after", "difference", "time"], body)
-
-
-def compatibility() -> str:
-    names = ("python", "torch", "triton", "transformers", "trl", "peft", "numpy")
-    body = [
-        [*(row[name] or "–" for name in names), f"{row['passed']:,}", str(row["failed"] + row["error"])]
-        for row in rows_of("compatibility")
-    ]
-    return table(["Python", "PyTorch", *names[2:], "tests passed", "failed"], body)
-
-
-def chaos() -> str:
-    """The disturbed runs of each command, and what came of them."""
-    names = ("cases", "disturbed_starts", "by_itself", "error", "killed", "violations")
-    body = [[row["command"], *(f"{row[name]:,}" for name in names)] for row in rows_of("chaos")]
-    return table(["command", "runs", "disturbed starts", "ended well", "by an error", "killed", "violations"], body)
+    return table(
+        ["run", "held-out NLL", "accuracy before", "accuracy after", "difference", "cut off before, after", "time"],
+        body,
+    )
 
 
 COMMANDS = {
@@ -269,14 +259,17 @@ COMMANDS = {
     "dataset": "python -m bench.dataset --data RATIONALES",
     "experiment_kills": "python tests/mind/experiment_kills.py 20 0 FILE",
     "fsdp_memory": "python -m bench.fsdp_memory",
+    "fuzz": "python -m tests.fuzz TIER",
     "generation": "python -m bench.generation --new-tokens 12 --turns 1",
     "kernel_resources": "python -m bench.kernel_resources",
     "kernel_times_cuda": "python -m bench.kernel_times --device cuda",
     "latent": "python -m bench.latent --student bench/testbed/student",
     "linear_cross_entropy": "python -m bench.linear_cross_entropy --data RECORDS",
     "linear_cross_entropy_avx2": "python -m bench.linear_cross_entropy --data RECORDS --providers eager ...",
+    "linear_cross_entropy_kept": "MALLOC_MMAP_MAX_=0 ... python -m bench.linear_cross_entropy --data RECORDS ...",
     "linear_divergence": "python -m bench.linear_divergence",
     "linear_divergence_avx2": "python -m bench.linear_divergence",
+    "linear_divergence_kept": "MALLOC_MMAP_MAX_=0 ... python -m bench.linear_divergence --repeats 11",
     "linear_pairwise_jsd": "python -m bench.linear_pairwise_jsd --data RECORDS",
     "linear_pairwise_jsd_compiled": "python -m bench.linear_pairwise_jsd --data RECORDS",
     "make_train": "python -m bench.make_train runs/demo runs/demo-1 runs/demo-2",
@@ -319,10 +312,12 @@ def files() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "linear_cross_entropy": lambda: losses("linear_cross_entropy", PROVIDERS),
     "linear_cross_entropy_avx2": lambda: losses("linear_cross_entropy_avx2", PROVIDERS),
+    "linear_cross_entropy_kept": lambda: losses("linear_cross_entropy_kept", PROVIDERS),
     "linear_pairwise_jsd": lambda: losses("linear_pairwise_jsd", PAIRS),
     "linear_pairwise_jsd_compiled": lambda: losses("linear_pairwise_jsd_compiled", PAIRS),
     "linear_divergence": lambda: divergences("linear_divergence"),
     "linear_divergence_avx2": lambda: divergences("linear_divergence_avx2"),
+    "linear_divergence_kept": lambda: divergences("linear_divergence_kept"),
     "row_kernels": row_kernels,
     "kernel_times_cuda": gpu_calls,
     "train_step": step,
@@ -338,6 +333,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "files": files,
     "chaos": chaos,
     "compatibility": compatibility,
+    "fuzz": fuzz,
     "latent": latent,
     "word-problems-accuracies": lambda: accuracies("word-problems"),
     "word-problems-differences": lambda: differences("word-problems"),
