@@ -33,11 +33,8 @@ def entropy(log_p: Tensor) -> Tensor:
 def project_weighted(head: Head, hidden: Tensor, has_weight: Tensor) -> Tensor:
     """The projected logits (N, V) of hidden (N, D), differentiable in the rows that have weight (N,) bool.
 
-    The others get a gradient of 0 and add none to the head's, whatever they hold; they are nan if their hidden states
-    are not finite.
+    The others get a gradient of 0 and add none to the head's, whatever they hold.
     """
     has_weight = has_weight[:, None]
     known = torch.where(has_weight, hidden, torch.where(hidden.isfinite(), hidden, 0).detach())  # 0 times nan is nan
-    projected = head.project(known)
-    projected = torch.where(has_weight, projected, projected.detach())
-    return projected.masked_fill(~(has_weight | hidden.isfinite().all(-1, keepdim=True)), torch.nan)
+    return torch.where(has_weight, head.project(known), head.project(hidden).detach())
