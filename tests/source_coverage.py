@@ -4,8 +4,8 @@
 
 Runs the tests on a build of the CPU kernels that counts (in build/coverage, never installed), then two minutes of
 random calls of the operators on the portable instruction set. Needs the package gcovr, and gcov of the compiler. Writes
-source_coverage.jsonl, and what is not reached to build/coverage/missing.txt. Not counted: CUDA kernels, which run in an
-emulator here, and processes that tests kill.
+source_coverage.jsonl, and what is not reached to build/coverage/missing.txt; ends with 1 if a test failed. Not counted:
+CUDA kernels, which run in an emulator here, and processes that tests kill.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def run(*words: str, **environment: str) -> int:
     return subprocess.run([sys.executable, *words], cwd=ROOT, env=os.environ | environment).returncode
 
 
-def reached(arguments: list[str]) -> None:
-    """Builds, and runs what is to be counted; what fails there is told and does not end it."""
+def reached(arguments: list[str]) -> bool:
+    """Builds, and runs what is to be counted; whether something failed there, which does not end it."""
     shutil.rmtree(OBJECTS, ignore_errors=True)
     if run("setup.py", "-q", "build_ext", "--variant", "coverage", "--build-lib", str(BUILD)):
         sys.exit("the kernels cannot be built")
     libraries = {"MIND_KERNELS_LIBRARIES": str(BUILD / "mind_kernels"), "OMP_NUM_THREADS": "1"}
-    run(*TESTS, *arguments, **libraries)
-    run(*FUZZ, MIND_KERNELS_CPU_CAPABILITY="baseline", **libraries)
+    ended = run(*TESTS, *arguments, **libraries), run(*FUZZ, MIND_KERNELS_CPU_CAPABILITY="baseline", **libraries)
+    return any(ended)
 
 
 def of_python() -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -86,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "bench")
     options, arguments = parser.parse_known_args()
-    reached(arguments)
+    failed = reached(arguments)
     folders: dict[str, dict[str, Any]] = {}
     with (BUILD / "missing.txt").open("w") as missing:
         for path, counts in [*of_kernels(), *of_python()]:
@@ -98,6 +98,8 @@ def main() -> None:
     rows = [{"source": folder, **counts} for folder, counts in sorted(folders.items())]
     print_table(rows, COLUMNS)
     write_results(rows, options.output / "source_coverage.jsonl")
+    if failed:
+        sys.exit("tests failed, or the fuzzer found something: see above")
 
 
 if __name__ == "__main__":
