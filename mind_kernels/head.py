@@ -25,6 +25,10 @@ from mind_kernels.row_chunks import (
     rows_per_chunk,
 )
 
+WriteProducts = Callable[[Tensor | None, Tensor | None, bool, Tensor | None], None]
+"""write(dH (n, D), dW (V, D), add, db (V,)) computes the products of n rows: writes dH, adds to dW if `add` is true and
+else writes it, and adds to db; None: not needed."""
+
 
 @dataclass(frozen=True, eq=False)  # two heads are equal if they are the same: tensors compare by entry
 class Head:
@@ -62,24 +66,30 @@ class Head:
             return torch.mm(hidden, self.weight.T, out=out)
         return torch.addmm(self.bias, hidden, self.weight.T, out=out)
 
-    def project_wide(self, hidden: Tensor) -> Tensor:
-        """The projected logits (n, V) of hidden (n, D), in float32 or better.
+    def project_wide(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
+        """The projected logits (n, V) of hidden (n, D), in float32 or better; on a CPU written to `out`, if it is
+        given.
 
         A GPU multiplies half precision directly and sums in float32; other devices convert a half-precision head to
         float32, one tile of the vocabulary at a time.
         """
         dtype = accumulation_dtype(hidden.dtype)
         if hidden.dtype == dtype:
-            return self.project(hidden)
+            return self.project(hidden) if out is None else self.project_into(hidden, out)
         if hidden.is_cuda:
             out = torch.mm(hidden, self.weight.T, out_dtype=dtype)
             return out if self.bias is None else out.add_(self.bias)
         wide = hidden.to(dtype)
-        out = wide.new_empty(hidden.shape[0], self.vocabulary)
+        out = wide.new_empty(hidden.shape[0], self.vocabulary) if out is None else out
         tile = rows_per_block(hidden.shape[1], hidden.device)
         for columns in chunks(self.vocabulary, tile):
             torch.mm(wide, self.weight[columns].to(dtype).T, out=out[:, columns])
         return out if self.bias is None else out.add_(self.bias)
+
+    def gradient_products(self, hidden: Tensor, dlogits: Tensor) -> WriteProducts | None:
+        """What computes the products of dlogits (n, V) with hidden (n, D) and the weight, if this head has a faster way
+        than PyTorch."""
+        return None
 
     def logits_of(self, ids: Tensor, hidden: Tensor) -> Tensor:
         """z (n, K) of the tokens ids (n, K) for hidden (n, D), in float32 or better, by one product per token."""
@@ -256,6 +266,10 @@ class HeadGradients:
     def add(self, rows: Rows, hidden: Tensor, dlogits: Tensor) -> None:
         """Adds the gradients that dlogits (n, V) cause, for the hidden states hidden[rows], passed as `hidden` (n,
         D)."""
+        write = self.head.gradient_products(hidden, dlogits)
+        if write is not None:
+            self.write_products(rows, len(hidden), write)
+            return
         if self.bias is not None:
             self.bias.add_(dlogits.sum(0, dtype=self.bias.dtype))
         if hidden.dtype == torch.float16 and not hidden.is_cuda:
@@ -267,13 +281,8 @@ class HeadGradients:
         if self.needs_weight:
             self._add_weight(dlogits, hidden)
 
-    def write_products(
-        self, rows: Rows, count: int, write: Callable[[Tensor | None, Tensor | None, bool, Tensor | None], None]
-    ) -> None:
-        """Adds the products of `count` rows that `write(dH (count, D), dW (V, D), add, db (V,))` computes.
-
-        `write` writes dH, adds to dW if `add` is true and else writes it, and adds to db; None: not needed.
-        """
+    def write_products(self, rows: Rows, count: int, write: WriteProducts) -> None:
+        """Adds the products of `count` rows that `write` computes."""
         weight, dtype = self.head.weight, accumulation_dtype(self.head.weight.dtype)
         add = self.weight is not None
         if self.needs_weight and self.weight is None:

@@ -1,4 +1,5 @@
-// The exact gradients of hidden states, weight and bias, from a chunk's projected logits that stream.h has stored.
+// The exact gradients of hidden states, weight and bias, from a chunk's projected logits that stream.h has stored, or
+// from their gradient in memory (`run_dense_gradient`).
 // The logits of one block of the vocabulary at a time become their gradient, which stays in the L2 cache for both
 // products. dW of the block is then complete for the chunk; dH is summed over the blocks of a part of the vocabulary,
 // and over the parts at the end. Each thread has one part, so the bits of dH depend on the number of threads, as in any
@@ -213,6 +214,31 @@ inline void run_gradient(const GradientWork& work, float* scratch, std::int64_t 
         multiply_parts(work, scratch, begin, end, [&](std::int64_t first, std::int64_t count, float* out) {
             differentiate_block(work, condition, first, count, out);
         });
+    });
+}
+
+// The gradient (count, stride) of vocabulary entries [begin, begin + count), from rows (n, V) in memory.
+inline void transpose_block(const DenseWork& work, std::int64_t begin, std::int64_t count, float* out) {
+    const std::int64_t rows = work.hidden.rows, vocabulary = work.weight.rows;
+    for (std::int64_t r = 0; r < rows; r += kLanes) {
+        const std::int64_t last = rows - r < kLanes ? rows - r : kLanes;
+        const float* from = work.gradient + r * vocabulary + begin;
+        for (std::int64_t v = 0; v < count; v += kLanes) {
+            const std::int64_t columns = count - v < kLanes ? count - v : kLanes;
+            Floats square[kLanes];
+            for (std::int64_t i = 0; i < kLanes; ++i) {
+                const float* row = from + i * vocabulary + v;
+                square[i] = i >= last ? Floats{} : columns == kLanes ? load(row) : load_first(row, columns, 0.0f);
+            }
+            transpose(square);
+            for (std::int64_t i = 0; i < columns; ++i) store(out + (v + i) * work.stride + r, square[i]);
+        }
+    }
+}
+
+inline void run_dense_gradient(const DenseWork& work, float* scratch, std::int64_t begin, std::int64_t end) {
+    multiply_parts(work, scratch, begin, end, [&](std::int64_t first, std::int64_t count, float* out) {
+        transpose_block(work, first, count, out);
     });
 }
 

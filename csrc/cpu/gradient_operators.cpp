@@ -47,23 +47,28 @@ void run_products(ProductWork& work, std::int64_t coefficients, const std::funct
                                 [&](std::int64_t begin, std::int64_t end) { table.join_products(work, begin, end); });
 }
 
-void set_products(ProductWork& work, const Tensor& logits, const Tensor& hidden, const Tensor& weight,
-                  const OptionalTensor& of_hidden, const OptionalTensor& of_weight, bool add_weight,
-                  const OptionalTensor& of_bias) {
+void set_factors(ProductWork& work, const Tensor& hidden, const Tensor& weight, const OptionalTensor& of_hidden,
+                 const OptionalTensor& of_weight, bool add_weight, const OptionalTensor& of_bias) {
     check_matrix("hidden", hidden, hidden);
     check_matrix("weight", weight, hidden);
     const std::int64_t rows = hidden.size(0), size = hidden.size(1), vocabulary = weight.size(0);
     check_shape("weight", weight, {vocabulary, size});
     check_dtype("weight", weight, hidden.scalar_type());
-    check_transposed("logits", logits, vocabulary, rows);
     work.hidden = matrix_of(hidden);
     work.weight = matrix_of(weight);
-    work.logits = static_cast<const float*>(logits.data_ptr());
-    work.logits_stride = logits.size(1);
     if (of_hidden) work.of_hidden = checked<float>("of_hidden", *of_hidden, {rows, size}, hidden);
     if (of_weight) work.of_weight = checked<float>("of_weight", *of_weight, {vocabulary, size}, hidden);
     work.add_weight = add_weight;
     if (of_bias) work.of_bias = checked<float>("of_bias", *of_bias, {vocabulary}, hidden);
+}
+
+void set_products(ProductWork& work, const Tensor& logits, const Tensor& hidden, const Tensor& weight,
+                  const OptionalTensor& of_hidden, const OptionalTensor& of_weight, bool add_weight,
+                  const OptionalTensor& of_bias) {
+    set_factors(work, hidden, weight, of_hidden, of_weight, add_weight, of_bias);
+    check_transposed("logits", logits, weight.size(0), hidden.size(0));
+    work.logits = static_cast<const float*>(logits.data_ptr());
+    work.logits_stride = logits.size(1);
 }
 
 namespace {
@@ -129,6 +134,20 @@ void shard_products(Tensor logits, Tensor hidden, Tensor weight, Tensor target, 
     run_gradient(work);
 }
 
+void dense_products(Tensor gradient, Tensor hidden, Tensor weight, OptionalTensor of_hidden, OptionalTensor of_weight,
+                    bool add_weight, OptionalTensor of_bias) {
+    DenseWork work{};
+    set_factors(work, hidden, weight, of_hidden, of_weight, add_weight, of_bias);
+    work.gradient = checked<float>("gradient", gradient, {hidden.size(0), weight.size(0)}, hidden);
+    check_apart({{"of_hidden", of_hidden}, {"of_weight", of_weight}, {"of_bias", of_bias}},
+                {{"gradient", gradient}, {"hidden", hidden}, {"weight", weight}});
+    if (hidden.size(0) == 0) return;
+    const Kernels& table = kernels();
+    run_products(
+        work, 0, [] {},
+        [&](float* scratch, std::int64_t begin, std::int64_t end) { table.dense_gradient(work, scratch, begin, end); });
+}
+
 }  // namespace
 
 void define_gradient_operators(torch::stable::detail::StableLibrary& library) {
@@ -141,11 +160,15 @@ void define_gradient_operators(torch::stable::detail::StableLibrary& library) {
         "shard_products(Tensor logits, Tensor hidden, Tensor weight, Tensor target, float softcap, float temperature, "
         "Tensor maximum, Tensor log_total, Tensor a, Tensor? b, Tensor at_target, Tensor? uniform, "
         "Tensor(a!)? of_hidden, Tensor(b!)? of_weight, bool add_weight, Tensor(c!)? of_bias) -> ()");
+    library.def(
+        "dense_products(Tensor gradient, Tensor hidden, Tensor weight, Tensor(a!)? of_hidden, Tensor(b!)? of_weight, "
+        "bool add_weight, Tensor(c!)? of_bias) -> ()");
 }
 
 void implement_gradient_operators(torch::stable::detail::StableLibrary& library) {
     library.impl("exact_products", TORCH_BOX(&exact_products));
     library.impl("shard_products", TORCH_BOX(&shard_products));
+    library.impl("dense_products", TORCH_BOX(&dense_products));
 }
 
 }  // namespace mind

@@ -89,6 +89,11 @@ struct GradientWork : ProductWork {
     const float* at_target;  // (n,) the gradient of the target's projected logit, if it is another than the loss's
 };
 
+// The gradient of the projected logits is in memory; there are no logits.
+struct DenseWork : ProductWork {
+    const float* gradient;  // (n, V)
+};
+
 // The data of a row in divergence_gradient.h. The share is S, in two parts, and the scale that of the row's divergence.
 enum DivergenceCoefficient {
     kOwnMaximum,
@@ -172,7 +177,8 @@ struct Kernels {
     void (*pack_products)(const ProductWork&);
     void (*join_products)(const ProductWork&, std::int64_t begin, std::int64_t end);  // rows
     void (*prepare_gradient)(const GradientWork&);
-    void (*gradient)(const GradientWork&, float* scratch, std::int64_t begin, std::int64_t end);  // parts
+    void (*gradient)(const GradientWork&, float* scratch, std::int64_t begin, std::int64_t end);     // parts
+    void (*dense_gradient)(const DenseWork&, float* scratch, std::int64_t begin, std::int64_t end);  // parts
     void (*prepare_divergence)(const DivergenceWork&);
     void (*divergence_slopes)(const DivergenceWork&, std::int64_t begin, std::int64_t end);  // blocks
     void (*divergence_shares)(const DivergenceWork&);                                        // from what these leave

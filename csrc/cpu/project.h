@@ -8,24 +8,6 @@
 
 namespace mind::MIND_CAPABILITY {
 
-// Row i, lane j becomes row j, lane i: kLanes is a power of two, and each step halves the distance of what is
-// exchanged.
-MIND_INLINE inline void transpose(Floats (&square)[kLanes]) {
-    Ints low, high;
-    for (int i = 0; i < kLanes; ++i) {
-        low[i] = i / 2 + i % 2 * kLanes;
-        high[i] = low[i] + kLanes / 2;
-    }
-    for (int step = 1; step < kLanes; step *= 2) {
-        Floats next[kLanes];
-        for (int i = 0; i < kLanes / 2; ++i) {
-            next[2 * i] = shuffle(square[i], square[i + kLanes / 2], low);
-            next[2 * i + 1] = shuffle(square[i], square[i + kLanes / 2], high);
-        }
-        for (int i = 0; i < kLanes; ++i) square[i] = next[i];
-    }
-}
-
 // Logits of vocabulary entries [begin, begin + count) of a strip, from their products (count, width).
 template <typename T>
 inline void write_block(const ProjectWork& work, std::int64_t first, std::int64_t rows, std::int64_t begin,

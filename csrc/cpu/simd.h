@@ -348,4 +348,22 @@ MIND_INLINE inline Tanh tanh(Floats x) {
 // multiplies one of these in the time of a hundred others. 2^-100 of a probability changes no digit of a sum.
 MIND_INLINE inline Floats without_tiny(Floats x) { return max(x, -x) < 0x1p-100f ? Floats{} : x; }
 
+// Row i, lane j becomes row j, lane i: kLanes is a power of two, and each step halves the distance of what is
+// exchanged.
+MIND_INLINE inline void transpose(Floats (&square)[kLanes]) {
+    Ints low, high;
+    for (int i = 0; i < kLanes; ++i) {
+        low[i] = i / 2 + i % 2 * kLanes;
+        high[i] = low[i] + kLanes / 2;
+    }
+    for (int step = 1; step < kLanes; step *= 2) {
+        Floats next[kLanes];
+        for (int i = 0; i < kLanes / 2; ++i) {
+            next[2 * i] = shuffle(square[i], square[i + kLanes / 2], low);
+            next[2 * i + 1] = shuffle(square[i], square[i + kLanes / 2], high);
+        }
+        for (int i = 0; i < kLanes; ++i) square[i] = next[i];
+    }
+}
+
 }  // namespace mind::MIND_CAPABILITY

@@ -222,7 +222,7 @@ def filter_dataset(options: Filter) -> None:
     count = number_of(len(result.questions), "question")
     say(f"{options.output}: {count} to train on{rules}; {base}.report.html: the report")
     perspectives = [name for name, counts in result.perspectives.items() if counts.kept]
-    say_next(*command_to_train(options.output, perspectives))
+    say_next(*command_to_train(options.output, perspectives, options.evaluation))
 
 
 def import_rationales(options: Import) -> None:

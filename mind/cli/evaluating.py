@@ -22,6 +22,7 @@ from mind.evaluation.labels import student_labels
 from mind.files import check_apart, check_new_folder, check_replaceable, new_file, parse_object
 from mind.hub import find_model
 from mind.provenance import versions
+from mind.run_folder import RunFolder
 from mind.typed_json import read_json, write_json
 
 if TYPE_CHECKING:
@@ -142,9 +143,17 @@ def evaluate_command(options: Evaluate) -> None:
         print_table(f"{label}: {name}" if label else name, _rows(one))
     if output is not None:
         say(f"{output}: the results" + (f"; {responses}: the responses" if files else ""))
-    words = ["train", "--student.model", next(iter(students.values())), "--data.train", "FILE.jsonl"]
-    words += ["--data.evaluation", *options.files] if files else []
-    say_next(*words, "--output", "runs/NAME", purpose="to train it and compare")
+    first = next(iter(students.values()))
+    if not _is_trained(first):
+        words = ["train", "--student.model", first, "--data.train", "FILE.jsonl"]
+        words += ["--data.evaluation", *options.files] if files else []
+        say_next(*words, "--output", "runs/NAME", purpose="to train it and compare")
+
+
+def _is_trained(student: str) -> bool:
+    """Whether it is the student of a run."""
+    run = RunFolder(Path(student).parent)
+    return run.student == Path(student) and run.config.is_file()
 
 
 def kept_students(options: Evaluate) -> str:

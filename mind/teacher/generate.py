@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from mind.config import flat
 from mind.data.questions import load_questions, same_text, save_questions
 from mind.data.sources import load_source
-from mind.display import number_of
+from mind.display import listed, number_of
 from mind.errors import MindError, require
 from mind.files import check_apart, check_new_folder
 from mind.grading.type_counts import described_types
 from mind.perspectives import KNOWLEDGE
 from mind.records import Key, Question, Response
-from mind.teacher.config import GenerateConfig
+from mind.teacher.config import RECIPES, GenerateConfig
 from mind.teacher.folder import DatasetFolder
 from mind.teacher.job import JobReport, make_engine, reserve_bytes, run_job
 from mind.teacher.journal import Journal, load_responses
@@ -21,7 +23,13 @@ from mind.teacher.judged import load_judged
 from mind.teacher.recipes import derived_requests, recipe_prompts, what_is_derived
 from mind.teacher.requests import Request, load_prompts, teacher_requests
 from mind.teacher.spending import Spending
-from mind.typed_json import save_json, write_json
+from mind.typed_json import load_json, read_json, save_json, write_json
+
+_DECIDING = (
+    *(f"teacher.{name}" for name in ("model", "temperature", "top_p", "max_tokens", "seed", "extra_body")),
+    *("samples", "knowledge", "show_answer", *RECIPES, "cuts"),
+)
+"""How the names of the options begin that decide what is asked; perspectives and questions are compared by content."""
 
 
 def ask_teacher(config: GenerateConfig, tell: Callable[[str], None] = lambda _: None) -> JobReport:
@@ -42,7 +50,7 @@ def ask_teacher(config: GenerateConfig, tell: Callable[[str], None] = lambda _: 
     folder.path.mkdir(parents=True, exist_ok=True)
     reserve = reserve_bytes(config.teacher, config.traffic)
     with Journal(folder.responses, reserve=reserve) as journal, Journal(folder.wasted, reserve=reserve) as wasted:
-        stored = stored_answers(folder.responses, requests)
+        stored = stored_answers(folder.responses, requests, lambda: _what_changed(folder, config, questions, prompts))
         if len(stored) < len(requests) or not _are_at(questions, folder.questions):
             folder.verdicts.unlink(missing_ok=True)  # they judged other answers, or used other gold answers
         save_questions(questions, folder.questions)
@@ -101,21 +109,32 @@ def _whom(config: GenerateConfig) -> str:
     return teacher.model if teacher.engine != "openai" else f"{teacher.model} at {teacher.base_url}"
 
 
-def stored_answers(path: Path, requests: Iterable[Request]) -> dict[Key, Response]:
-    """The answers at `path` by key; raises MindError for one that belongs to no request, or to a request that differs
-    from the present one with its key."""
+def stored_answers(path: Path, requests: Iterable[Request], what_changed: Callable[[], str]) -> dict[Key, Response]:
+    """The answers at `path` by key; raises MindError, with `what_changed`, for one that belongs to no request, or to a
+    request that differs from the present one with its key."""
     digests = {request.key: request.digest for request in requests}
     stored = {}
     for response in load_responses(path):
-        if response.key not in digests:
-            raise MindError(
-                f"{path} has an answer to {response.key}, which is not asked for: the questions, the "
-                "perspectives or the number of samples have changed; name a new --output"
-            )
-        if digests[response.key] != response.request:
-            raise MindError(
-                f"{path} has an answer to {response.key} that belongs to another request: the question, a "
-                "prompt, the model or a sampling parameter has changed; name a new --output"
-            )
+        if digests.get(response.key) != response.request:
+            other = "that belongs to another request" if response.key in digests else "which is not asked for"
+            raise MindError(f"{path} has an answer to {response.key}, {other}: {what_changed()}; name a new --output")
         stored[response.key] = response
     return stored
+
+
+def _what_changed(
+    folder: DatasetFolder, config: GenerateConfig, questions: Sequence[Question], prompts: Mapping[str, str]
+) -> str:
+    """What is asked for in another way than at the folder's last start, in words."""
+    was, now = (flat(dataclasses.asdict(some)) for some in (load_json(folder.config, GenerateConfig), config))
+    options = [name for name in now if name.startswith(_DECIDING) and was.get(name) != now[name]]
+    changed = [f"{name} was {was.get(name)} and is {now[name]}" for name in options]
+    for what, before, present in (
+        ("perspectives", read_json(folder.prompts), prompts),
+        ("questions", {one.id: one for one in load_questions(folder.questions)}, {one.id: one for one in questions}),
+    ):
+        if other := [name for name in before if name in present and before[name] != present[name]]:
+            changed.append(f"{what} changed: {listed(other)}")
+        if gone := [name for name in before if name not in present]:
+            changed.append(f"{what} left out: {listed(gone)}")
+    return "; ".join(changed) or "its record was changed"

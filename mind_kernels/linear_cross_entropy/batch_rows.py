@@ -103,12 +103,10 @@ class BatchPass:
         if len(rows) == 0:
             return
         log_cuts = self._log_cuts(rows)
-        collected = 0
         for chunk in chunks(torch.arange(len(rows)), self._kernels.STREAMED_CHUNKS * self._size):
-            collected += self._take(rows[chunk], log_cuts[chunk])
-            if collected > _MOST_ENTRIES:
+            self._take(rows[chunk], log_cuts[chunk])
+            if self._sparse.collected > _MOST_ENTRIES:
                 self._finish(last=False)
-                collected = 0
         self._finish(last=True)
 
     def _finish(self, *, last: bool) -> None:
@@ -139,8 +137,8 @@ class BatchPass:
             self._sparse.add_background(size[block] @ dropped.mul_(spec.head.slope(z)), mass)
         return log_cuts
 
-    def _take(self, rows: Tensor, log_cuts: Tensor) -> int:
-        """Computes the statistics and collects the gradient of rows (n,); returns the number of collected entries."""
+    def _take(self, rows: Tensor, log_cuts: Tensor) -> None:
+        """Computes the statistics and collects the gradient of rows (n,)."""
         spec, vocabulary, hidden, target = (
             self._spec,
             self._spec.head.vocabulary,
@@ -160,10 +158,9 @@ class BatchPass:
             self._terms.kept_entries[rows] = vocabulary
             for part in chunks(len(rows), self._size):
                 self._gradients.add(rows[part], hidden[part], found.dense(part, weights[part]))
-            return 0
+            return
         self._terms.kept_entries[rows], self._terms.dropped_mass[rows] = found.kept, found.dropped_mass
         entries, small_sum = found.small_entries(weights, self._least)
         per_mass = weights.loss * (1 + 2 * spec.z_loss * found.values.lse)
         residual = per_mass[:, None] * found.span_mass
         self._sparse.add(rows, entries, residual, weights.uniform(spec), residual + small_sum)
-        return len(entries.columns)

@@ -3,7 +3,7 @@
 Exact: the loop of `row_loop`, with the backend's own products if it has them (`OwnProducts`). Sparse
 (`gradient_threshold`): for each chunk logits, statistics and kept entries, and after the last chunk two gathers.
 Kernels that stream (`STREAMED_CHUNKS`) first get the rows for the background distribution, as chunks of logits, and
-then all others. Peak memory: one chunk of logits (two on a GPU for the sparse gradient, so that it need not wait for
+then all others, with gathers whenever there are enough entries. Peak memory: one chunk of logits (two on a GPU for the sparse gradient, so that it need not wait for
 the host) beside the gradients.
 """
 
@@ -33,7 +33,7 @@ from mind_kernels.linear_cross_entropy.sparse_shard_rows import SparseShardKerne
 from mind_kernels.row_chunks import Rows, chunks, row_weights, rows_per_chunk, without_spoilt
 from mind_kernels.row_loop import loss_of_rows, run_rows
 from mind_kernels.shards import Shard
-from mind_kernels.sparse_gradient import SparseGradient, sampled_rows, worth_it
+from mind_kernels.sparse_gradient import MOST_ENTRIES, SparseGradient, sampled_rows, worth_it
 
 
 def forward(
@@ -222,9 +222,15 @@ class _SparsePass:
             # The host reads the means of a chunk when the GPU is already computing the next one.
             if hidden.device.type == "cpu" or len(pending) == 2:
                 self._take_gradient(*pending.pop(0))
+            if self._kernels.STREAMED_CHUNKS > 1 and not sample and self._sparse.collected > MOST_ENTRIES:
+                self._finish(last=False)
         for waiting in pending:
             self._take_gradient(*waiting)
-        self._sparse.finish(hidden, self._gradients, self._kernels.gather_rows, self._kernels.sort_entries)
+        self._finish(last=True)
+
+    def _finish(self, *, last: bool) -> None:
+        kernels = self._kernels
+        self._sparse.finish(self._hidden, self._gradients, kernels.gather_rows, kernels.sort_entries, last=last)
 
     def _visits(self, rows: Tensor | int) -> Iterator[tuple[Rows, range]]:
         """The chunks of the rows, and the positions in them of the rows for the background distribution."""

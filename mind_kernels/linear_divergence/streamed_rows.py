@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mind_kernels import extension
-from mind_kernels.compiled_head import FEWEST_ROWS, conditions
+from mind_kernels.compiled_head import FEWEST_ROWS, PRODUCT_DTYPES, conditions
 from mind_kernels.head import Head, HeadGradients, scale_
 from mind_kernels.linear_divergence.contract import RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
@@ -22,8 +22,6 @@ from mind_kernels.linear_divergence.teachers import HeadTeacher, ListTeacher, Te
 from mind_kernels.linear_divergence.terms import EVENT_TENSORS, event_terms
 from mind_kernels.row_chunks import Rows
 
-# Dtypes of hidden states and weight for which these products exist; for others, the row kernels use float32 logits.
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Logits are stored in whole blocks of the vocabulary (kBlock in csrc/cpu/kernels.h) and whole vectors of rows.
 _BLOCK, _LANES = 96, 16
 # Rows of a chunk: as many as fit a budget, at most the four strips of 48 of linear_cross_entropy.
@@ -33,7 +31,7 @@ _MOST_ROWS, _CHUNK_BYTES = 192, 48 << 20
 def exact_rows(rows: int, hidden: Tensor, head: Head, teacher: Teacher, divergence: Divergence) -> _ExactRows | None:
     """See `contract.OwnProducts`."""
     sides = [hidden, teacher.hidden] if isinstance(teacher, HeadTeacher) else [hidden]
-    served = all(side.shape[1] > 0 and side.dtype in _DTYPES for side in sides)
+    served = all(side.shape[1] > 0 and side.dtype in PRODUCT_DTYPES for side in sides)
     if rows < FEWEST_ROWS or divergence.interpolation != 1 or not served:
         return None
     return _ExactRows(rows, hidden, head, teacher, divergence)

@@ -254,7 +254,15 @@ def gaps(count: int):
 
 
 def distinct(logits: Tensor) -> Tensor:
-    """(G, pairs) bool: whether the two rows of a pair differ. Non-finite rows count as different."""
+    """(G, pairs) bool: whether a pair's divergence has to be computed: its rows differ, or have no softmax."""
+    differ = differing(logits)
+    if logits.device.type == "cpu" and bool(differ.all()):  # on a GPU the host would have to wait for the result
+        return differ
+    return differ | without_softmax(logits.amax(-1))
+
+
+def differing(logits: Tensor) -> Tensor:
+    """(G, pairs) bool: whether the two rows of a pair differ."""
 
     def differ(part: Tensor) -> Tensor:
         count = part.shape[1]
@@ -265,3 +273,9 @@ def distinct(logits: Tensor) -> Tensor:
         if bool(in_prefix.all()):
             return in_prefix
     return differ(logits)
+
+
+def without_softmax(largest: Tensor) -> Tensor:
+    """(G, pairs) bool: whether the first row of a pair has no softmax, given the largest logit of each row (G, K)."""
+    first, _ = pairs_of(largest.shape[1], largest.device)
+    return ~largest[:, first].isfinite()

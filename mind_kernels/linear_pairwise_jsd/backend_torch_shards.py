@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 
 from mind_kernels.linear_pairwise_jsd import backend_torch, backend_torch_jeffreys
-from mind_kernels.linear_pairwise_jsd.backend_torch import Buffers, Run, Steps, distinct, mixture_by, row_sums, store
+from mind_kernels.linear_pairwise_jsd.backend_torch import (
+    Buffers,
+    Run,
+    Steps,
+    differing,
+    mixture_by,
+    row_sums,
+    store,
+    without_softmax,
+)
 from mind_kernels.row_chunks import chunks
 from mind_kernels.shards import Shard
 
@@ -30,7 +39,7 @@ class TorchShards:
     def pair_divergences(
         self, logits: Tensor, pair_weight: Tensor, mask: Tensor, with_gradient: bool, shard: Shard
     ) -> tuple[Tensor, Tensor | None]:
-        softmax, differ = _joined(logits, distinct(logits), shard)
+        softmax, differ = _joined(logits, differing(logits), shard)
         return self._pairs_by(partial(_run, softmax, shard), differ, logits, pair_weight, mask, with_gradient)
 
     def mixture_divergences(
@@ -45,8 +54,8 @@ TORCH_JEFFREYS = TorchShards(backend_torch_jeffreys.pairs_by)
 
 
 def _joined(logits: Tensor, differ: Tensor, shard: Shard) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """Maximum and sum of e^(z - maximum) of whole rows, (G, K, 1) float64 each; and whether the rows of each pair
-    differ in any shard, (G, pairs)."""
+    """Maximum and sum of e^(z - maximum) of whole rows, (G, K, 1) float64 each; and `backend_torch.distinct` of them,
+    given whether the rows of each pair differ in this shard (G, pairs)."""
     count = logits.shape[1]
     maximum = logits.amax(-1).double()
     # A shard whose entries are all excluded adds nothing: any finite number can be used.
@@ -57,7 +66,10 @@ def _joined(logits: Tensor, differ: Tensor, shard: Shard) -> tuple[tuple[Tensor,
     maxima, totals, differs = gathered.split([count, count, differ.shape[1]], -1)
     top = maxima.amax(0)
     whole = ((maxima - top).exp() * totals).sum(0)  # nan if all logits of a row are minus infinity
-    return (top[..., None], whole[..., None]), differs.amax(0) > 0
+    distinct = differs.amax(0) > 0
+    if differs.shape[2]:
+        distinct |= without_softmax(top)
+    return (top[..., None], whole[..., None]), distinct
 
 
 def _run(

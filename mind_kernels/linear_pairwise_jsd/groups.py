@@ -65,11 +65,14 @@ def run_groups(
             size = gradients.rows_per_chunk(places.numel(), bytes_per_row, alone=alone) // count
         else:  # F' in float64 is kept until the sums of all shards are known
             size = rows_per_chunk(shard.largest, hidden.device, itemsize) // (4 * count)
-        for part in chunks(len(groups), max(1, size)):
+        size, memory = max(1, size), None
+        if weight.device.type == "cpu":  # all chunks use the same memory, since fresh pages would cost time
+            memory = weight.new_empty(min(size, len(groups)) * count, head.vocabulary)
+        for part in chunks(len(groups), size):
             rows = index[groups[part, None], places[part]].to(hidden.device)
             at = form.entries(groups[part].to(hidden.device), places[part].to(hidden.device))
             divergence[at], chunk = _chunk(
-                kernels, form, hidden, rows, head, in_unit[at], gradients.wanted, used, shard
+                kernels, form, hidden, rows, head, in_unit[at], gradients.wanted, used, shard, memory
             )
             finish(chunk)
             del chunk  # else its logits would exist beside those of the next one
@@ -92,6 +95,7 @@ def _chunk(
     with_gradient: bool,
     used: Tensor | None,  # (N,) bool
     shard: Shard | None,
+    memory: Tensor | None,  # (G n or more, V) for the logits, accumulation dtype
 ) -> tuple[Tensor, GroupChunk]:
     """The divergences, shaped as `weight`, and the chunk."""
     present, rows = index >= 0, index.clamp(min=0).flatten()
@@ -100,7 +104,7 @@ def _chunk(
     if used is not None:
         spoilt &= ~used[rows].view(index.shape)
     part = torch.where((present & ~spoilt).flatten()[:, None], part, 0)
-    logits = head.to_logits_(head.project_wide(part))
+    logits = head.to_logits_(head.project_wide(part, None if memory is None else memory[: len(part)]))
     if index.shape[1] == 1:  # nothing to compare a row with
         values, gradient = torch.zeros_like(weight), torch.zeros_like(logits) if with_gradient else None
     else:

@@ -238,6 +238,24 @@ def test_non_finite_rows_are_not_hidden(backend, form):
     assert out["divergence"][0].isfinite().all() and out["d_hidden"][0].isfinite().all()
 
 
+@pytest.mark.parametrize("value", [float("inf"), -float("inf")])
+@pytest.mark.parametrize("vocabulary", [1, 37])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+def test_equal_rows_without_a_softmax_have_no_divergence(backend, form, vocabulary, value):
+    """Rows that are equal bit by bit have divergence 0 only if they are distributions."""
+    inputs = make(groups=2, count=3) | {"mask": torch.ones(2, 3, dtype=torch.bool)}
+    inputs["weight"] = inputs["weight"][:vocabulary]
+    inputs["weight"][:, 0] = 1
+    inputs["hidden"][1, :, 0] = value
+    inputs["hidden"][1, :, 1:] = 0
+    inputs = inputs if form == "pairs" else as_mixture(inputs)
+    found = run(inputs, torch.float32, backend)
+    assert found["loss"].isnan() and found["divergence"][0].isfinite().all()
+    of_rows = found["divergence"][1]
+    assert (of_rows if form == "mixture" else of_rows[0, 1:]).isnan().all()
+
+
 @pytest.mark.parametrize("frozen", [["hidden"], ["weight"], ["hidden", "weight"]], ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_frozen_inputs(backend, frozen):

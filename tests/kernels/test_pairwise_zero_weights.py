@@ -39,7 +39,7 @@ def rows_in_products(monkeypatch):
     monkeypatch.setattr(
         Head,
         "project_wide",
-        lambda self, hidden: (projected.append(len(hidden)), project(self, hidden))[1],
+        lambda self, hidden, out=None: (projected.append(len(hidden)), project(self, hidden, out))[1],
     )
     monkeypatch.setattr(
         HeadGradients,

@@ -9,6 +9,7 @@ from cases import BACKENDS, assert_compiles_whole, cases, device_of, fit, interp
 from mind_kernels import backend as backends
 from mind_kernels import linear_cross_entropy, linear_log_prob, row_chunks, sparse_gradient
 from mind_kernels.head import HeadGradients
+from mind_kernels.linear_cross_entropy import rows as linear_cross_entropy_rows
 from mind_kernels.testing import assert_within_budget, make_inputs
 
 THRESHOLD = 2**-7
@@ -249,6 +250,26 @@ def test_background_is_sampled_across_chunks(always_sparse, monkeypatch, backend
     )
     assert_within_budget(found, peer, truth, dtype, conditioning=2 * float(found["lse"].abs().max()))
     assert float(found["dropped_mass"].mean()) > 0.02
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_lists_that_are_taken_in_parts_have_the_same_gradient(always_sparse, monkeypatch, options):
+    monkeypatch.setattr(sparse_gradient, "SAMPLE_ROWS", 32)  # which come first, and together
+    inputs = make_inputs(300, 16, 1009, ignored=0.1)
+    whole = run(inputs, torch.float32, "cpp", **options)
+    parts, finish = [], sparse_gradient.SparseGradient.finish
+
+    def counted(self, *arguments, **named):
+        parts.append(self.collected)
+        finish(self, *arguments, **named)
+
+    monkeypatch.setattr(sparse_gradient.SparseGradient, "finish", counted)
+    monkeypatch.setattr(linear_cross_entropy_rows, "MOST_ENTRIES", 20)
+    monkeypatch.setattr(linear_cross_entropy_rows, "rows_per_chunk", lambda *_, **__: 2)
+    found = run(inputs, torch.float32, "cpp", **options)
+    assert sum(count > 20 for count in parts) > 5
+    for name, value in whole.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

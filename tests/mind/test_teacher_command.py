@@ -147,10 +147,13 @@ def test_prices_from_a_file(tmp_path, questions, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--teacher.temperature", "0.1"], "sampling parameter"),
-        (["--teacher.model", "n"], "another request"),
-        (["--perspectives", "socratic"], "not asked for"),
-        (["--questions.limit", "2"], "not asked for"),
+        (["--teacher.temperature", "0.1"], "another request: teacher.temperature was 0.7 and is 0.1; name"),
+        (
+            ["--teacher.model", "n", "--traffic.attempts", "9"],
+            "another request: teacher.model was m and is n; name",
+        ),
+        (["--perspectives", "socratic"], "not asked for: perspectives left out: planning; name"),
+        (["--questions.limit", "2"], "not asked for: questions left out: q2; name"),
     ],
 )
 def test_a_folder_with_other_answers_is_refused(tmp_path, questions, capsys, change, message):
