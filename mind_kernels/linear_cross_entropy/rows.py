@@ -3,8 +3,8 @@
 Exact: the loop of `row_loop`, with the backend's own products if it has them (`OwnProducts`). Sparse
 (`gradient_threshold`): for each chunk logits, statistics and kept entries, and after the last chunk two gathers.
 Kernels that stream (`STREAMED_CHUNKS`) first get the rows for the background distribution, as chunks of logits, and
-then all others, with gathers whenever there are enough entries. Peak memory: one chunk of logits (two on a GPU for the sparse gradient, so that it need not wait for
-the host) beside the gradients.
+then all others, with gathers whenever there are enough entries. Peak memory: one chunk of logits (two on a GPU for the
+sparse gradient, so that it need not wait for the host) beside the gradients.
 """
 
 from __future__ import annotations
