@@ -73,10 +73,14 @@ def test_the_run_folder_holds_everything(tmp_path, arguments, capsys):
     options = f"--student.model {run}/student --evaluation.max-new-tokens 4 {files}"
     assert main(["evaluate", *options.split()]) == 0
     assert json.loads((tmp_path / "e.json").read_text())["heldout"]["rationales"] == 27
-    *_, place, following = capsys.readouterr().out.splitlines()
+    *_, place = capsys.readouterr().out.splitlines()  # and nothing to type: the student of a run is trained
     assert place == f"{tmp_path}/e.json: the results; {tmp_path}/e.responses: the responses"
+    base = arguments[arguments.index("--student.model") + 1]
+    words = ["evaluate", "--student.model", base, "--files", f"{tmp_path}/test.jsonl", "--evaluation.questions", "1"]
+    assert main([*words, "--evaluation.max-new-tokens", "4"]) == 0
+    *_, following = capsys.readouterr().out.splitlines()
     command = shlex.split(following.partition(": ")[2])
-    assert command[:4] == ["mind", "train", "--student.model", f"{run}/student"]
+    assert command[:4] == ["mind", "train", "--student.model", base]
     assert main(replaced(command[1:], "--data.train", "none.jsonl")) == 2
     assert capsys.readouterr().err.endswith("none.jsonl: no such file\n")
 

@@ -176,6 +176,9 @@ def test_each_step_names_the_next(tmp_path, folder, capsys, monkeypatch):
     assert main(["filter", "set", "--output", "mine.jsonl"]) == 0
     train = ["mind", "train", "--output", "runs/mine", "--data.train", "mine.jsonl"]
     assert next_command(capsys) == [*train, "--data.perspectives", "terse", "visual"]
+    (tmp_path / "test.jsonl").write_text('{"id": "t", "question": "How many pens?", "answer": "3"}')
+    assert main(["filter", "set", "--output", "mine.jsonl", "--overwrite", "--evaluation", "test.jsonl"]) == 0
+    assert next_command(capsys)[-2:] == ["--data.evaluation", "test.jsonl"]
     assert main(["data", "word-problems", "--output", "w.jsonl", "--count", "2"]) == 0
     assert next_command(capsys) == ["mind", "train", "--output", "runs/w", "--data.train", "w.jsonl"]
     assert main(["data", "word-problems", "--output", "e.jsonl", "--count", "2", "--apart-from", "w.jsonl"]) == 0

@@ -153,7 +153,7 @@ def test_prices_from_a_file(tmp_path, questions, capsys):
             "another request: teacher.model was m and is n; name",
         ),
         (["--perspectives", "socratic"], "not asked for: perspectives left out: planning; name"),
-        (["--questions.limit", "2"], "not asked for: questions left out: q2; name"),
+        (["--questions.limit", "2"], "not asked for: questions left out: q2, q3, q4, ... (4 in all); name"),
     ],
 )
 def test_a_folder_with_other_answers_is_refused(tmp_path, questions, capsys, change, message):
@@ -166,6 +166,18 @@ def test_a_folder_with_other_answers_is_refused(tmp_path, questions, capsys, cha
     error = capsys.readouterr().err
     assert message in error and "name a new --output" in error
     assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+
+
+def test_what_changed_in_prompts_and_questions_is_told(tmp_path, questions, capsys):
+    output, prompts = tmp_path / "set", tmp_path / "prompts.json"
+    with FaultProxy(solve) as proxy:
+        prompts.write_text('{"socratic": "Ask.", "planning": "Plan."}')
+        assert main(arguments(proxy, questions, output, "--prompts", str(prompts))) == 0
+        prompts.write_text('{"socratic": "Ask.", "planning": "Plan first."}')
+        questions.write_text(questions.read_text().replace("number 3?", "number 3 ?!"))
+        assert main(arguments(proxy, questions, output, "--prompts", str(prompts))) == 2
+    told = "another request: perspectives changed: planning; questions changed: q3; name a new --output"
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
