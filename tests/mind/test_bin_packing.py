@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mind.batches import bin_packing
-from mind.batches.bin_packing import PACKER, best_fit, packer_unavailable_reason
+from mind.batches.bin_packing import PACKER, best_fit, bins_of, packer_unavailable_reason
 from mind.errors import MindError
 
 WITHOUT_EXTENSIONS = os.environ.get("MIND_KERNELS_BUILD") == "none"
@@ -206,6 +206,46 @@ def test_without_the_extension_auto_warns_once_and_compiled_says_why():
     assert "_packer" in reason
     assert done.stderr.splitlines()[-1].startswith("mind.errors.MindError: the compiled packer is not available")
     assert reason in done.stderr
+
+
+@pytest.fixture
+def without_the_extension(monkeypatch):
+    for name, value in {"_packer": None, "PACKER": "python", "_warned": False, "_unavailable_reason": "gone"}.items():
+        monkeypatch.setattr(bin_packing, name, value)
+
+
+def test_auto_warns_at_the_first_call_alone(without_the_extension):
+    with pytest.warns(RuntimeWarning, match="not available: gone") as caught:
+        assert [best_fit([3, 5, 5], 8).tolist() for _ in range(2)] == [[0, 0, 1]] * 2
+    assert len(caught) == 1
+    with pytest.raises(MindError, match=r"the compiled packer is not available \(gone\): reinstall"):
+        best_fit([1], 8, implementation="compiled")
+
+
+@pytest.mark.parametrize("asked", ["auto", "compiled", "python"])
+def test_which_implementation_is_called(asked, monkeypatch):
+    called = []
+
+    class Compiled:
+        @staticmethod
+        def best_fit_decreasing(items, capacity, bins):
+            called.append("compiled")
+            bins[:] = 0
+
+    def in_python(items, capacity):
+        called.append("python")
+        return np.zeros(len(items), np.int64)
+
+    monkeypatch.setattr(bin_packing, "_packer", Compiled)
+    monkeypatch.setattr(bin_packing, "PACKER", "compiled")
+    monkeypatch.setattr(bin_packing, "_best_fit_python", in_python)
+    assert best_fit([1, 2], 8, implementation=asked).tolist() == [0, 0]
+    assert called == ["python" if asked == "python" else "compiled"]
+
+
+def test_an_item_that_is_too_long_has_a_bin_of_its_own():
+    assert bins_of([3, 20, 5, 4, 8], 8) == [[1], [4], [0, 2], [3]]
+    assert bins_of([2, 1], 0) == [[0], [1]] and bins_of([], 8) == []
 
 
 @pytest.mark.skipif(WITHOUT_EXTENSIONS, reason="MIND_KERNELS_BUILD=none: the Python twin alone is tested")
