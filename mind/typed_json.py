@@ -47,7 +47,8 @@ def write_json(value: Any, path: str | os.PathLike[str]) -> None:
 def load_json(path: str | os.PathLike[str], kind: type[T]) -> T:
     """Reads a dataclass of class `kind` that `save_json` wrote; fields with a default may be left out.
 
-    Raises MindError as `read_json`, and for a field that is unknown, missing or has another type.
+    Raises MindError as `read_json`, and for a field that is unknown, missing, or has another type or a value that the
+    dataclass refuses.
     """
     return build(kind, read_json(path), str(path))
 
@@ -64,28 +65,32 @@ def overlaid(values: Any, others: Any) -> Any:
     return values | {name: overlaid(values.get(name), value) for name, value in others.items()}
 
 
-def build(kind: type[T], values: Any, where: str) -> T:
+def build(kind: type[T], values: Any, where: str, section: str = "") -> T:
     """A dataclass of class `kind` made from JSON `values`; raises a MindError that begins with `where`, as
-    `load_json`."""
-    require(isinstance(values, dict), f"{where}: expected a JSON object, found {described(values)}")
+    `load_json`. `section` names the part of `where` that the values are."""
+    place = f"{where}: {section}" if section else where
+    require(isinstance(values, dict), f"{place}: expected a JSON object, found {described(values)}")
     fields = _fields(kind)
     names = [field.json_name for field in fields]
     unknown = sorted(values.keys() - names)
-    require(not unknown, f"{where}: unknown field {', '.join(unknown)}: the fields are {', '.join(names)}")
+    require(not unknown, f"{place}: unknown field {', '.join(unknown)}: the fields are {', '.join(names)}")
     built = {}
     for field in fields:
-        if not field.is_in(values, where):
+        if not field.is_in(values, place):
             continue
-        value = values[field.json_name]
+        value, inner = values[field.json_name], f"{section}: {field.name}" if section else field.name
         if field.part is not None:
-            built[field.name] = build(field.part, value, f"{where}: {field.name}")
+            built[field.name] = build(field.part, value, where, inner)
         elif field.parts is not None and isinstance(value, dict):
             built[field.name] = {
-                name: build(field.parts, item, f"{where}: {field.name}.{name}") for name, item in value.items()
+                name: build(field.parts, item, where, f"{inner}.{name}") for name, item in value.items()
             }
         else:
-            built[field.name] = field.checked(value, where)
-    return kind(**built)
+            built[field.name] = field.checked(value, place)
+    try:
+        return kind(**built)
+    except MindError as error:  # which names the section itself
+        raise MindError(f"{where}: {error}") from None
 
 
 def row_of(record: Any) -> dict[str, Any]:

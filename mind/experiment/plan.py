@@ -233,10 +233,7 @@ def read_plan(source: str) -> tuple[Plan, Path]:
     if not path.exists():
         near = meant(source, packaged()) or path_meant(path)
         raise MindError(f"{source}: no such file, and no plan of the package: {', '.join(packaged())}{near}")
-    try:
-        return build(Plan, read_json(path), str(path)), path.parent
-    except MindError as error:
-        raise MindError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+    return build(Plan, read_json(path), str(path)), path.parent
 
 
 def packaged() -> list[str]:

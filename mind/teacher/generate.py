@@ -19,11 +19,11 @@ from mind.teacher.config import RECIPES, GenerateConfig
 from mind.teacher.folder import DatasetFolder
 from mind.teacher.job import JobReport, make_engine, reserve_bytes, run_job
 from mind.teacher.journal import Journal, load_responses
-from mind.teacher.judged import load_judged
+from mind.teacher.judged import load_judged, stored_prompts
 from mind.teacher.recipes import derived_requests, recipe_prompts, what_is_derived
 from mind.teacher.requests import Request, load_prompts, teacher_requests
 from mind.teacher.spending import Spending
-from mind.typed_json import load_json, read_json, save_json, write_json
+from mind.typed_json import load_json, save_json, write_json
 
 _DECIDING = (
     *(f"teacher.{name}" for name in ("model", "temperature", "top_p", "max_tokens", "seed", "extra_body")),
@@ -126,15 +126,22 @@ def _what_changed(
     folder: DatasetFolder, config: GenerateConfig, questions: Sequence[Question], prompts: Mapping[str, str]
 ) -> str:
     """What is asked for in another way than at the folder's last start, in words."""
-    was, now = (flat(dataclasses.asdict(some)) for some in (load_json(folder.config, GenerateConfig), config))
+    try:
+        was, now = (flat(dataclasses.asdict(some)) for some in (load_json(folder.config, GenerateConfig), config))
+        named = {
+            "perspectives": (stored_prompts(folder.prompts), prompts),
+            "questions": tuple({one.id: one for one in some} for some in (load_questions(folder.questions), questions)),
+        }
+    except MindError as error:
+        reason = str(error).partition("\n")[0]  # the first of several problems
+        return f"what has changed is not known, since {reason}"
     options = [name for name in now if name.startswith(_DECIDING) and was.get(name) != now[name]]
     changed = [f"{name} was {was.get(name)} and is {now[name]}" for name in options]
-    for what, before, present in (
-        ("perspectives", read_json(folder.prompts), prompts),
-        ("questions", {one.id: one for one in load_questions(folder.questions)}, {one.id: one for one in questions}),
-    ):
+    for what, (before, present) in named.items():
         if other := [name for name in before if name in present and before[name] != present[name]]:
             changed.append(f"{what} changed: {listed(other)}")
         if gone := [name for name in before if name not in present]:
             changed.append(f"{what} left out: {listed(gone)}")
-    return "; ".join(changed) or "its record was changed"
+    if not changed and config.origin is not None:
+        return f"the answers in {config.origin}, or the verdicts on them, have changed"
+    return "; ".join(changed) or f"{folder.config.name} and the files beside it do not say what has changed"

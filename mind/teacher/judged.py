@@ -55,13 +55,14 @@ def load_judged(path: Path) -> JudgedData:
         [response for response in every if response.key.perspective != KNOWLEDGE],
         load_verdicts(folder.verdicts),
         load_json(folder.config, GenerateConfig),
-        _prompts(folder.prompts),
+        stored_prompts(folder.prompts),
         file_digest(folder.questions),
         [response for response in every if response.key.perspective == KNOWLEDGE],
     )
 
 
-def _prompts(file: Path) -> dict[str, str]:
+def stored_prompts(file: Path) -> dict[str, str]:
+    """The prompts by name that `mind data generate` wrote; raises MindError unless they are an object of texts."""
     prompts = read_object(file)
     for perspective, prompt in prompts.items():
         require(

@@ -208,6 +208,20 @@ def test_a_perspective_without_a_prompt_is_given_one(tmp_path, mine):
     assert systems == {"Have a plan.": 2, "Be socratic.": 3}
 
 
+@pytest.mark.parametrize("option", ["--rewrite", "--prefix"])
+def test_a_folder_made_from_other_answers_is_refused(mine, capsys, option):
+    with FaultProxy(lambda body: chat_answer("Add." + suffix("7"))) as proxy:
+        folder = made(mine, option, proxy)
+        asked = proxy.attempts.total()
+        mine.responses.write_text(mine.responses.read_text().replace("What is sought?", "What is it?"))
+        assert main(["judge", str(mine.path)]) == 0
+        words = ["--output", str(folder), "--teacher.base-url", proxy.url]
+        assert main(["data", "generate", option, str(mine.path), *words]) == 2
+        assert proxy.attempts.total() == asked
+    told = f"another request: the answers in {mine.path}, or the verdicts on them, have changed; name a new --output"
+    assert told in capsys.readouterr().err
+
+
 def test_the_answers_of_two_teachers_are_one_data_set(tmp_path, mine):
     other = tmp_path / "other"
     shutil.copytree(mine.path, other)

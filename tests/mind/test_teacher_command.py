@@ -181,6 +181,50 @@ def test_what_changed_in_prompts_and_questions_is_told(tmp_path, questions, caps
 
 
 @pytest.mark.parametrize(
+    ("file", "text", "reason"),
+    [
+        ("generate.json", None, "no such file"),
+        ("generate.json", "[]", "expected a JSON object, found []"),
+        ("generate.json", '{"since": "a later version"}', "unknown field since: the fields are"),
+        (
+            "generate.json",
+            '{"output": "x", "questions": {"path": "q"}, "teacher": {"model": "m"}, "samples": 0}',
+            "samples is 0: expected at least 1",
+        ),
+        ("prompts.json", "3", "expected a JSON object, not int"),
+        ("prompts.json", '["socratic"]', "expected a JSON object, not list"),
+        ("prompts.json", '{"socratic": 3}', "the prompt of socratic is 3: expected a string"),
+        ("questions.jsonl", '{"id": "q0"}', '"question" is missing; name a new --output'),
+    ],
+)
+def test_other_answers_are_refused_whatever_the_records_of_the_folder_hold(
+    tmp_path, questions, capsys, file, text, reason
+):
+    output = tmp_path / "set"
+    with FaultProxy(solve) as proxy:
+        assert main(arguments(proxy, questions, output)) == 0
+        (output / file).unlink()
+        if text is not None:
+            (output / file).write_text(text)
+        assert main(arguments(proxy, questions, output, "--teacher.temperature", "0.1")) == 2
+        assert proxy.attempts.total() == 12
+    error = capsys.readouterr().err
+    assert f"another request: what has changed is not known, since {output}/{file}:" in error
+    assert reason in error and error.endswith("; name a new --output\n") and "Traceback" not in error
+
+
+def test_answers_that_no_record_explains_are_refused(tmp_path, questions, capsys):
+    output = tmp_path / "set"
+    with FaultProxy(solve) as proxy:
+        assert main(arguments(proxy, questions, output)) == 0
+        stored = output / "responses.jsonl"
+        stored.write_text(stored.read_text().replace('"request": "', '"request": "f'))
+        assert main(arguments(proxy, questions, output)) == 2
+    told = "another request: generate.json and the files beside it do not say what has changed; name a new --output"
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"teacher": {}}, 'teacher: "model" is missing'),

@@ -66,6 +66,9 @@ def test_a_saved_configuration_is_loaded(tmp_path, config):
         ('{"train": {"learning_rate": 1' + "0" * 400 + "}}", 'c.json: train: "learning_rate" is 1000'),
         ('{"train": {"share_prompts": true}}', 'c.json: train: "share_prompts" is true: expected one of auto, always'),
         ('{"student": {"dtype": "int8"}}', 'c.json: student: "dtype" is "int8": expected one of float32, bfloat16'),
+        ('{"train": {"tokens_per_step": 0}}', "c.json: train.tokens_per_step is 0: expected at least 1"),
+        ('{"stages": {"a": {"share": 2}}}', "c.json: stages: share is 2: expected a number between 0 and 1"),
+        ('{"output": " "}', "c.json: output is ' ': expected a text that is not blank"),
     ],
 )
 def test_a_faulty_configuration_is_named(tmp_path, text, message):
