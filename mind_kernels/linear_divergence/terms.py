@@ -132,9 +132,10 @@ def event_terms(
     pooled = torch.cat([z[:, :-1].masked_fill(is_event[:, :-1], -torch.inf), z[:, -1:]], 1)
     total = pooled.logsumexp(1, keepdim=True)
     z = torch.where(is_event, torch.cat([z[:, :-1], total], 1), -torch.inf)
+    log_q = torch.log_softmax(z, 1)  # nan if all events have probability 0, and so is the target
     if divergence.interpolation != 1:
-        log_p = torch.log_softmax(torch.lerp(finite(z), finite(log_p), divergence.interpolation), 1)
-    log_q, p = torch.log_softmax(z, 1), log_p.exp()
+        log_p = torch.log_softmax(torch.lerp(finite(log_q), finite(log_p), divergence.interpolation), 1)
+    p = log_p.exp()
     target_entropy = torch.special.entr(p).sum(1)
     value, gradient = divergence_terms_(log_q - log_p, log_q.exp(), p, log_q, divergence)
     alone = pooled == -torch.inf

@@ -89,6 +89,21 @@ def test_a_row_that_is_no_number_has_no_divergence(backend, tail):
     assert found.isnan().tolist() == [True, True, False]
 
 
+@pytest.mark.parametrize("options", [{"kind": "forward_kl"}, {"kind": "taid", "interpolation": 0.4}], ids=str)
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+def test_a_list_of_excluded_tokens_alone_has_no_divergence(backend, options):
+    """Renormalized, it leaves the student no distribution, and an interpolated target none either."""
+    bias = torch.tensor([0.3, -math.inf, -math.inf])
+    given = {"hidden": torch.ones(2, 4), "weight": torch.ones(3, 4), "bias": bias}
+    given |= {"teacher_ids": torch.tensor([[0, 1], [1, 2]]), "teacher_log_prob": torch.tensor([[0.5, 0.5]] * 2).log()}
+    given = on(device_of(backend), given)
+    options = options | {"tail": "renormalize", "reduction": "none", "return_stats": True}
+    loss, stats = linear_divergence(**given, **options, backend=backend)
+    assert loss[1].isnan() and not loss[0].isnan()
+    assert bool(stats.target_entropy[1].isnan()) == ("interpolation" in options)
+    torch.testing.assert_close(stats.entropy.cpu(), torch.zeros(2))
+
+
 @pytest.mark.parametrize("backend", ["reference", *BACKENDS])
 def test_an_excluded_tail_has_the_gradient_of_other_excluded_events(backend):
     """Where the student has probability 0 the loss is infinite and its gradient q - p, whether a token or the tail."""
