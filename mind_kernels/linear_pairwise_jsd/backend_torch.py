@@ -169,7 +169,8 @@ class MixtureSteps:
         share = self._share[part]
         member = (share > 0)[..., None]
         reference = torch.where(member, log_p, LOWEST).amax(1, keepdim=True)
-        if log_p.is_cuda or float(reference.amin()) < _LEAST:  # on a GPU the host would have to wait for the result
+        # Also of a nan, which another group may have; on a GPU the host would have to wait for the result.
+        if log_p.is_cuda or not float(reference.amin()) >= _LEAST:
             torch.sub(log_p, reference, out=derivative).clamp_(max=0).expm1_()
         else:
             largest = torch.where(member, p, 0).amax(1, keepdim=True)

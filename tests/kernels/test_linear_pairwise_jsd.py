@@ -228,11 +228,14 @@ def test_a_row_alone_in_its_group_may_hold_anything(backend, form, value):
     assert found["divergence"][1].count_nonzero() == 0 and found["d_hidden"][1].count_nonzero() == 0
 
 
+@pytest.mark.parametrize("excluded", [0, 1], ids="{} excluded".format)
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_non_finite_rows_are_not_hidden(backend, form):
+@pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+def test_non_finite_rows_are_not_hidden_and_spoil_their_group_alone(backend, form, excluded):
     inputs = make(groups=2, count=3) | {"mask": torch.ones(2, 3, dtype=torch.bool)}
     inputs["hidden"][1, 2, 0] = float("nan")
+    inputs["bias"] = torch.zeros(67)
+    inputs["bias"][:excluded] = -float("inf")
     out = run(inputs if form == "pairs" else as_mixture(inputs), torch.float32, backend)
     assert out["loss"].isnan() and out["d_hidden"][1, 2].isnan().any()
     assert out["divergence"][0].isfinite().all() and out["d_hidden"][0].isfinite().all()
