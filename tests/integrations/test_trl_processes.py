@@ -103,5 +103,6 @@ def work(rank: int, port: int, folder: str) -> None:
 
 
 @pytest.mark.skipif(not distributed.is_gloo_available(), reason="PyTorch without gloo")
+@pytest.mark.nightly
 def test_steps_are_those_of_trl(tmp_path):
     start(work, str(tmp_path))

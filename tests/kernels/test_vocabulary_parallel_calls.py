@@ -241,6 +241,6 @@ def every_check() -> None:
         check()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_head_of_three_shards():
     run_in_processes(len(SIZES), every_check)

@@ -97,6 +97,7 @@ SET_BY_A_CALLER = {
 }
 
 
+@pytest.mark.nightly
 def test_what_the_caller_has_set_in_pytorch_changes_no_run(tmp_path, arguments):
     short = replaced(arguments, "--train.max-steps", "2", "--evaluation.max-new-tokens", "2")
     assert main(short) == 0

@@ -19,7 +19,7 @@ from tiny import build_model
 import mind
 from mind.batches import trunk
 from mind.batches.packing import present_sequences, sequence_lengths
-from mind.methods import METHODS, load_run_config, method_class, method_title
+from mind.methods import METHODS, PRESETS, load_run_config, method_class, method_title
 from mind.methods.mind.features import StudentEncoder
 from mind.methods.presets import replaced
 from mind.methods.step import StepPlan
@@ -29,6 +29,10 @@ from mind.run import sampling
 from mind.run.report import write_run_report
 from mind.run.trainer import MethodTrainer
 from mind.run_folder import RunFolder
+
+# Most presets are a method with one option changed; the three methods take longest.
+AT_NIGHT = {"mode-cotd", "nesycd", "edit"} | (PRESETS.keys() - {"mind-uniform", "mind-table", "single"})
+PARAMS = [pytest.param(name, marks=[pytest.mark.nightly] * (name in AT_NIGHT)) for name in EVERY]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,7 @@ def without_reports():
         yield
 
 
-@pytest.fixture(scope="module", params=EVERY)
+@pytest.fixture(scope="module", params=PARAMS)
 def whole(request, place) -> RunFolder:
     """The run that nothing interrupts."""
     if request.param == "mode-cotd":
