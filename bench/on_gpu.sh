@@ -43,7 +43,7 @@ else
     TESTS=${TESTS:-linear_cross_entropy linear_divergence linear_pairwise_jsd linear_mind_loss masked_vocabulary masked_rows spoilt_rows \
         masked_groups masked_divergences row_kernels shard_kernels sparse_gradient triton_stream triton_rows triton_pairs group_kernels \
         jeffreys_kernels linear_pairwise_jeffreys stream_tiles divergence_kernels confident_rows listed_log_prob linear_log_prob linear_top_k extra_stats gather_rows triton_math triton_scale cuda \
-        backend linear_divergence_contract operations prompt_sharing exact_rows projected_logits sparse_shard_kernels}
+        backend linear_divergence_contract operations prompt_sharing exact_rows projected_logits dense_products sparse_shard_kernels}
     TOKENS=${TOKENS:-bench/training_step/step.json}
     build=(-q build_ext --inplace) # so that the tests and benchmarks of this tree use them
     select=(-k "not real_model and not cpp") # those of a CPU need no GPU
