@@ -51,6 +51,8 @@ def _become(words: list[str], stdin: int, output: int, environment: Mapping[str,
     try:
         for stream, file in ((0, stdin), (1, output), (2, output)):
             os.dup2(file, stream)
+        # As in a new program: else a job would hold its runner's lock when that is killed.
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         # Another thread of the runner may have held the locks of the streams that were copied with it.
         sys.stdout, sys.stderr = (open(stream, "w", closefd=False) for stream in (1, 2))  # noqa: SIM115
         os.environ.clear()
