@@ -53,6 +53,14 @@ PAIRS = {
     "mind_kernels": "`linear_pairwise_jsd`",
     "mind_kernels mixture": "`linear_pairwise_jsd`, mixture form",
 }
+JOINT = {
+    "eager": "eager PyTorch, all pairs at once",
+    "linear_cross_entropy alone": "`linear_cross_entropy` alone",
+    "two calls": "`linear_cross_entropy` and `linear_pairwise_jsd`",
+    "mind_kernels exact": "`linear_mind_loss`",
+    "linear_cross_entropy alone, sparse 2^-12": "`linear_cross_entropy` alone, `gradient_threshold=2**-12`",
+    "mind_kernels sparse 2^-12": "`linear_mind_loss`, `gradient_threshold=2**-12`",
+}
 STEPS = {
     "naive": "naive: padded batch, all logits, plain losses",
     "packed": "packed, logits of labeled rows",
@@ -270,6 +278,7 @@ COMMANDS = {
     "linear_divergence": "python -m bench.linear_divergence",
     "linear_divergence_avx2": "python -m bench.linear_divergence",
     "linear_divergence_kept": "MALLOC_MMAP_MAX_=0 ... python -m bench.linear_divergence --repeats 11",
+    "linear_mind_loss": "python -m bench.linear_mind_loss --data RECORDS",
     "linear_pairwise_jsd": "python -m bench.linear_pairwise_jsd --data RECORDS",
     "linear_pairwise_jsd_avx2": "python -m bench.linear_pairwise_jsd --data RECORDS --providers ...",
     "linear_pairwise_jsd_compiled": "python -m bench.linear_pairwise_jsd --data RECORDS",
@@ -314,6 +323,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "linear_cross_entropy": lambda: losses("linear_cross_entropy", PROVIDERS),
     "linear_cross_entropy_avx2": lambda: losses("linear_cross_entropy_avx2", PROVIDERS),
     "linear_cross_entropy_kept": lambda: losses("linear_cross_entropy_kept", PROVIDERS),
+    "linear_mind_loss": lambda: losses("linear_mind_loss", JOINT),
     "linear_pairwise_jsd": lambda: losses("linear_pairwise_jsd", PAIRS),
     "linear_pairwise_jsd_avx2": lambda: losses("linear_pairwise_jsd_avx2", PAIRS),
     "linear_pairwise_jsd_compiled": lambda: losses("linear_pairwise_jsd_compiled", PAIRS),
