@@ -206,7 +206,7 @@ inline void run_kept_values(const EntryArguments& args, std::int64_t begin, std:
             float* small = args.small_sum == nullptr ? nullptr : args.small_sum + r * spans;
             for (std::int64_t s = 0; small != nullptr && s < spans; ++s) small[s] = 0.0f;
             std::int64_t end = kSpan;  // of the span of `small`
-            double total = 0.0;
+            double total = 0.0, of_small = 0.0;
             row.each(0, row.size, [&](Logit logit, std::int64_t i) {
                 const Ints is_target =
                     lane_numbers() + static_cast<std::int32_t>(i) == static_cast<std::int32_t>(place);
@@ -215,8 +215,10 @@ inline void run_kept_values(const EntryArguments& args, std::int64_t begin, std:
                 const std::int64_t left = row.size - i < kLanes ? row.size - i : kLanes;
                 for (std::int64_t lane = 0; lane < left; ++lane) total += gradient[lane];
                 for (std::int64_t lane = 0; small != nullptr && lane < left; ++lane) {
-                    for (; args.columns[first + i + lane] >= end; end += kSpan) ++small;
-                    if (__builtin_fabsf(value[lane]) <= args.least) *small += gradient[lane];
+                    for (; args.columns[first + i + lane] >= end; end += kSpan, of_small = 0.0) {
+                        *small++ = static_cast<float>(of_small);
+                    }
+                    if (__builtin_fabsf(value[lane]) <= args.least) of_small += gradient[lane];
                 }
                 if (left == kLanes) {
                     store(out + i, value);
@@ -224,6 +226,7 @@ inline void run_kept_values(const EntryArguments& args, std::int64_t begin, std:
                     store_first(out + i, value, left);
                 }
             });
+            if (small != nullptr) *small = static_cast<float>(of_small);
             args.kept_sum[r] = static_cast<float>(total);
         }
     });

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from kernel_cases import inputs_of
-from test_streamed_rows import CPP, each, kernels
+from test_streamed_rows import CPP, SPAN, each, kernels
 
 from mind_kernels import extension, sparse_gradient
 from mind_kernels.linear_cross_entropy.compiled_rows import ROW_NUMBERS
@@ -76,6 +76,28 @@ def test_schemas(operator):
     getattr(extension.operators("cpp"), operator)(*arguments.values())
     changed = {name for name, value in before.items() if not torch.equal(value, arguments[name])}
     assert changed <= written and bool(changed) == (operator in WRITERS)
+
+
+@each([3e38, 1e-4], names="least")
+def test_sums_of_small_entries_keep_their_digits(implementation, least):
+    """Of a span all of whose entries are kept: they nearly cancel."""
+    vocabulary, spans = 2 * SPAN + 50, 3
+    hidden, weight, bias, target = inputs_of(5, 8, vocabulary)
+    target[:] = 7
+    numbers = torch.zeros(len(ROW_NUMBERS), 5)
+    results = [numbers, torch.zeros(5, dtype=torch.bool), torch.zeros(5, dtype=torch.int64), torch.zeros(5)]
+    options, kept = (0.0, 1.0, 0.0, 0.0), results[2]
+    lists = (-100.0, None, None, 2**62)
+    columns, projected = extension.operators("cpp").stream_kept(
+        hidden, weight, bias, target, *options, *lists, *results, torch.zeros(5, spans)
+    )
+    assert kept.tolist() == [vocabulary] * 5
+    values, sums, small_sum = torch.zeros_like(projected), torch.zeros(5), torch.zeros(5, spans)
+    rest = (vocabulary, numbers, sparse_gradient.offsets_of(kept), values, sums, least, small_sum)
+    extension.operators("cpp").kept_values(columns, projected, target, torch.ones(5), None, *options, *rest)
+    small = torch.where(values.abs() <= least, values.double(), 0).view(5, vocabulary)
+    truth = torch.stack([part.sum(1) for part in small.split(SPAN, 1)], 1)
+    torch.testing.assert_close(small_sum.double(), truth, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.skipif(not CPP, reason="no compiled library")
