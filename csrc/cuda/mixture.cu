@@ -141,9 +141,16 @@ struct Mixture {
     }
 };
 
+// Blocks that a multiprocessor is to hold at once. With four of eight rows, nvcc 13.0 spills two registers for sm_100.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr int kBlocksOfEight = 3;
+#else
+constexpr int kBlocksOfEight = 4;
+#endif
+
 // The mixture of all rows, and the divergences of a block of them: of all if kWhole.
 template <int kRows, bool kWhole, bool kGradient>
-__global__ void __launch_bounds__(kSpanWarps* kWarpSize, 4)
+__global__ void __launch_bounds__(kSpanWarps* kWarpSize, kRows == 8 ? kBlocksOfEight : 4)
     mixture_kernel(const GroupArguments args, const Member* members, float* parts, float* sums, int spans) {
     __shared__ Member staged[kWhole ? kRows : 1];
     const std::int64_t first = blockIdx.x * args.count, rows = args.groups * args.count;
