@@ -55,7 +55,8 @@ _BATCH_DENSITY_LIMIT = 1 / 8
 _MASS_LIMIT = 1 / 16
 
 # Once a pass has collected more entries, and if no more is added to the background distribution, it computes their
-# gradients. That reads and writes all of dW once more: 5.63 s in place of 5.60 (N 16384, V 49152, D 576, two AVX2 cores).
+# gradients. That reads and writes all of dW once more: 5.63 s in place of 5.60 (N 16384, V 49152, D 576, two cores with
+# AVX2).
 MOST_ENTRIES = 1 << 21
 
 # A row with a smaller 1 - p_y counts as having no gradient: in float32, exponentials below 1e-38 are 0 or subnormal.
