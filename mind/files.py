@@ -255,7 +255,9 @@ def path_meant(path: Path) -> str:
     for part in path.parts[bool(path.anchor) :]:
         if not (found / part).exists():
             names = os.listdir(found) if os.access(found, os.R_OK) and found.is_dir() else []
-            near = difflib.get_close_matches(part, names, n=1)
+            # Without suffixes first: ".json" alone makes no two files alike.
+            stems = difflib.get_close_matches(Path(part).stem, {Path(name).stem for name in names})
+            near = difflib.get_close_matches(part, [name for name in names if Path(name).stem in stems], n=1)
             if not near:
                 return ""
             part = near[0]

@@ -331,8 +331,9 @@ struct Tanh {
     Floats value, slope;  // tanh x and 1 - tanh^2 x
 };
 
-// Within a few units in the last place each. The value is a polynomial near 0, where 1 - e would cancel; the slope is
-// made from e, not from the value, whose rounding 1 - tanh^2 makes large where tanh is near 1.
+// Within a few units in the last place each. The value is a polynomial near 0, where 1 - rest would cancel; near 1 its
+// only rounding is that of the difference, so that logits close to a softcap keep their order. The slope, (1 - tanh x)
+// (1 + tanh x), is made from the rest, not from the value, whose rounding 1 - tanh^2 makes large where tanh is near 1.
 MIND_INLINE inline Tanh tanh(Floats x) {
     const Floats size = x < 0.0f ? -x : x, square = x * x, e = exp_negative(-2.0f * size);
     Floats p = square * -5.70498872745e-3f + 2.06390887954e-2f;
@@ -340,8 +341,8 @@ MIND_INLINE inline Tanh tanh(Floats x) {
     p = p * square + 1.33314422036e-1f;
     p = p * square - 3.33332819422e-1f;
     const Floats small = p * (square * x) + x;
-    const Floats large = (1.0f - e) / (1.0f + e);
-    return {size < 0.625f ? small : (x < 0.0f ? -large : large), 4.0f * e / ((1.0f + e) * (1.0f + e))};
+    const Floats rest = 2.0f * e / (1.0f + e), large = 1.0f - rest;
+    return {size < 0.625f ? small : (x < 0.0f ? -large : large), rest * (2.0f - rest)};
 }
 
 // 0 in the place of numbers so small that their products with hidden states or weights are subnormal: a processor

@@ -117,6 +117,16 @@ def test_large_logits(implementation, dtype, options):
     assert_right(*run(implementation, *inputs, options), inputs, options)
 
 
+@each(dtypes=())
+def test_a_saturated_softcap_keeps_the_order_of_logits(implementation):
+    """Up to x = 9 the nearest number to tanh x is below 1, its value at the other logit."""
+    options, x = Options(softcap=1e4), torch.linspace(5.0, 8.9, 16, device=implementation.device)
+    logits = 1e4 * torch.stack([x, torch.full_like(x, 22.0)], 1)
+    target, scale = torch.ones_like(x, dtype=torch.int64), torch.ones_like(x)
+    values, _ = run(implementation, logits, target, scale, scale, options)
+    assert bool(values.correct.all())
+
+
 @each()
 def test_rows_do_not_depend_on_one_another(implementation, dtype):
     inputs = make(implementation, 1024, dtype, rows=3)

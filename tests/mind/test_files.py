@@ -22,6 +22,7 @@ from mind.files import (
     make_cache,
     new_file,
     parse_json,
+    path_meant,
     replacing,
     replacing_file,
     replacing_folder,
@@ -309,3 +310,21 @@ def test_a_link_stays_and_what_it_names_is_replaced(tmp_path):
         assert (tmp_path / "folder").is_symlink() and os.listdir(other / "folder") == [turn]
     assert sorted(os.listdir(tmp_path)) == ["file", "folder", "new", "other"]
     assert sorted(os.listdir(other)) == ["file", "folder", "new"]
+
+
+@pytest.mark.parametrize(
+    "asked, meant",
+    [
+        ("generate.json", None),  # of "wasted.jsonl" it has half of the letters, with the suffix
+        ("train.jsonl", None),
+        ("questons.jsonl", "questions.jsonl"),
+        ("questions.json", "questions.jsonl"),
+        ("rnu", "run"),
+        ("rnu/wasted.jsnol", "run/wasted.jsonl"),
+    ],
+)
+def test_a_missing_file_is_told_with_the_name_that_was_meant(asked, meant, tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in ("wasted.jsonl", "test.jsonl", "questions.jsonl", "questions.csv", "run/wasted.jsonl"):
+        (tmp_path / name).touch()
+    assert path_meant(tmp_path / asked) == (f"; perhaps you meant {tmp_path / meant}" if meant else "")
