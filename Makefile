@@ -33,8 +33,8 @@ train: $(VENV)/.run-ready $(VENV)/.student-ready  ## distil the small student, r
 
 # A process a core, each with one thread: most of the time goes to Triton's interpreter, which has no more. A process
 # takes whole files, in the order of tests/conftest.py.
-test: lint $(VENV)/.student-ready  ## style, import, type and spelling checks, then every test (ARGS goes to pytest)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+test: lint $(VENV)/.student-ready  ## style, import, type and spelling checks, then the tests (ARGS goes to pytest)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --fewer-cases $(ARGS)
 
 nightly: $(VENV)/.test-ready $(VENV)/.student-ready  ## what takes too long for each commit, hours (ARGS="--only fuzz --seed 3": this)
 	$(BIN)/python tests/nightly.py $(ARGS)

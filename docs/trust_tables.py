@@ -1,12 +1,16 @@
-"""The tables that say what the project survived, which docs/tables.py writes: fuzzers, kills, versions."""
+"""The tables that say what the project survived, which docs/tables.py writes: fuzzers, kills, mutations, versions."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from bench.measure import RESULTS, read_results
 from docs.generated import table
+
+
+REACHED = ("lines", "lines_reached", "branches", "branches_reached")
 
 
 def rows_of(name: str) -> list[dict[str, Any]]:
@@ -30,6 +34,51 @@ def chaos() -> str:
     names = ("cases", "disturbed_starts", "by_itself", "error", "killed", "violations")
     body = [[row["command"], *(f"{row[name]:,}" for name in names)] for row in rows_of("chaos")]
     return table(["command", "runs", "disturbed starts", "ended well", "by an error", "killed", "violations"], body)
+
+
+def mutation() -> str:
+    """The share of the changes that tests noticed, by module."""
+    body = []
+    for row in sorted(rows_of("mutation"), key=lambda row: row["module"]):
+        counted = row["tried"] - row["equivalent"]
+        noticed = counted - row["survived"]
+        share = f"{100 * noticed / max(1, counted):.0f} %"
+        body.append([f"`{row['module']}`", f"{row['changes']:,}", str(row["tried"]), str(row["equivalent"]), share])
+    return table(["module", "possible changes", "tried", "of these without an effect", "of the others noticed"], body)
+
+
+def long_runs() -> str:
+    """Memory and processor time per call, at a tenth of the calls and at the end."""
+    body = []
+    for row in rows_of("long_runs"):
+        samples = row["samples"]
+        tenth, last = len(samples) // 10, len(samples) - 1
+
+        def micros(at: int, samples: list[dict[str, float]] = samples) -> str:
+            before, after = samples[at - 1], samples[at]
+            return f"{1e6 * (after['cpu_s'] - before['cpu_s']) / (after['calls'] - before['calls']):,.0f}"
+
+        memory, times = (f"{samples[at]['rss_mib']:,.1f}" for at in (tenth, last)), (micros(at) for at in (tenth, last))
+        body.append([row["name"], f"{samples[-1]['calls']:,}", *memory, *times, ", ".join(row["grew"]) or "nothing"])
+    columns = ["MiB at a tenth", "at the end", "processor us per call at a tenth", "at the end"]
+    return table(["of", "calls or steps", *columns, "grew"], body)
+
+
+def source_coverage() -> str:
+    """Lines and branches that the tests reach, by the first two folders."""
+    totals: dict[str, Counter[str]] = {}
+    for row in rows_of("source_coverage"):
+        folder = "/".join(row["source"].split("/")[:2])
+        totals.setdefault(folder, Counter()).update({k: row[k] for k in REACHED})
+    body = [
+        [folder, f"{found['lines']:,}", _percent(found, "lines"), f"{found['branches']:,}", _percent(found, "branches")]
+        for folder, found in sorted(totals.items())
+    ]
+    return table(["folder", "lines", "reached", "branches", "reached"], body)
+
+
+def _percent(found: Mapping[str, int], name: str) -> str:
+    return f"{100 * found[f'{name}_reached'] / found[name]:.1f} %" if found[name] else "–"
 
 
 def compatibility() -> str:

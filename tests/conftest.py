@@ -15,6 +15,8 @@ os.environ["MIND_KERNELS_TUNING"] = "none"
 import pytest
 import torch
 
+from tests.fewer_cases import chosen
+
 # Triton's interpreter runs the kernels where there is no GPU; set before any kernel is imported.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -42,10 +44,32 @@ def only_this_machine(event: str, arguments: tuple) -> None:
 sys.addaudithook(only_this_machine)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fewer-cases", action="store_true", help="of each test, as few cases as hold every value of every parameter"
+    )
+
+
+@pytest.hookimpl(trylast=True)  # after markers have left out what they leave out
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Files with a slow test come first: one at the end would leave the other processes of `make test` idle."""
+    if config.getoption("fewer_cases"):
+        _leave_out(config, items)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def _leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keeps the cases that `fewer_cases` chooses."""
+    by_test: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        by_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    stay = set()
+    for name, cases in by_test.items():
+        places = chosen(name, [case.callspec.params if hasattr(case, "callspec") else {} for case in cases])
+        stay |= {cases[place].nodeid for place in places}
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in stay])
+    items[:] = [item for item in items if item.nodeid in stay]
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 JOBS = {
-    "tests": "{python} -m pytest -n auto --dist loadfile --no-loadscope-reorder -m nightly",
+    "tests": "{python} -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'nightly or not nightly'",
     "fuzz": "{python} -m tests.fuzz --minutes 30 --seed {seed}",
     "fuzz-public": "{python} -m tests.fuzz public --minutes 60 --seed {seed}",
     "fuzz-interpreter": "{python} -m tests.fuzz interpreter --minutes 20 --seed {seed}",
