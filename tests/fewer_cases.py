@@ -29,5 +29,7 @@ def chosen(name: str, cases: Sequence[Case]) -> list[int]:
 
 
 def _key(value: object) -> Hashable:
-    """The value, or which object it is if it cannot be compared cheaply."""
-    return (type(value), value) if isinstance(value, str | int | float | bool | None) else id(value)
+    """The value, or which object it is if it is of no built-in type."""
+    if isinstance(value, str | int | float | None):
+        return type(value), value
+    return repr(value) if isinstance(value, dict | list | tuple) else id(value)

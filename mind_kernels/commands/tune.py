@@ -43,10 +43,11 @@ FEWEST_ROUNDS = math.ceil(math.log2(ONE_IN))
 
 def needed(rounds: int) -> int:
     """In how many of the rounds, at least 6, a backend has to be faster: by chance, in at most one of forty cases."""
-    lost, likely = 0, 1
-    while ONE_IN * (likely + math.comb(rounds, lost + 1)) <= 2**rounds:
+    lost, likely, ways = 0, 1, rounds  # ways to lose once more; of all 2**rounds, `likely` have at most `lost` losses
+    while ONE_IN * (likely + ways) <= 2**rounds:
         lost += 1
-        likely += math.comb(rounds, lost)
+        likely += ways
+        ways = ways * (rounds - lost) // (lost + 1)
     return rounds - lost
 
 

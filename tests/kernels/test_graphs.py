@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from cases import DTYPES, opcheck
-from losses import LOSSES, make_constants, with_backends
+from losses import LOSSES, SLOWLY, make_constants, with_backends
 from test_transforms import TRANSFORMS
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -52,7 +52,7 @@ def assert_compiles_once(step, calls, *, mark=False, **options):
     assert len(graphs) <= 2
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+@pytest.mark.parametrize("loss", SLOWLY)
 def test_softcap_and_temperature_may_change(loss):
     """More values than a function may have graphs."""
     hidden, weight, constants = make()
@@ -86,7 +86,7 @@ def test_every_number_may_change(name):
     assert_compiles_once(step, [(hidden, 0.01 + k / 16) for k in range(11)])
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+@pytest.mark.parametrize("loss", SLOWLY)
 def test_rows_vocabulary_and_size_may_change(loss):
     def step(hidden, weight, constants):
         return loss(hidden, weight, constants)

@@ -224,9 +224,12 @@ def test_frozen_head(backend):
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize(
-    "backend, threshold", [("torch", None), ("torch", THRESHOLD), ("triton", None), ("triton_streaming", THRESHOLD)]
-)
+AT_NIGHT = [
+    pytest.param(*case, marks=pytest.mark.nightly) for case in (("triton", None), ("triton_streaming", THRESHOLD))
+]
+
+
+@pytest.mark.parametrize("backend, threshold", [("torch", None), ("torch", THRESHOLD), *AT_NIGHT])
 def test_opcheck_and_compile(backend, threshold):
     inputs = on(device_of(backend), make(**small(backend)))
     hidden, weight = inputs["hidden"].float().requires_grad_(), inputs["weight"].float().requires_grad_()

@@ -79,6 +79,7 @@ def test_the_first_step_that_reaches_the_budget_is_the_last(place):
     assert len(train_rows(exact.path)) == 2
 
 
+@pytest.mark.nightly
 def test_a_run_that_pauses_after_each_step_is_the_same(place):
     """By MIND, whose steps cost what its selection takes; what comes before the first step counts, too."""
     settings = {"trained_tokens": 500, "log_steps": 2}

@@ -198,7 +198,7 @@ def start(folder: ExperimentFolder) -> None:
     run_experiment(folder, Processes(folder, 1, None))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_kills_of_a_runner_and_of_its_run(whole, tmp_path):
     """The run is a process of its own, which ends with the runner, between two steps or within one; another runner goes
     on from its last checkpoint. A run that is killed alone is a failure that the next start mends. Many more kills:

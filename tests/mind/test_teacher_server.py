@@ -110,6 +110,7 @@ def lines(path):
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+@pytest.mark.nightly
 def test_generate_through_two_kills_then_judge_and_filter(server, tmp_path):
     write_inputs(tmp_path, QUESTIONS)
     command = [sys.executable, "-m", "mind", *arguments(tmp_path, *server)]
