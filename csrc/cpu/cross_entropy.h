@@ -95,13 +95,19 @@ inline void add_block(Row row, std::int64_t start, std::int64_t end, float maxim
     found.weighted += sum(weighted);
 }
 
+// A lane adds few numbers of like size before they are added in double: all its roundings may go the same way.
 template <typename Row>
 inline double sum_below(const Row& row, std::int64_t start, std::int64_t end, float maximum) {
-    Floats total{};
-    row.each(start, end, [&](Logit logit, std::int64_t i) {
-        total += lane_numbers() < static_cast<std::int32_t>(end - i) ? logit.z - maximum : Floats{};
-    });
-    return sum(total);
+    double total = 0.0;
+    for (; start < end; start += kTile) {
+        const std::int64_t last = start + kTile < end ? start + kTile : end;
+        Floats part{};
+        row.each(start, last, [&](Logit logit, std::int64_t i) {
+            part += lane_numbers() < static_cast<std::int32_t>(last - i) ? logit.z - maximum : Floats{};
+        });
+        total += sum(part);
+    }
+    return total;
 }
 
 // With kStore, e^(z - block_maxima[block]) takes the place of every element but the target.

@@ -127,6 +127,16 @@ def test_a_saturated_softcap_keeps_the_order_of_logits(implementation):
     assert bool(values.correct.all())
 
 
+@each(dtypes=())
+def test_the_mean_of_like_logits_keeps_its_digits(implementation):
+    """Label smoothing adds the differences to the largest logit, here one number 2,039 times: the roundings of such a
+    sum all go the same way."""
+    options, logits = Options(label_smoothing=0.5), torch.zeros(1, 2040, device=implementation.device)
+    logits[0, 7] = 50 / 7
+    inputs = logits, logits.new_zeros(1, dtype=torch.int64), logits.new_ones(1), logits.new_ones(1)
+    assert_right(*run(implementation, *inputs, options), inputs, options)
+
+
 @each()
 def test_rows_do_not_depend_on_one_another(implementation, dtype):
     inputs = make(implementation, 1024, dtype, rows=3)

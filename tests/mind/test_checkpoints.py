@@ -138,7 +138,7 @@ def test_a_finished_run_says_how_to_go_on(tmp_path, two_steps, scheduler, capsys
     ("options", "more", "steps"),
     [
         (("--train.epochs", "1"), ("--train.epochs", "2"), 10),
-        (("--train.max-steps", "2"), ("--train.max-steps", "7"), 7),
+        pytest.param(("--train.max-steps", "2"), ("--train.max-steps", "7"), 7, marks=pytest.mark.nightly),
     ],
 )
 def test_a_finished_run_is_extended_by_epochs_too(tmp_path, two_steps, options, more, steps):

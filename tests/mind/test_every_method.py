@@ -33,6 +33,8 @@ from mind.run_folder import RunFolder
 # Most presets are a method with one option changed; the three methods take longest.
 AT_NIGHT = {"mode-cotd", "nesycd", "edit"} | (PRESETS.keys() - {"mind-uniform", "mind-table", "single"})
 PARAMS = [pytest.param(name, marks=[pytest.mark.nightly] * (name in AT_NIGHT)) for name in EVERY]
+# Of tests that train again: one loss, several models and stages, and the selection of rationales.
+FEW = [pytest.param(name, marks=[pytest.mark.nightly] * (name not in {"sft", "lorid", "mind"})) for name in EVERY]
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,7 @@ class Killed(BaseException):
     """What a kill is to a test."""
 
 
+@pytest.mark.parametrize("whole", FEW, indirect=True)
 def test_kills_change_nothing(whole, place, tmp_path, monkeypatch):
     """In each step, after its loss and before its checkpoint; of a stage before and of a preset, in the last one."""
     config, killed, step = config_of(place, whole.path.name, tmp_path / "run"), [], MethodTrainer.training_step
@@ -139,6 +142,7 @@ def planned(method) -> list[StepPlan]:
     return plans
 
 
+@pytest.mark.parametrize("whole", FEW, indirect=True)
 def test_packs_change_nothing_and_work_is_what_went_through_the_trunks(whole, place, tmp_path, passed, monkeypatch):
     """All in one micro-batch, and in many, with shared prompts and, presets too, without. What has no weight is not
     trained on."""

@@ -200,6 +200,7 @@ def test_models_that_cannot_be_divided():
 DIVIDED = ("--train.shard", "fsdp2")
 
 
+@pytest.mark.nightly
 def test_mind_train_is_killed_and_resumed(tmp_path):
     write_questions(tmp_path)
     alone, (divided, _) = (run(tmp_path, "alone", 1)[0], run(tmp_path, "divided", 2, *DIVIDED))

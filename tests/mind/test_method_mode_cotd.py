@@ -267,6 +267,7 @@ def killed(config, monkeypatch, steps, **options):
         mind.train(config, **options)
 
 
+@pytest.mark.nightly
 def test_kills_change_nothing(place, whole, tmp_path, monkeypatch):
     """In the third step of the second expert, and in the sixth trial; there are checkpoints after even ones."""
     config = config_of(place, tmp_path / "run")
