@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,23 +65,27 @@ def of_python() -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def of_kernels() -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The same for C++; a line counts once, whichever instruction set it was compiled for."""
+    """The same for C++; a line counts once, whatever types and instruction sets it was compiled for."""
     file = BUILD / "kernels.json"
     words = ("--exclude-throw-branches", "--exclude-unreachable-branches", "--merge-mode-functions=merge-use-line-0")
     words = (*words, "--gcov-suspicious-hits-threshold", "0")  # a line of the product runs billions of times
     if run("-m", "gcovr", "-r", ".", "--filter", "csrc/", *words, "--json", str(file), str(OBJECTS)):
         sys.exit("the counts of csrc cannot be read")
     for found in json.loads(file.read_text())["files"]:
-        lines = [line for line in found["lines"] if not line.get("gcovr/excluded")]
-        branches = [branch for line in lines for branch in line["branches"]]
+        lines, branches = Counter[int](), Counter[tuple[int, int]]()
+        for line in found["lines"]:  # one per instance of a template
+            if not line.get("gcovr/excluded"):
+                number = line["line_number"]
+                lines[number] += line["count"]
+                branches.update({(number, place): one["count"] for place, one in enumerate(line["branches"])})
         yield (
             Path(found["file"]),
             {
                 "lines": len(lines),
-                "lines_reached": sum(line["count"] > 0 for line in lines),
+                "lines_reached": sum(count > 0 for count in lines.values()),
                 "branches": len(branches),
-                "branches_reached": sum(branch["count"] > 0 for branch in branches),
-                "missing": [line["line_number"] for line in lines if not line["count"]],
+                "branches_reached": sum(count > 0 for count in branches.values()),
+                "missing": sorted(number for number, count in lines.items() if not count),
             },
         )
 

@@ -60,9 +60,7 @@ class Words(AnswerType):
 
 def _normal(text: str) -> str:
     """`text` in lower case, without punctuation around words and without articles before nouns."""
-    text = bare(text).replace("-", " ")
-    frame = _FRAME.match(text)
-    return text[frame.end() :] if frame and frame.end() < len(text) else text
+    return _FRAME.sub("", bare(text).replace("-", " "), count=1)
 
 
 def _mentioned(gold: str, said: str) -> tuple[Grade, str]:

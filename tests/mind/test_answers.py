@@ -325,3 +325,12 @@ def test_every_gold_answer_is_its_own_answer(name, types):
     assert {answer_type(question).name for question in questions} == types
     for question in questions:
         assert is_correct(extract_answer(f"So it is.{suffix(question.answer)}", question), question)
+
+
+def test_words_are_not_looked_for_among_choices_nor_before_the_last_sentence():
+    words = next(kind for kind in ANSWER_TYPES if kind.name == "words")
+    capital = Question("w", "Which city is the capital?", "Paris")
+    assert words.fits(capital) and not words.fits(Question("w", capital.question, "Paris", {"Paris": "a", "Rome": "b"}))
+    assert words.unmarked("It is large. The capital is Paris.", capital) == "The capital is Paris."
+    assert words.unmarked("The capital is Paris. It is large.", capital) is None
+    assert words.unmarked("", capital) is None

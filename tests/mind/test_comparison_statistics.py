@@ -11,7 +11,7 @@ import pytest
 from bench.coverage import CLAIMS, SCENARIOS, false_claims, measure
 from mind.comparison.bootstrap import bootstrap
 from mind.comparison.decisions import all_hold, detectable, discordance, holm, mcnemar, whole_groups
-from mind.comparison.difference import difference
+from mind.comparison.difference import Difference, difference
 from mind.comparison.marks import Marks
 from mind.intervals import paired_difference
 
@@ -80,6 +80,7 @@ def test_the_smallest_difference_that_single_runs_show(questions, at_5, at_1):
     for alpha, points in ((0.05, at_5), (0.01, at_1)):
         found = [100 * detectable(share, questions, alpha) for share in (0.1, 0.2)]
         assert found == pytest.approx(points, abs=0.0501)
+    assert detectable(1.0, 1) == 1.0
 
 
 def test_discordance_counts_pairs_of_runs():
@@ -221,3 +222,61 @@ def test_false_claims_of_one_group():
     claim comes in 11 % of these experiments."""
     scenario, levels = CLAIMS["one is as good on one set, another on the other"]
     assert 0 < false_claims(scenario, experiments=300, levels=levels) <= 0.08
+
+
+@pytest.mark.parametrize("freedom", [3.7, math.inf])
+def test_p_values_and_the_detectable_difference_are_those_of_students_t(freedom):
+    stats = pytest.importorskip("scipy.stats")
+    known = stats.norm() if math.isinf(freedom) else stats.t(freedom)
+    for center, error in ((0.09, 0.04), (-0.02, 0.05), (0.0, 0.01)):
+        found = Difference(0.1, center, error, freedom)
+        assert found.p == pytest.approx(2 * known.sf(abs(center) / error)) and found.p <= 1
+        assert found.p_ours == pytest.approx(known.sf(center / error))
+        assert found.p_theirs == pytest.approx(known.cdf(center / error))
+        assert found.detectable == pytest.approx((known.ppf(0.975) + known.ppf(0.8)) * error)
+        half = known.ppf(0.975) * error
+        assert found.interval == pytest.approx((center - half, center + half))
+    assert Difference(0.9, 0.8, 0.6, freedom).detectable == 1 and Difference(0.9, 0.8, 0.6, freedom).interval[1] == 1
+
+
+def test_two_questions_show_the_interaction_of_runs_with_them():
+    """Runs that differ on one of two questions alone: their mean differs no more than the questions explain."""
+    ours, theirs = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]), np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    found = difference(marks(ours), marks(theirs))
+    by_hand = difference(marks(np.hstack([ours, ours])), marks(np.hstack([theirs, theirs])))
+    assert found.error**2 > by_hand.error**2 and math.isfinite(found.freedom)
+    between, rest = zip(components(ours), components(theirs), strict=True)
+    added = sum(max(b, r) - r for b, r in zip(between, rest, strict=True)) / 2 / 3
+    trained = difference(marks(ours, trained=False), marks(theirs, trained=False))
+    assert found.error**2 == pytest.approx(trained.error**2 + added)
+
+
+def test_sets_are_compared_with_their_like():
+    for compare in (difference, bootstrap):
+        with pytest.raises(ValueError):
+            compare(marks(OURS, OURS), marks(THEIRS))
+
+
+def test_draws_that_tie_are_for_neither():
+    """One set with one question and two runs each: a third of the draws or so ties."""
+    ours, theirs = np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])
+    found = bootstrap(marks(ours), marks(theirs), draws=999, seed=1)
+    draws, state = [], np.random.default_rng(1)
+    places = state.integers(0, [1, 2, 2, 2, 2], (999, 5))
+    for _, *runs in places:
+        draws.append(ours[runs[:2], 0].mean() - theirs[runs[2:], 0].mean())
+    better, worse = sum(draw > 1e-12 for draw in draws), sum(draw < -1e-12 for draw in draws)
+    assert found is not None and 0 < better + worse < 999
+    assert found.p_ours == (1 + 999 - better) / 1000
+    assert found.p == min(1, 2 * min(1000 - better, 1000 - worse) / 1000) == 1
+
+
+@pytest.mark.parametrize("numbers, rows", [(1, 1), (150, 3), (10**6, 7)])
+def test_draws_take_bounded_memory(numbers, rows, monkeypatch):
+    taken, split = [], np.split
+    monkeypatch.setattr("mind.comparison.bootstrap.CHUNK_NUMBERS", numbers)
+    monkeypatch.setattr(
+        np, "split", lambda places, *words, **more: taken.append(len(places)) or split(places, *words, **more)
+    )
+    bootstrap(marks(OURS), marks(THEIRS), draws=7)
+    assert max(taken) == rows and sum(taken) == 7
