@@ -14,7 +14,7 @@ from bench.measure import RESULTS, read_results
 from bench.roofline import DEVICES
 from docs.experiment_tables import accuracies, differences, latent
 from docs.generated import replaced, table
-from docs.trust_tables import chaos, compatibility, fuzz
+from docs.trust_tables import chaos, compatibility, fuzz, mutation, source_coverage
 from mind.intervals import paired_difference, wilson
 
 DOCS = Path(__file__).resolve().parent
@@ -285,6 +285,7 @@ COMMANDS = {
     "make_train": "python -m bench.make_train runs/demo runs/demo-1 runs/demo-2",
     "methods": "python -m bench.methods",
     "methods-svamp": "python -m bench.methods --data RECORDS",
+    "mutation": "python -m tests.mutation",
     "packing": "python -m bench.packing",
     "replica_kills": "python tests/mind/replica_kills.py",
     "replica_kills_fsdp2": "python tests/mind/replica_kills.py 10 2 FILE fsdp2",
@@ -295,6 +296,7 @@ COMMANDS = {
     "selection_tables": "python -m bench.selection_tables",
     "selection_tables-svamp": "python -m bench.selection_tables --data RECORDS",
     "shapes": "python -m bench.shapes --minutes 22",
+    "source_coverage": "make coverage",
     "sparse_error": "python -m bench.sparse_error",
     "sparse_training": "python -m bench.sparse_training --data RECORDS",
     "tests_cuda": "OUT=folder bench/on_gpu.sh",
@@ -346,6 +348,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "chaos": chaos,
     "compatibility": compatibility,
     "fuzz": fuzz,
+    "mutation": mutation,
+    "source_coverage": source_coverage,
     "latent": latent,
     "word-problems-accuracies": lambda: accuracies("word-problems"),
     "word-problems-differences": lambda: differences("word-problems"),

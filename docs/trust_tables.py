@@ -9,7 +9,6 @@ from typing import Any
 from bench.measure import RESULTS, read_results
 from docs.generated import table
 
-
 REACHED = ("lines", "lines_reached", "branches", "branches_reached")
 
 

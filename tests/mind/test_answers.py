@@ -14,6 +14,7 @@ from mind.grading.answers import extract_answer, is_correct, judge_text
 from mind.grading.plain_text import MAX_ANSWER_CHARACTERS
 from mind.grading.quantity import number_value
 from mind.grading.type_counts import type_counts
+from mind.grading.yes_no import marked_yes
 from mind.records import Question
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -334,3 +335,11 @@ def test_words_are_not_looked_for_among_choices_nor_before_the_last_sentence():
     assert words.unmarked("It is large. The capital is Paris.", capital) == "The capital is Paris."
     assert words.unmarked("The capital is Paris. It is large.", capital) is None
     assert words.unmarked("", capital) is None
+
+
+def test_yes_and_no_stand_for_choices_that_are_true_and_false():
+    question = Question("c", "Is frost common in May?", "A", {"A": "true", "B": "false"})
+    for said, correct in (("Yes", True), ("no", False), ("true", True), ("maybe", False)):
+        assert is_correct(said, question) == correct
+        assert is_correct(extract_answer(f"The answer is {said}.", question), question) == correct
+    assert [marked_yes(said) for said in ("Yes.", "no", "perhaps", "")] == [True, False, None, None]
