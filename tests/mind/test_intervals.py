@@ -27,6 +27,11 @@ def test_wilson_holds_the_shares_that_the_score_test_does_not_reject(correct, to
     assert (low == 0) == (correct == 0) and (high == 1) == (correct == total)
 
 
+def test_wilson_stays_within_0_and_1():
+    """Also where its bound is 1 but for roundings."""
+    assert all(wilson(total, total)[1] <= 1 and wilson(0, total)[0] >= 0 for total in range(1, 300))
+
+
 def test_wilson_as_published():
     """Newcombe's example of 81 of 263, in Statistics in Medicine 17 (1998) 857: 0.2553 to 0.3662."""
     assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
