@@ -335,6 +335,9 @@ def test_words_are_not_looked_for_among_choices_nor_before_the_last_sentence():
     assert words.unmarked("It is large. The capital is Paris.", capital) == "The capital is Paris."
     assert words.unmarked("The capital is Paris. It is large.", capital) is None
     assert words.unmarked("", capital) is None
+    assert words.compare("the The", Question("w", "Which word comes twice?", "The"))[0] == "right", (
+        "one article is left out"
+    )
 
 
 def test_yes_and_no_stand_for_choices_that_are_true_and_false():

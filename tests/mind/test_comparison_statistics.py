@@ -94,6 +94,8 @@ def test_bootstrap_as_published():
     found = bootstrap(marks(OURS), marks(THEIRS))
     assert found is not None and difference(marks(OURS), marks(THEIRS)).difference == pytest.approx(0.08)
     assert found.interval == pytest.approx((-0.065, 0.22)) and found.p == pytest.approx(0.283, abs=5e-4)
+    swapped = bootstrap(marks(THEIRS), marks(OURS))
+    assert swapped is not None and swapped.p == pytest.approx(found.p, abs=0.02) and swapped.p_ours > 0.8
 
 
 def test_bootstrap_draw_by_draw(monkeypatch):
