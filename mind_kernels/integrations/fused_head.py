@@ -83,6 +83,11 @@ def head_class(base: Any) -> type:
         more = [*map(repr, args), *(name for name, value in kwargs.items() if value is not None)]
         if more:  # PEFT's adapter_names, with which each row may have another weight
             raise ValueError(f"the LM head was given {', '.join(more)} beside hidden states: unfuse the model for that")
+        if self._backward_hooks or self._backward_pre_hooks:
+            raise ValueError(
+                "the LM head has a backward hook, which waits for the gradient of logits that are not computed: "
+                "remove it, or unfuse the model"
+            )
         logits = call.compute(self, hidden)
         return logits_of(self, hidden, *args, **kwargs) if call.keep_logits else logits
 
