@@ -116,6 +116,16 @@ def no_logits(hidden: Tensor, vocabulary: int) -> Tensor:
     return same_in_all(plain, hidden.device_mesh) if is_dtensor(hidden) else plain
 
 
+def of_labels(loss: Tensor, has_label: Tensor) -> Tensor:
+    """A sum of losses, without a gradient unless there is a label.
+
+    A batch without any label may be divided by a count of 0. The loss is nan then, as in transformers and TRL, whose
+    gradient is zero even so; that of a sum of no rows would be 0 times infinity, and one such batch would make all
+    weights nan.
+    """
+    return torch.where(has_label.to(loss.device), loss, loss.detach())
+
+
 @contextmanager
 def serving(call: HeadCall | None, *modules: Any) -> Iterator[None]:
     """A context in which these fused modules serve `call`."""

@@ -29,6 +29,7 @@ from mind_kernels.integrations.fused_head import (
     fused_class,
     fused_head,
     no_logits,
+    of_labels,
     restore_class,
     serving,
 )
@@ -101,6 +102,7 @@ class _Call:
             **options.loss,
         )
         if self.items is not None:
+            self.loss = of_labels(self.loss, (self.target != IGNORED).any())
             self.loss = self.loss / (self.items.to(hidden.device) if isinstance(self.items, Tensor) else self.items)
         return no_logits(hidden, weight.shape[0])
 
