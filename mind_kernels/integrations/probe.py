@@ -99,6 +99,8 @@ def unwrapped(model: Any) -> Any:
 def lm_head(model: Any) -> nn.Module:
     """The LM head of a decoder; raises ValueError for a model without one."""
     name = type(model).__name__
+    if isinstance(getattr(model, "module", None), nn.Module):  # FSDP's first version, DeepSpeed's engine
+        raise ValueError(f"{name} has wrapped the model in a way that hides it: expected the model, before that")
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if not isinstance(head, nn.Module):
         raise ValueError(f"{name} has no LM head: expected a causal language model of transformers")

@@ -218,7 +218,22 @@ def weighed_by_its_class():
     return model
 
 
+def hidden_by_a_wrapper():
+    """As FSDP's first version does, whose wrapper has the attributes of the model."""
+
+    class Wrapper(nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def __getattr__(self, name):
+            return super().__getattr__(name) if name == "module" else getattr(self.module, name)
+
+    return Wrapper(make())
+
+
 REFUSED = [
+    (hidden_by_a_wrapper, "Wrapper has wrapped the model in a way that hides it: expected the model, before that"),
     (without_head, "LlamaModel has no LM head"),
     (lambda: nn.Linear(2, 3), "Linear has no LM head"),
     (masked, "BertForMaskedLM: it does not take its loss from its loss_function"),
