@@ -320,11 +320,13 @@ def _model_class(base: Any) -> type:
         **kwargs: Any,
     ) -> Any:
         if len(args) > place:
-            kwargs |= dict(zip(names[: len(args)], args, strict=True))
-            args, labels = (), kwargs.pop("labels")
+            if labels is not None:
+                raise TypeError(f"{base.__name__}.forward() got labels both by position and by name")
+            labels = args[place]
         options = self._fused_options
         if options is None:  # an instance created directly from this class, not by `fuse`
-            given = {"labels": labels, "shift_labels": shift_labels, "num_items_in_batch": num_items_in_batch}
+            given = {"shift_labels": shift_labels, "num_items_in_batch": num_items_in_batch}
+            given |= {} if len(args) > place else {"labels": labels}
             return base.forward(self, *args, **kwargs, **{k: v for k, v in given.items() if v is not None})
         if kwargs.get("ignore_index", IGNORED) != IGNORED:
             raise ValueError(f"ignore_index is {kwargs['ignore_index']}: a fused model ignores labels of {IGNORED}")
@@ -340,7 +342,10 @@ def _model_class(base: Any) -> type:
         keep = not self.training and options.eval_logits if skip_logits is None else not skip_logits
         call = _Call(options, labels, target, num_items_in_batch, keep)
         with serving(call, fused_head(self), self):
-            output = base.forward(self, *args, labels=labels, **kwargs)
+            if len(args) > place:
+                output = base.forward(self, *args[:place], labels, *args[place + 1 :], **kwargs)
+            else:
+                output = base.forward(self, *args, labels=labels, **kwargs)
         if call.loss is None or not call.taken:
             missed = "call its LM head" if call.loss is None else "take its loss from its loss_function"
             raise RuntimeError(f"{base.__name__}: with labels its forward pass did not {missed}: unfuse it")

@@ -62,6 +62,9 @@ def test_what_a_call_may_be_given():
     by_place = (BATCH["input_ids"], BATCH["attention_mask"], None, None, None, BATCH["labels"])
     assert fused(*by_place).logits.shape == (4, 0, 99)
     assert torch.equal(fused(*by_place).loss, fused(**BATCH).loss)
+    for twice in ("labels", "input_ids"):
+        with pytest.raises(TypeError, match=rf"forward\(\) got .*{twice}"):
+            fused(*by_place, **{twice: BATCH[twice]})
     assert fused(**BATCH, skip_logits=False).logits.shape == stock(**BATCH).logits.shape
     with pytest.raises(ValueError, match="logits_to_keep"):
         fused(**BATCH, logits_to_keep=3)
