@@ -296,7 +296,7 @@ def agree(
     if error is not None:
         raise error
     _compare(operation, answers, list(named))
-    sizes = torch.tensor([row[1] for row in answers])
+    sizes = torch.tensor([row[1] for row in answers], device="cpu")
     stops = sizes.cumsum(0)
     bounds = torch.stack([stops - sizes, stops]).to(like.device)
     return Shard(found, found.rank(), tuple(sizes.tolist()), *bounds)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,14 +38,15 @@ def make_inputs(
     In half of the rows, the logit of the target is about `peak` above the rest: if all rows were flat, every
     probability would be about 1/V, and errors would be hard to see.
     """
-    generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(vocabulary, size, generator=generator, dtype=torch.float64)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    drawn: dict[str, Any] = {"generator": generator, "device": "cpu"}  # the same numbers for every device
+    weight = torch.randn(vocabulary, size, dtype=torch.float64, **drawn)
     weight /= weight.norm(dim=1, keepdim=True)
-    target = torch.randint(0, vocabulary, (rows,), generator=generator)
-    hidden = torch.randn(rows, size, generator=generator, dtype=torch.float64)
+    target = torch.randint(0, vocabulary, (rows,), **drawn)
+    hidden = torch.randn(rows, size, dtype=torch.float64, **drawn)
     hidden[::2] += peak * weight[target[::2]]
-    row_weight = torch.rand(rows, generator=generator, dtype=torch.float64) + 0.1
-    target[torch.rand(rows, generator=generator) < ignored] = -100
+    row_weight = torch.rand(rows, dtype=torch.float64, **drawn) + 0.1
+    target[torch.rand(rows, dtype=torch.float32, **drawn) < ignored] = -100
     return {
         "hidden": hidden.to(device, dtype),
         "weight": weight.to(device, dtype),

@@ -28,6 +28,7 @@ JOBS = {
     "fuzz-public": "{python} -m tests.fuzz public --minutes 60 --seed {seed}",
     "fuzz-interpreter": "{python} -m tests.fuzz interpreter --minutes 20 --seed {seed}",
     "fuzz-refusals": "{python} -m tests.fuzz refusals --minutes 10 --seed {seed}",
+    "fuzz-integrations": "{python} -m tests.fuzz integrations --minutes 20 --seed {seed}",
     "fuzz-parsers": "{python} -m tests.fuzz parsers --minutes 20 --seed {seed}",
     "fuzz-address": "env CAPABILITIES=best tests/sanitize/address.sh tests.fuzz --minutes 20 --seed {seed}",
     "address": "tests/sanitize/address.sh",

@@ -10,6 +10,7 @@ import torch
 import mind_kernels
 from bench.measure import read_results
 from mind.records import Question
+from mind_kernels.integrations import trl
 from tests.fuzz import __main__ as command
 from tests.fuzz import parsers
 from tests.fuzz.choices import Choices
@@ -19,7 +20,7 @@ from tests.fuzz.tiers import TIERS
 EXAMPLES = 5
 
 
-@pytest.mark.parametrize("name", ["public", "refusals", "parsers"])
+@pytest.mark.parametrize("name", ["public", "refusals", "parsers", "integrations"])
 def test_a_few_examples_of_each_name(name):
     tier = TIERS[name]()
     for each in tier.names:
@@ -52,6 +53,21 @@ def test_a_wrong_result_is_found_made_small_and_repeated(monkeypatch, capsys):
     monkeypatch.undo()
     command.main(arguments)
     assert capsys.readouterr().out == "nothing is wrong\n"
+
+
+def test_a_wrong_loss_of_an_integration_is_found_and_repeated(monkeypatch):
+    right = trl.linear_log_prob
+
+    def wrong(hidden, head, *arguments, **options):
+        found = right(hidden, head, *arguments, **options)
+        off = found[0]._replace(log_prob=found[0].log_prob * 1.001)
+        return (off, *found[1:]) if head.softcap is not None else found
+
+    monkeypatch.setattr(trl, "linear_log_prob", wrong)
+    with pytest.raises(AssertionError, match="^log_prob: error .*; d_hidden: error") as raised:
+        run("integrations", TIERS["integrations"](), "log_prob", round_seed=0)
+    with pytest.raises(AssertionError, match="^log_prob: error"):
+        command.main(_case(raised.value))
 
 
 def test_the_counts_are_added_to_a_file(tmp_path):

@@ -17,6 +17,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 
@@ -314,6 +315,8 @@ def _sizes(options: argparse.Namespace) -> tuple[int, int]:
         return options.hidden_size, options.vocabulary
     if any(value is not None for value in given.values()):
         fail("model: expected none beside --hidden-size and --vocabulary")
+    if options.model.startswith(("/", ".", "~")) and not Path(options.model).exists():  # no name on the Hub begins so
+        fail(f"model {options.model!r}: no such folder")
     try:
         return sizes_of(options.model)
     except ModuleNotFoundError as error:

@@ -83,6 +83,11 @@ def head_class(base: Any) -> type:
         more = [*map(repr, args), *(name for name, value in kwargs.items() if value is not None)]
         if more:  # PEFT's adapter_names, with which each row may have another weight
             raise ValueError(f"the LM head was given {', '.join(more)} beside hidden states: unfuse the model for that")
+        if self._backward_hooks or self._backward_pre_hooks:
+            raise ValueError(
+                "the LM head has a backward hook, which waits for the gradient of logits that are not computed: "
+                "remove it, or unfuse the model"
+            )
         logits = call.compute(self, hidden)
         return logits_of(self, hidden, *args, **kwargs) if call.keep_logits else logits
 
@@ -109,6 +114,16 @@ def no_logits(hidden: Tensor, vocabulary: int) -> Tensor:
     """Empty logits (..., 0, V) for hidden (..., D); a DTensor if hidden is one."""
     plain = torch.empty(*hidden.shape[:-2], 0, vocabulary, dtype=hidden.dtype, device=hidden.device)
     return same_in_all(plain, hidden.device_mesh) if is_dtensor(hidden) else plain
+
+
+def of_labels(loss: Tensor, has_label: Tensor) -> Tensor:
+    """A sum of losses, without a gradient unless there is a label.
+
+    A batch without any label may be divided by a count of 0. The loss is nan then, as in transformers and TRL, whose
+    gradient is zero even so; that of a sum of no rows would be 0 times infinity, and one such batch would make all
+    weights nan.
+    """
+    return torch.where(has_label.to(loss.device), loss, loss.detach())
 
 
 @contextmanager

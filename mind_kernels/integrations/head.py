@@ -36,8 +36,7 @@ def head_tensors(head: nn.Module) -> tuple[Tensor, Tensor | None]:
     if isinstance(module, ModulesToSaveWrapper):
         return head_tensors(active_module(module))
     if isinstance(module, TrainableTokensWrapper):
-        rows_as_they_are_now: Any = module.weight
-        return rows_as_they_are_now, head_tensors(module.original_module)[1]
+        return _with_trained_rows(module.token_adapter)
     kinds = [type(variant).__name__ for variant in getattr(module, "lora_variant", {}).values()]
     if not isinstance(module, lora.Linear) or kinds:
         raise ValueError(
@@ -96,9 +95,25 @@ def _linear(module: Any) -> tuple[Tensor, Tensor | None]:
     return weight, module.bias
 
 
+def _is_base_alone(module: Any) -> bool:
+    """Whether a layer of PEFT computes with its base layer alone. Like that layer's own forward pass, takes merged
+    adapters out of the base layer if they are disabled."""
+    if module.disable_adapters and module.merged:
+        module.unmerge()
+    return module.disable_adapters or module.merged or not module.active_adapters
+
+
+def _with_trained_rows(module: Any) -> tuple[Tensor, Tensor | None]:
+    if _is_base_alone(module):
+        return _linear(module.get_base_layer())
+    _linear(module.get_base_layer())  # raises what that raises
+    return module.get_merged_weights(module.active_adapters), None  # PEFT's forward pass leaves the bias out
+
+
 def _with_lora(module: Any) -> tuple[Tensor, Tensor | None]:
+    base_alone = _is_base_alone(module)
     weight, bias = _linear(module.get_base_layer())
-    if module.disable_adapters or module.merged:
+    if base_alone:
         return weight, bias
     for name in module.active_adapters:
         if name not in module.lora_A:

@@ -31,13 +31,14 @@ def probing(model: nn.Module) -> Iterator[None]:
 def probe_ids(model: Any, count: int) -> Tensor:
     """Random token ids (count,), int64 on the CPU, the same in every call; special tokens of the model are left out."""
     ends: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
-    special = torch.zeros(min(end.weight.shape[0] for end in ends if end is not None), dtype=torch.bool)
+    count_of_all = min(end.weight.shape[0] for end in ends if end is not None)
+    special = torch.zeros(count_of_all, dtype=torch.bool, device="cpu")  # whatever the default device is
     for name, value in model.config.get_text_config().to_dict().items():
         if name.endswith("token_id"):
             special[[i for i in _ids(value) if 0 <= i < len(special)]] = True
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     allowed = (~special).nonzero().flatten()
-    return allowed[torch.randint(len(allowed), (count,), generator=generator)]
+    return allowed[torch.randint(len(allowed), (count,), generator=generator, device="cpu")]
 
 
 def _ids(value: Any) -> list[int]:
@@ -98,6 +99,8 @@ def unwrapped(model: Any) -> Any:
 def lm_head(model: Any) -> nn.Module:
     """The LM head of a decoder; raises ValueError for a model without one."""
     name = type(model).__name__
+    if isinstance(getattr(model, "module", None), nn.Module):  # FSDP's first version, DeepSpeed's engine
+        raise ValueError(f"{name} has wrapped the model in a way that hides it: expected the model, before that")
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if not isinstance(head, nn.Module):
         raise ValueError(f"{name} has no LM head: expected a causal language model of transformers")

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from mind_kernels import RowStats, linear_cross_entropy
+from mind_kernels import RowStats, checks, linear_cross_entropy
 from mind_kernels.dtensors import is_dtensor
 from mind_kernels.integrations.condition import Condition, KnownOutputs
 from mind_kernels.integrations.fused_head import (
@@ -28,6 +29,7 @@ from mind_kernels.integrations.fused_head import (
     fused_class,
     fused_head,
     no_logits,
+    of_labels,
     restore_class,
     serving,
 )
@@ -38,6 +40,7 @@ from mind_kernels.integrations.probe import (
     lm_head,
     probe_ids,
     probe_outputs,
+    probing,
     rounding,
     unwrapped,
 )
@@ -51,18 +54,25 @@ class _Options:
     """The options of a fused model, used in all calls."""
 
     condition: Condition
+    loss_function: Any
+    """The model's own, in whose place the loss is computed."""
     loss: dict[str, Any] = field(default_factory=dict)
     eval_logits: bool = True
 
 
+@dataclass(eq=False)
 class _Call:
     """One call of a fused model with labels: the data that its forward pass and that of the head exchange."""
 
-    def __init__(self, options: _Options, target: Tensor, items: Tensor | float | None, keep_logits: bool) -> None:
-        self.options, self.target, self.items, self.keep_logits = options, target, items, keep_logits
-        self.loss: Tensor | None = None
-        self.stats: RowStats | None = None
-        self.taken = False
+    options: _Options
+    labels: Tensor
+    """Those that the model's forward pass is given."""
+    target: Tensor
+    items: Tensor | float | None
+    keep_logits: bool
+    loss: Tensor | None = None
+    stats: RowStats | None = None
+    taken: bool = False
 
     def compute(self, head: Any, hidden: Tensor) -> Tensor:
         """Computes the loss from hidden (..., D); returns empty logits (..., 0, V)."""
@@ -92,14 +102,25 @@ class _Call:
             **options.loss,
         )
         if self.items is not None:
+            self.loss = of_labels(self.loss, (self.target != IGNORED).any())
             self.loss = self.loss / (self.items.to(hidden.device) if isinstance(self.items, Tensor) else self.items)
         return no_logits(hidden, weight.shape[0])
 
-    def take(self, *_: Any, **__: Any) -> Tensor | None:
-        """Called instead of the model's loss function."""
+    def take(self, *args: Any, **kwargs: Any) -> Tensor | None:
+        """Called instead of the model's loss function, with its arguments: logits, labels, vocab_size and others."""
         if self.taken:
             raise ValueError("its loss_function was called twice with these labels: expected one call")
         self.taken = True
+        given = dict(zip(("logits", "labels"), args, strict=False)) | kwargs
+        name, expected = ("labels", self.labels) if given.get("shift_labels") is None else ("shift_labels", self.target)
+        found = given.get(name)
+        if found is not expected:  # some models leave out more labels, such as those of padding
+            message = f"its forward pass hands other {name} to its loss_function than it was given"
+            if not isinstance(found, Tensor) or found.shape != expected.shape:
+                raise ValueError(message)
+            checks.values(found.to(expected.device) == expected, message)
+        if kwargs.get("ignore_index", IGNORED) != IGNORED:
+            raise ValueError(f"its forward pass ignores labels of {kwargs['ignore_index']}: expected {IGNORED}")
         return self.loss
 
 
@@ -144,8 +165,9 @@ def fuse(
     Raises:
         ValueError: the model has no LM head, or one that is not a plain linear layer; no softcap and temperature
             explain its logits; its loss is not the cross-entropy of the next token (encoder-decoder and masked models);
-            its parameters have no data (meta device) and `condition` is None; a forward pass or a loss function was set
-            on the instance.
+            its parameters have no data (meta device) and `condition` is None; a forward pass was set on the instance;
+            its loss function is not one of transformers; an option is out of range.
+        TypeError: an option of the wrong type.
         BackendUnavailableError: the requested backend cannot run here.
     """
     language_model = unwrapped(model)
@@ -159,12 +181,17 @@ def fuse(
         "gradient_threshold": gradient_threshold,
         "backend": backend,
     }
-    _check_loss(head_tensors(head)[0], loss)
-    if condition is None:
-        condition = read_condition(language_model)
-        _compare(language_model, _Options(condition, {"backend": backend}, eval_logits=False))
-    _check_loss_function(language_model)
-    _become_fused(language_model, _Options(condition, loss, eval_logits))
+    if condition is not None and not isinstance(condition, Condition):
+        raise TypeError(f"condition is {condition!r}: expected a Condition, as read_condition returns it")
+    checks.flag("eval_logits", eval_logits)
+    own = getattr(language_model, "loss_function", None)
+    _check_loss_function(language_model, own)
+    with probing(language_model):  # all of it: a parametrized weight may change whenever it is read in training mode
+        _check_loss(head_tensors(head)[0], loss | ({} if condition is None else condition._asdict()))
+        if condition is None:
+            condition = read_condition(language_model)
+            _compare(language_model, _Options(condition, own, {"backend": backend}, eval_logits=False))
+    _become_fused(language_model, _Options(condition, own, loss, eval_logits))
     return model
 
 
@@ -211,28 +238,33 @@ def _check_forward(model: nn.Module, head: nn.Module) -> None:
         raise ValueError(f"{type(model).__name__}: its forward pass takes no labels: expected a causal language model")
 
 
-def _check_loss_function(model: Any) -> None:
-    """Raises ValueError for a loss function that was set on the model: one with class weights, for example, may equal
-    the model's own on a few tokens and differ on others."""
-    own = getattr(model, "_loss_function", None)
-    if own is not None:
+def _check_loss_function(model: Any, own: Any) -> None:
+    """Raises ValueError for a loss function that is not one of transformers, whether it was set on the model, its class
+    defines it, or transformers' table of them names it: one with class weights, for example, may equal transformers' on
+    a few tokens and differ on others."""
+    if own is not None and not (getattr(own, "__module__", None) or "").startswith("transformers."):
+        back = ", which `del model._loss_function` gives back" if hasattr(model, "_loss_function") else ""
         raise ValueError(
-            f"{type(model).__name__}: its loss_function was set to {getattr(own, '__qualname__', own)}, which `fuse` "
-            "would replace: expected the class's own, which `del model._loss_function` gives back"
+            f"{type(model).__name__}: its loss_function is {_name(own)}, which `fuse` would replace: expected one of "
+            f"transformers{back}"
         )
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__qualname__", None) or repr(function)
 
 
 def _check_loss(weight: Tensor, options: dict[str, Any]) -> None:
     """Raises the errors that `linear_cross_entropy` would raise for these options, such as BackendUnavailableError."""
     if not is_dtensor(weight):  # and not one that FSDP will gather
-        no_row, no_target = weight.new_zeros(0, weight.shape[1]), torch.zeros(0, dtype=torch.int64)
+        no_row, no_target = weight.new_zeros(0, weight.shape[1]), torch.zeros(0, dtype=torch.int64, device="cpu")
         linear_cross_entropy(no_row, weight.detach(), no_target, reduction="sum", **options)
 
 
 def _compare(model: Any, options: _Options) -> None:
     """Raises ValueError unless the fused loss equals the model's own, for a few tokens and for a single token, which no
     position predicts."""
-    first = torch.full((PROBED_TOKENS,), IGNORED)
+    first = torch.full((PROBED_TOKENS,), IGNORED, device="cpu")
     first[0] = 0
     for labels in (probe_ids(model, PROBED_TOKENS), first):
         with gathered_outputs(active_module(lm_head(model))):
@@ -250,12 +282,20 @@ def _compare(model: Any, options: _Options) -> None:
             ) from error
         finally:
             _restore(model)
-        rtol = rounding(output.logits.dtype)
+        rtol = max(rounding(dtype) for dtype in _dtypes(model, output.logits))
         if not torch.allclose(fused.double(), own.double(), rtol=rtol, atol=1e-6, equal_nan=True):
             raise ValueError(
                 f"{type(model).__name__}: its own loss of {PROBED_TOKENS} tokens is {float(own):.6g}, that of its "
                 f"head's inputs {float(fused):.6g}: expected a model whose loss is the cross-entropy of the next token"
             )
+
+
+def _dtypes(model: Any, logits: Tensor) -> Iterator[torch.dtype]:
+    """Those to which the model may have rounded on the way to its logits, which some models then turn into float32."""
+    yield logits.dtype
+    yield head_tensors(lm_head(model))[0].dtype
+    if torch.is_autocast_enabled(logits.device.type):
+        yield torch.get_autocast_dtype(logits.device.type)
 
 
 class _FusedModel(Fused):
@@ -280,11 +320,13 @@ def _model_class(base: Any) -> type:
         **kwargs: Any,
     ) -> Any:
         if len(args) > place:
-            kwargs |= dict(zip(names[: len(args)], args, strict=True))
-            args, labels = (), kwargs.pop("labels")
+            if labels is not None:
+                raise TypeError(f"{base.__name__}.forward() got labels both by position and by name")
+            labels = args[place]
         options = self._fused_options
         if options is None:  # an instance created directly from this class, not by `fuse`
-            given = {"labels": labels, "shift_labels": shift_labels, "num_items_in_batch": num_items_in_batch}
+            given = {"shift_labels": shift_labels, "num_items_in_batch": num_items_in_batch}
+            given |= {} if len(args) > place else {"labels": labels}
             return base.forward(self, *args, **kwargs, **{k: v for k, v in given.items() if v is not None})
         if kwargs.get("ignore_index", IGNORED) != IGNORED:
             raise ValueError(f"ignore_index is {kwargs['ignore_index']}: a fused model ignores labels of {IGNORED}")
@@ -298,9 +340,12 @@ def _model_class(base: Any) -> type:
             with serving(None, fused_head(self), self):
                 return base.forward(self, *args, **kwargs)
         keep = not self.training and options.eval_logits if skip_logits is None else not skip_logits
-        call = _Call(options, target, num_items_in_batch, keep)
+        call = _Call(options, labels, target, num_items_in_batch, keep)
         with serving(call, fused_head(self), self):
-            output = base.forward(self, *args, labels=labels, **kwargs)
+            if len(args) > place:
+                output = base.forward(self, *args[:place], labels, *args[place + 1 :], **kwargs)
+            else:
+                output = base.forward(self, *args, labels=labels, **kwargs)
         if call.loss is None or not call.taken:
             missed = "call its LM head" if call.loss is None else "take its loss from its loss_function"
             raise RuntimeError(f"{base.__name__}: with labels its forward pass did not {missed}: unfuse it")
@@ -308,14 +353,26 @@ def _model_class(base: Any) -> type:
         return output
 
     def loss_function(self: Any) -> Any:
-        return base.loss_function.fget(self) if self._fused_call is None else self._fused_call.take
+        own = self._own_loss_function
+        if self._fused_call is None:
+            return own
+        if own is not self._fused_options.loss_function:  # another loss_type, for example
+            was = _name(self._fused_options.loss_function)
+            raise ValueError(f"{base.__name__}: its loss_function is {_name(own)}, and was {was} when it was fused")
+        return self._fused_call.take
 
     def set_loss_function(self: Any, value: Any) -> None:
         if self._fused_options is not None:
             raise ValueError(f"{base.__name__} is fused, and would not call another loss_function: unfuse it first")
         base.loss_function.fset(self, value)
 
-    body = {"forward": forward, "loss_function": property(loss_function, set_loss_function)}
+    # The property of the base under another name, since torch.compile does not trace its fget.
+    own = inspect.getattr_static(base, "loss_function", None)
+    body = {
+        "forward": forward,
+        "_own_loss_function": own,
+        "loss_function": property(loss_function, set_loss_function),
+    }
     return fused_class(base, _FusedModel, _model_class, body)
 
 

@@ -20,7 +20,7 @@ from trl.models import utils
 
 from mind_kernels import Head
 from mind_kernels.integrations.condition import Condition
-from mind_kernels.integrations.fused_head import IGNORED, calling, no_logits
+from mind_kernels.integrations.fused_head import IGNORED, calling, no_logits, of_labels
 from mind_kernels.integrations.head import head_tensors
 from mind_kernels.integrations.probe import probe_outputs, unwrapped, without_cache
 from mind_kernels.integrations.signature import expect
@@ -66,7 +66,8 @@ class _Divergence:
         _check_first(self, "loss")
         student = Head(*head_tensors(head), *self.condition)
         rows = hidden[:, :-1][self.with_label]
-        self.loss, _ = divergence(rows, student, self.known, self.teacher, self.beta, "sum")
+        loss, _ = divergence(rows, student, self.known, self.teacher, self.beta, "sum")
+        self.loss = of_labels(loss, self.with_label.any())
         return no_logits(hidden, student.weight.shape[0])
 
 

@@ -99,11 +99,11 @@ class BatchPass:
         self._size = rows_per_chunk(spec.head.vocabulary, hidden.device, hidden.element_size(), sparse=True)
 
     def run(self, rows: Tensor | int) -> None:
-        rows = torch.arange(rows) if isinstance(rows, int) else rows
+        rows = torch.arange(rows, device="cpu") if isinstance(rows, int) else rows
         if len(rows) == 0:
             return
         log_cuts = self._log_cuts(rows)
-        for chunk in chunks(torch.arange(len(rows)), self._kernels.STREAMED_CHUNKS * self._size):
+        for chunk in chunks(torch.arange(len(rows), device="cpu"), self._kernels.STREAMED_CHUNKS * self._size):
             self._take(rows[chunk], log_cuts[chunk])
             if self._sparse.collected > _MOST_ENTRIES:
                 self._finish(last=False)

@@ -79,7 +79,8 @@ class HostSums:
         self._sums = torch.stack([value.double().sum() for value in values])
         self._ready = None
         if self._sums.is_cuda:
-            self._sums = torch.empty(3, dtype=torch.float64, pin_memory=True).copy_(self._sums, non_blocking=True)
+            pinned = torch.empty(3, dtype=torch.float64, device="cpu", pin_memory=True)
+            self._sums = pinned.copy_(self._sums, non_blocking=True)
             self._ready = torch.cuda.Event()
             self._ready.record()
 

@@ -8,6 +8,7 @@ operators    calls of the operators of mind_kernels._cpp equal their definition 
 public       the public operations of mind_kernels, on each backend of this CPU, against their definition in float64
 interpreter  the same with the Triton kernels in Triton's interpreter, a few calls per second
 refusals     the same operations with one faulty argument: all backends refuse it by its name, or all take it
+integrations a fused model of transformers and the functions that TRL gets, against what they replace
 parsers      graders, records, settings, plans and teachers' answers of any bytes: a result, or an error of one line
 
 Rounds of examples with new seeds, the names in turn. Ends with status 1 at the first finding, which hypothesis has made

@@ -153,10 +153,10 @@ class Truth:
         if name.startswith("d_") and (self._peer_overflows or floor > torch.finfo(found.dtype).max):
             truth = torch.where(found.isfinite(), truth, found.double())  # it may overflow too
         how = dtype, floor, self.all_finite
-        fault = _fault(name, found, truth, [self.peer[name]], *how)
+        fault = result_fault(name, found, truth, [self.peer[name]], *how)
         if quick or not fault:
             return fault
-        return _fault(name, found, truth, [peer[name] for peer in self.peers], *how)
+        return result_fault(name, found, truth, [peer[name] for peer in self.peers], *how)
 
     def gradient_faults(self, found: Tensors) -> list[str]:
         """Of gradients that may be sparse: those of the definition, or exact if that is faster or more accurate.
@@ -196,9 +196,10 @@ class Truth:
         return by_token.gather(-1, ids)
 
 
-def _fault(
+def result_fault(
     name: str, found: Tensor, truth: Tensor, peers: list[Tensor], dtype: torch.dtype, floor: float, all_finite: bool
 ) -> str:
+    """What is wrong with a result, of which `peers` are what PyTorch makes, the unluckiest of which counts."""
     if not found.is_floating_point():
         certain = torch.stack([value == truth for value in peers]).all(0)
         wrong = certain & (found != truth)

@@ -84,11 +84,17 @@ def _parsers() -> Tier:
     return Tier(list(parsers.PARSERS), parsers.example)
 
 
+def _integrations() -> Tier:
+    integrations = importlib.import_module("tests.fuzz.integrations")
+    return Tier(integrations.NAMES, integrations.example, examples=50)
+
+
 TIERS: dict[str, Callable[[], Tier]] = {
     "operators": _operators,
     "public": _public,
     "interpreter": _interpreter,
     "refusals": _refusals,
     "parsers": _parsers,
+    "integrations": _integrations,
 }
 """By name; called once, since the interpreter has to be chosen before kernels are imported."""

@@ -62,6 +62,9 @@ def test_what_a_call_may_be_given():
     by_place = (BATCH["input_ids"], BATCH["attention_mask"], None, None, None, BATCH["labels"])
     assert fused(*by_place).logits.shape == (4, 0, 99)
     assert torch.equal(fused(*by_place).loss, fused(**BATCH).loss)
+    for twice in ("labels", "input_ids"):
+        with pytest.raises(TypeError, match=rf"forward\(\) got .*{twice}"):
+            fused(*by_place, **{twice: BATCH[twice]})
     assert fused(**BATCH, skip_logits=False).logits.shape == stock(**BATCH).logits.shape
     with pytest.raises(ValueError, match="logits_to_keep"):
         fused(**BATCH, logits_to_keep=3)
@@ -206,7 +209,34 @@ def weighed():
     return model
 
 
+def weighed_by_its_class():
+    model = make()
+
+    class Weighed(type(model)):
+        def loss_function(self, logits, labels, **_):
+            weight = torch.where(torch.arange(99) == 2, 5.0, 1.0)
+            return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), weight)
+
+    model.__class__ = Weighed
+    return model
+
+
+def hidden_by_a_wrapper():
+    """As FSDP's first version does, whose wrapper has the attributes of the model."""
+
+    class Wrapper(nn.Module):
+        def __init__(self, module):
+            super().__init__()
+            self.module = module
+
+        def __getattr__(self, name):
+            return super().__getattr__(name) if name == "module" else getattr(self.module, name)
+
+    return Wrapper(make())
+
+
 REFUSED = [
+    (hidden_by_a_wrapper, "Wrapper has wrapped the model in a way that hides it: expected the model, before that"),
     (without_head, "LlamaModel has no LM head"),
     (lambda: nn.Linear(2, 3), "Linear has no LM head"),
     (masked, "BertForMaskedLM: it does not take its loss from its loss_function"),
@@ -217,7 +247,8 @@ REFUSED = [
     (quantized, "the LM head is a Linear with a weight of torch.int8"),
     (lambda: fuse(make()), "LlamaForCausalLM is fused already"),
     (on_meta, "LlamaForCausalLM has no data yet"),
-    (weighed, "LlamaForCausalLM: its loss_function was set to weighed.<locals>.<lambda>, which `fuse` would replace"),
+    (weighed, "LlamaForCausalLM: its loss_function is weighed.<locals>.<lambda>, which `fuse` would.*del model"),
+    (weighed_by_its_class, "Weighed: its loss_function is weighed_by_its_class.<locals>.Weighed.loss_function, which"),
 ]
 
 
@@ -250,6 +281,42 @@ def test_a_condition_spares_the_probe():
     torch.testing.assert_close(
         fused(**BATCH).loss, nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten()), rtol=1e-6, atol=0
     )
+
+
+@pytest.mark.parametrize(
+    ("condition", "error", "message"),
+    [
+        ((30.0, 1.0), TypeError, r"condition is \(30.0, 1.0\): expected a Condition"),
+        (Condition(0.0, 1.0), ValueError, "softcap is 0.0: expected a positive"),
+        (Condition(None, 0.0), ValueError, "temperature is 0.0: expected a positive"),
+    ],
+)
+def test_a_condition_is_checked_at_once(condition, error, message):
+    with pytest.raises(error, match=message):
+        fuse(make(), condition=condition)
+
+
+def test_logits_in_float32_of_a_model_in_bfloat16():
+    """Its own loss is rounded to bfloat16 all the same."""
+    model = make("nemotron_h", dtype=torch.bfloat16)
+    assert model(input_ids=BATCH["input_ids"]).logits.dtype == torch.float32
+    assert fuse(model)(**BATCH).logits.shape == (4, 0, 99)
+
+
+def test_whatever_the_default_device_is():
+    stock = make()
+    with torch.device("meta"):  # the model is on the CPU
+        fused = fuse(copy.deepcopy(stock))
+    assert_as_stock(fused, stock)
+
+
+def test_weights_that_change_when_they_are_read():
+    """In training mode each reading of such a weight improves its norm."""
+    model = make()
+    nn.utils.parametrizations.spectral_norm(model.lm_head)
+    before = copy.deepcopy(model.state_dict())
+    after = fuse(model).state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
 def test_a_forward_pass_of_the_instance_is_refused():

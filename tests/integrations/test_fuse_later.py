@@ -130,8 +130,53 @@ def test_another_loss_is_refused():
         fused(**BATCH, ignore_index=5)
     other = make()
     other.loss_function = lambda logits, labels, vocab_size, **_: logits.square().mean()
-    with pytest.raises(ValueError, match="LlamaForCausalLM: its own loss of 9 tokens is"):
+    with pytest.raises(ValueError, match="LlamaForCausalLM: its loss_function is .*lambda>, which `fuse` would"):
         fuse(other)
+    fused.loss_type = "ForMaskedLM"
+    with pytest.raises(ValueError, match="its loss_function is ForMaskedLMLoss, and was ForCausalLMLoss when it was"):
+        fused(**BATCH)
+
+
+def changed_labels(**changes):
+    """A model whose forward pass changes what its loss function is given."""
+    model = make()
+
+    class Changed(type(model)):
+        def forward(self, *args, labels=None, **kwargs):
+            kwargs |= {name: change(labels) for name, change in changes.items()} if labels is not None else {}
+            return super().forward(*args, **{"labels": labels} | kwargs)
+
+    model.__class__ = Changed
+    return model
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": lambda labels: labels.masked_fill(labels == 50, -100)}, "hands other labels to its loss_function"),
+        ({"ignore_index": lambda labels: 50 if labels.numel() > 9 else -100}, "ignores labels of 50: expected -100"),
+    ],
+)
+def test_a_model_that_ignores_more_labels_is_refused(changes, message):
+    """As some ignore those of padding, none of which the comparison of `fuse` meets."""
+    fused = fuse(changed_labels(**changes))
+    with pytest.raises(ValueError, match=message):
+        fused(**BATCH | {"labels": BATCH["labels"].masked_fill(BATCH["labels"] % 7 == 0, 50)})
+
+
+def test_labels_that_are_copied_on_the_way():
+    stock = changed_labels(labels=torch.clone)
+    assert_as_stock(fuse(copy.deepcopy(stock)), stock)
+
+
+@pytest.mark.parametrize("register", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+def test_a_backward_hook_of_the_head_is_refused(register):
+    """It would never be called."""
+    fused = fuse(make())
+    getattr(fused.lm_head, register)(lambda *_: None)
+    with pytest.raises(ValueError, match="the LM head has a backward hook"):
+        fused(**BATCH)
+    assert fused(input_ids=BATCH["input_ids"]).logits.shape == (4, 17, VOCABULARY)
 
 
 def test_adapters_per_row_of_the_head_are_refused():
@@ -192,6 +237,35 @@ def test_two_adapters_of_the_head_merged_and_taken_off():
     assert fused(**BATCH).logits.shape == (4, 0, VOCABULARY)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"target_modules": ["lm_head"]}, {"trainable_token_indices": {"lm_head": [3, 50]}}],
+    ids=["LoRA", "rows"],
+)
+@pytest.mark.parametrize("family", ["llama", "phi"])  # phi's head has a bias
+def test_an_adapter_of_the_head_on_off_and_merged(options, family):
+    """A merged adapter that is then disabled is taken out of the weight by the head's own forward pass."""
+    peft = pytest.importorskip("peft")
+    models = []
+    for model in (make(family), fuse(make(family))):
+        model.lm_head.bias = None if model.lm_head.bias is None else nn.Parameter(torch.arange(99) / 33)
+        config = peft.LoraConfig(r=4, task_type="CAUSAL_LM", init_lora_weights=False, **options)
+        torch.manual_seed(0)
+        models.append(peft.get_peft_model(model, config))
+        for name, parameter in models[-1].named_parameters():
+            if "trainable_tokens_delta" in name:
+                nn.init.normal_(parameter)
+    stock, fused = models
+    assert_as_stock(fused, stock)
+    for merge in (False, True):
+        if merge:
+            stock.merge_adapter(), fused.merge_adapter()
+            torch.testing.assert_close(fused(**BATCH).loss, stock(**BATCH).loss, rtol=1e-6, atol=0)
+        with stock.disable_adapter(), fused.disable_adapter():
+            torch.testing.assert_close(fused(**BATCH).loss, stock(**BATCH).loss, rtol=1e-6, atol=0)
+        assert_as_stock(fused, stock)
+
+
 @pytest.mark.parametrize("items", [None, 3, 8.0, torch.tensor(7), torch.tensor([7.5])])
 def test_counts_of_items(items):
     stock, fused = pair()
@@ -206,8 +280,7 @@ def test_no_label_at_all():
             torch.testing.assert_close(output.loss.detach(), torch.tensor(expected), equal_nan=True)
             model.zero_grad()
             output.loss.backward()
-            if items is None or items == 3:
-                assert not any(p.grad.any() for p in model.parameters())
+            assert not any(p.grad.any() for p in model.parameters())
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,19 @@ def test_the_divergence_by_its_definition(tmp_path):
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
+@pytest.mark.parametrize("items", [None, torch.tensor(0), torch.tensor(3)])
+def test_no_label_at_all(tmp_path, items):
+    """As with TRL: the loss may be nan, the gradient is zero."""
+    for kind in (GKDTrainer, FusedGKDTrainer):
+        trainer = gkd(tmp_path, kind=kind)
+        batch = next(iter(trainer.get_train_dataloader()))
+        batch["labels"].fill_(-100)
+        loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=items)
+        assert bool(loss.isnan()) == (items is not None and items == 0)
+        loss.backward()
+        assert not any(p.grad.any() for p in trainer.model.parameters() if p.grad is not None)
+
+
 def test_refused(tmp_path):
     with pytest.raises(ValueError, match="PEFT adapter to `lm_head` is not supported"):  # by TRL
         gkd(tmp_path, kind=FusedGKDTrainer, peft_config=trl_runs.lora(target_modules=["q_proj", "lm_head"]))

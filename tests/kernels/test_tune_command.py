@@ -139,7 +139,7 @@ def test_a_model_gives_the_sizes(tmp_path, capsys, wins):
         ([*SIZES[1:], "--rows", "7"], "--rows 7: expected at least 8"),
         ([*SIZES[1:-1], "meta"], "--device meta: expected a CPU or a CUDA device"),
         ([*SIZES[1:-1], "nonsense"], "--device nonsense"),
-        (["/nowhere/at/all"], "model '/nowhere/at/all': "),
+        (["/nowhere/at/all"], "model '/nowhere/at/all': no such folder"),
         ([*SIZES[1:], "--rows", str(2**50)], f"{2**50} rows, hidden size 24, vocabulary 100: "),
     ],
 )
