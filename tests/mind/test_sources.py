@@ -369,3 +369,12 @@ def test_the_real_files_come_back_in_their_authors_forms(tmp_path):
     for questions in (commonsense, strategy):
         save_questions(questions, tmp_path / "q.parquet")
         assert load_questions(tmp_path / "q.parquet") == questions
+
+
+def test_a_folder_that_is_no_data_set_names_its_files(tmp_path):
+    pytest.importorskip("datasets")
+    for name, text in {"a.jsonl": '{"x": 1}\n', "b.json": '{"y": {"z": "t"}}', "c.txt": "t"}.items():
+        (tmp_path / name).write_text(text)
+    told = refusal(tmp_path)
+    assert told.startswith(f"{tmp_path}: cannot be loaded: ")
+    assert told.endswith("; if a file in it is meant, name that: a.jsonl, b.json")
