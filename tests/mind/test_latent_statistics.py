@@ -11,6 +11,7 @@ from scipy.stats import ttest_ind, ttest_rel
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.model_selection import GroupKFold
 
+from mind.errors import MindError
 from mind.latent.claim import claim_of
 from mind.latent.clusters import agreement, clusters_of, mixture_labels, permuted_within
 from mind.latent.config import LatentConfig
@@ -160,3 +161,9 @@ def test_the_claim_needs_every_control():
     without = claim_of(experts, {})
     assert not without.allowed and without.conditions[0].holds is None
     assert "no control, and so not known: V4: the experts' perspectives" in without.sentence
+
+
+def test_a_run_that_comes_twice_is_named():
+    for again in ("r/a", "r/a/", "./r/../r/a"):
+        with pytest.raises(MindError, match=f"^{again}: the same run comes twice"):
+            LatentConfig(("r/a", "r/b", again), "questions.jsonl")
