@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 from mind.records import Grade
 
-_DAY_TEXT = r"(?:(?P<year>[0-9]{4})(?P<sign>[-/.])[0-9]{1,2}(?P=sign)[0-9]{1,2}|[0-9]{1,2}(?P<by>[-/.])[0-9]{1,2}(?P=by)[0-9]{4})"
+_YEAR_FIRST = "(?P<year>[0-9]{4})(?P<sign>[-/.])[0-9]{1,2}(?P=sign)[0-9]{1,2}"
+_YEAR_LAST = "[0-9]{1,2}(?P<by>[-/.])[0-9]{1,2}(?P=by)[0-9]{4}"
+_DAY_TEXT = f"(?:{_YEAR_FIRST}|{_YEAR_LAST})"
 _DAY = re.compile(rf"(?<![\w./-]){_DAY_TEXT}(?=T[0-9]|(?![\w/-]|\.[0-9]))")
 _CLOCK = r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2}(?:\.0+)?)?"
 _ZONE = r"(?:Z|\s?UTC|\+00:?00)?"
