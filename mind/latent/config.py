@@ -54,6 +54,8 @@ class LatentConfig:
         least |= {"mixture_seeds": 1, "draws": 2, "permutations": 1, "seed": 0}
         for name, number in least.items():
             require(getattr(self, name) >= number, f"{name} is {getattr(self, name)}: expected at least {number}")
+        for name, number in {"samples": 10_000, "draws": 1_000_000, "permutations": 1_000_000}.items():
+            require(getattr(self, name) <= number, f"{name} is {getattr(self, name)}: expected at most {number:,}")
         require(self.seed < 2**31, f"seed is {self.seed}: expected a number below 2**31")
 
 

@@ -165,6 +165,12 @@ def test_the_claim_needs_every_control():
     assert "no control, and so not known: V4: the experts' perspectives" in without.sentence
 
 
+def test_counts_that_no_machine_finishes_are_refused():
+    for name, most in {"samples": "10,000", "draws": "1,000,000", "permutations": "1,000,000"}.items():
+        with pytest.raises(MindError, match=f"^{name} is 99999999999: expected at most {most}"):
+            dataclasses.replace(CONFIG, **{name: 99999999999})
+
+
 def test_a_run_that_comes_twice_is_named():
     for again in ("r/a", "r/a/", "./r/../r/a"):
         with pytest.raises(MindError, match=f"^{again}: the same run comes twice"):
