@@ -117,7 +117,7 @@ class DataConfig:
         most = self.max_questions
         require(most is None or most >= 2, f"data.max_questions is {most}: expected at least 2")
         counts = ("generated_questions", "generated_heldout", "generated_evaluation")
-        check_bounds("data", self, dict.fromkeys(counts, "at least 2") | {"generated_ood": "at least 0"})
+        check_bounds("data", self, dict.fromkeys(counts, "2 to 1,000,000") | {"generated_ood": "0 to 1,000,000"})
 
 
 @dataclass(frozen=True)

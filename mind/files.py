@@ -306,7 +306,7 @@ def json_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any
     """
     with require_file(path).open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if line.strip():
+            if line.removeprefix(codecs.BOM_UTF8).strip():
                 where = f"{path}:{number}"
                 yield where, parse_object(where, line)
 
@@ -337,11 +337,12 @@ def parse_json(where: str, text: bytes) -> Any:
     that has a name twice, since one of the values would be lost.
     """
     decoded = _decoded(where, text).rstrip()
+    require(decoded != "", f"{where}: is empty: expected JSON")
     try:
         return _DECODER.decode(decoded)
     except json.JSONDecodeError as error:
         place = f"{where}:{error.lineno}" if "\n" in decoded else where
-        raise MindError(f"{place}: not JSON: {error.msg} at column {error.colno}") from None
+        raise MindError(f"{place}: not JSON: {error.msg.removesuffix(' at')} at column {error.colno}") from None
     except RecursionError:
         raise MindError(f"{where}: cannot be read: brackets are nested too deep") from None
     except ValueError as error:

@@ -72,8 +72,13 @@ def _check_adapted(option: str, folder: Path) -> None:
 
 
 def _check_own(option: str, folder: Path) -> None:
-    """Raises MindError for the folder of a run, whose student is a folder in it."""
+    """Raises MindError for the folder of a run, whose student is a folder in it, and for the run's adapter beside the
+    student, which has no tokenizer."""
     config, student = folder / CONFIG, folder / "student"
+    whole = folder.resolve().parent / "student"
+    if folder.resolve().name == "adapter" and not config.is_file() and (whole / CONFIG).is_file():
+        beside = folder.parent / "student" if folder.name == "adapter" else whole
+        raise MindError(f"{option} {folder} is the adapter of a run: name its student, {beside}, which has it merged")
     if (student / CONFIG).is_file():
         own = config.is_file() and "model_type" in read_object(config)
         require(own, f"{option} {folder} is the folder of a run: name its student, {student}")

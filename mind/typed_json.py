@@ -157,6 +157,10 @@ BOUNDS: dict[str, Callable[[Any], bool]] = {
     "at least 0": lambda value: value >= 0,
     "at least 1": lambda value: value >= 1,
     "at least 2": lambda value: value >= 2,
+    "1 to 10,000": lambda value: 1 <= value <= 10_000,
+    "1 to 1,000,000": lambda value: 1 <= value <= 1_000_000,
+    "2 to 1,000,000": lambda value: 2 <= value <= 1_000_000,
+    "0 to 1,000,000": lambda value: 0 <= value <= 1_000_000,
     "None or at least 1": lambda value: value >= 1,
     "None or a probability in (0, 1)": lambda value: 0 < value < 1,
     "a positive number, or null": lambda value: value > 0,
@@ -169,7 +173,8 @@ def check_bounds(section: str, record: Any, expected: Mapping[str, str]) -> None
     to keys of BOUNDS."""
     for name, bound in expected.items():
         value = getattr(record, name)
-        require(value is None or BOUNDS[bound](value), f"{section}.{name} is {value}: expected {bound}")
+        place = f"{section}.{name}" if section else name
+        require(value is None or BOUNDS[bound](value), f"{place} is {value}: expected {bound}")
 
 
 class _Fault(NamedTuple):

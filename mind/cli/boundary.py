@@ -88,7 +88,8 @@ def _guarded(program: str, run: Callable[[], int | None]) -> int:
         if not lacks_memory(error):
             _leave_to_first()
             raise
-        _complain(program, f"error: there is not enough memory: {one_line(str(error), 200)}", error)
+        reason = one_line(str(error), 200) or type(error).__name__  # Python's own error mostly says nothing
+        _complain(program, f"error: there is not enough memory: {reason}", error)
         return BAD_INPUT
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _stop_writing():

@@ -11,6 +11,7 @@ import tyro
 from mind.cli.terminal import note, print_table, say
 from mind.errors import require
 
+MOST_DRAWS = 1_000_000
 LONG = ("bootstrap", "p")
 """Columns that are too wide for a terminal."""
 
@@ -35,7 +36,7 @@ class Compare:
     """Seed of the bootstrap."""
 
     def __post_init__(self) -> None:
-        require(self.draws >= 100, f"draws is {self.draws}: expected at least 100")
+        require(100 <= self.draws <= MOST_DRAWS, f"draws is {self.draws}: expected 100 to {MOST_DRAWS:,}")
         require(self.seed >= 0, f"seed is {self.seed}: expected at least 0")
 
 

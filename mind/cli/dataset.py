@@ -306,8 +306,10 @@ def word_problems(options: WordProblems) -> None:
 
 
 def grade(options: Grade) -> None:
+    from mind.cli.folders import check_json_name
     from mind.grading.grade import grade_file
 
+    check_json_name(options.output, ".jsonl")
     check_apart(Path(options.output), [options.source])
     say(f"{options.output}: {grade_file(options.source, options.output, overwrite=options.overwrite)}")
     words = ["data", "filter", "FOLDER", "--output", "FILE.jsonl", "--student-grades", options.output]
@@ -318,7 +320,8 @@ def _finish(report: JobReport, following: Sequence[str]) -> int | Unfinished:
     """Prints the outcome of a job."""
     from mind.teacher.spending import BUDGET_USED_UP
 
-    print_summary("requests", report)
+    if not report.is_nothing:  # a table of zeros would stand before the line that counts
+        print_summary("requests", report)
     if report.stopped is not None:
         say(f"stopped: {report.stopped}")
     elif report.last_failure is not None:

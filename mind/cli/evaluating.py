@@ -13,6 +13,7 @@ import tyro
 
 from mind import processes
 from mind.asking import AskingConfig
+from mind.cli.folders import check_json_name
 from mind.cli.terminal import note_loading, print_table, say, say_next
 from mind.config import EMBEDDED_STUDENT, StudentConfig
 from mind.display import number_of, percent
@@ -248,6 +249,7 @@ def _outputs(options: Evaluate, students: Iterable[str]) -> tuple[Path | None, P
 
     if options.output is None:
         return None, None
+    check_json_name(options.output, ".json")
     output = new_file(options.output, overwrite=options.overwrite)
     responses = output.with_suffix(".responses")
     require(responses != output, f"{output}: the ending .responses is that of the folder of the responses")

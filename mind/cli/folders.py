@@ -12,8 +12,20 @@ from mind.files import path_meant
 from mind.run_folder import RunFolder
 from mind.teacher.folder import DatasetFolder
 
+_TABLES = (".csv", ".tsv", ".xls", ".xlsx", ".parquet", ".arrow")
+"""Endings of files that programs read as tables, which JSON in them is not."""
 SHOWN = 3
 """Number of runs that a message names if the folder holds them."""
+
+
+def check_json_name(output: str, ending: str) -> None:
+    """Raises MindError for the name of a file of JSON that ends as one of another format; `ending` is meant instead."""
+    path = Path(output)
+    require(
+        path.suffix.lower() not in _TABLES,
+        f"--output {output}: {'JSON lines' if ending == '.jsonl' else 'JSON'} will be written, and no {path.suffix} "
+        f"file: name it {path.with_suffix(ending)}",
+    )
 
 
 def check_kind(path: str, expected: str) -> None:

@@ -51,6 +51,12 @@ class Option:
         return next((kinds for kinds in tuples if Ellipsis not in kinds), ())
 
     @property
+    def entry(self) -> tuple[Any, ...]:
+        """The types of the words of one entry, a name and what it stands for, if it takes any number of entries."""
+        pairs = [get_args(kind) for kind in self.kinds if get_origin(kind) is dict]
+        return next(((name, *(get_args(value) or (value,))) for name, value in pairs), ())
+
+    @property
     def choices(self) -> tuple[str, ...]:
         """The values that it may have, if these are few."""
         return tuple(str(choice) for kind in self.kinds if get_origin(kind) is Literal for choice in get_args(kind))
@@ -179,6 +185,12 @@ def _wrong_values(name: str, option: Option | None, values: Sequence[str]) -> It
         if len(values) < len(option.places):
             yield f"{name} has {number_of(len(values), 'value')}: expected {len(option.places)}"
         entries = [(kind,) for kind in option.places]
+    elif option.entry:
+        count = len(option.entry)
+        if len(values) % count:
+            shown = one_line(" ".join(values), 100)
+            yield f"{name} is {shown}: expected a name and {number_of(count - 1, 'number')} for each entry"
+        entries = [(kind,) for kind in option.entry] * (len(values) // count)
     else:
         if not values and option.takes == 1:
             yield f"{name} has no value: expected {_expected(option.kinds)}"

@@ -96,6 +96,7 @@ def build_card(
         "counts": {key: summary[key] for key in COUNTS} | {"teachers": _teachers(summary["teachers"])},
         "filter": dataclasses.asdict(config),
         "tokens": tokens,
+        **_without_answer(folders),
         "cost": _cost(folders),
         **({} if leaks is None else {"leaks": {Path(file).name: found.counts() for file, found in leaks.items()}}),
         "limits": [
@@ -191,14 +192,37 @@ def _count_responses(responses: Iterable[Response]) -> tuple[dict[str, int], dic
     return dict(models.most_common()), tokens, {"first_response": first, "last_response": last}
 
 
+def _without_answer(folders: Sequence[JudgedData]) -> dict[str, Any]:
+    """The attempts that gave no usable answer, with the tokens that the server told; empty if there are none."""
+    attempts = [attempt for folder in folders for attempt in folder.wasted]
+    counted = [attempt for attempt in attempts if attempt.counted]
+    told = {
+        "attempts": len(attempts),
+        "prompt": sum(attempt.prompt_tokens for attempt in counted),
+        "completion": sum(attempt.completion_tokens for attempt in counted),
+        "uncounted_attempts": len(attempts) - len(counted),
+    }
+    return {"without_answer": told} if attempts else {}
+
+
+def all_tokens(card: Mapping[str, Any]) -> dict[str, int]:
+    """The tokens of a card's responses and of its attempts without an answer, together."""
+    wasted = card.get("without_answer", {})
+    names = {"prompt": "prompt", "completion": "completion", "uncounted_responses": "uncounted_attempts"}
+    return {name: card["tokens"][name] + wasted.get(other, 0) for name, other in names.items()}
+
+
 def _cost(folders: Sequence[JudgedData]) -> dict[str, Any] | None:
-    """The cost of all folders, each by its own prices; None if one has no price, or another currency."""
+    """The cost of the tokens that the servers told, those of attempts without an answer included, each folder by its
+    own prices; None if one has no price, or another currency."""
     amount, currencies, prices = 0.0, set(), set()
     for folder in folders:
         if folder.price is None:
             return None
         _, tokens, _ = _count_responses([*folder.responses, *folder.others])
-        amount += cost_of(tokens["prompt"], tokens["completion"], folder.price)
+        wasted = _without_answer([folder]).get("without_answer", {"prompt": 0, "completion": 0})
+        prompt, completion = (tokens[kind] + wasted[kind] for kind in ("prompt", "completion"))
+        amount += cost_of(prompt, completion, folder.price)
         currencies.add(folder.config.currency)
         prices.add(folder.price)
     if len(currencies) > 1:
@@ -228,7 +252,8 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
     counts, teacher, tokens = card["counts"], card["teacher"], card["tokens"]
     yield from (f"# {code_span(card['name'])}", "")
     yield f"Questions with rationales from several perspectives, written by {card['tool']} on {card['created']}."
-    uncounted = tokens["uncounted_responses"]
+    uncounted, wasted = tokens["uncounted_responses"], card.get("without_answer", {})
+    unknown = " of the tokens that the server counted" if all_tokens(card)["uncounted_responses"] else ""
     yield from _section(
         "Licence",
         [
@@ -245,7 +270,8 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
             f"responses from {code_span(teacher['first_response'])} to {code_span(teacher['last_response'])}",
             f"tokens: {tokens['prompt']:,} of prompts, {tokens['completion']:,} of answers"
             + (f", and those of {uncounted:,} responses that the server did not count" if uncounted else ""),
-            f"cost: {_fields(card['cost'])}" if card["cost"] else "cost: no price was given",
+            *([f"attempts without a usable answer: {_fields(wasted)}"] if wasted else []),
+            f"cost{unknown}: {_fields(card['cost'])}" if card["cost"] else "cost: no price was given",
         ],
     )
     yield from _section("Prompts, by their SHA-256", _items(card["prompts"]))

@@ -9,7 +9,7 @@ from typing import Any
 
 from mind.data.overlap import WORDS, Leaks, leaks_of
 from mind.data.problems import Faults, Problems
-from mind.data.questions import asked_in, knowledge, load_questions, named_rationales, same_text
+from mind.data.questions import Asked, asked_in, knowledge, load_questions, named_rationales
 from mind.data.sources import SourceConfig, read_source
 from mind.grading.type_counts import type_counts
 from mind.summary import Summary, counted
@@ -57,7 +57,7 @@ def check_source(config: SourceConfig, others: Sequence[str] = ()) -> CheckRepor
     """
     problems = Problems(config.path)
     questions, repeated = [], []
-    texts: dict[str, str] = {}
+    asked = Asked()
     rationales: Counter[str] = Counter()
     unnamed, with_knowledge, without_two = 0, 0, []
     for where, row, question in read_source(config, problems):
@@ -71,8 +71,9 @@ def check_source(config: SourceConfig, others: Sequence[str] = ()) -> CheckRepor
         unnamed += len(values) if isinstance(values, list) and not named else 0
         if len(named) < 2:
             without_two.append(where)
-        if texts.setdefault(same_text(question.question), where) != where:
+        if question in asked:
             repeated.append(where)
+        asked.add(question)
         questions.append(replace(question, rationales=named))
     faults = Faults()
     evaluation = {file: faults.attempt(load_questions, file) for file in others}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mind.curation.adherence import known_scripts
+from mind.display import meant
 from mind.errors import require
 from mind.provenance import without_folders
 from mind.typed_json import check_fields
@@ -73,7 +74,9 @@ class FilterConfig:
             f"duplicate_threshold is {self.duplicate_threshold}: expected a number in (0, 1]",
         )
         for script, shares in self.scripts.items():
-            require(script in known_scripts(), f"scripts: {script}: expected one such as LATIN, CYRILLIC or HANGUL")
+            near = meant(script, known_scripts())
+            expected = f"expected one such as LATIN, CYRILLIC or HANGUL{near}"
+            require(script in known_scripts(), f"scripts: {script}: {expected}")
             _check_range(f"scripts.{script}", shares, most=1)
         _check_range("pass_rate", self.pass_rate, most=1)
         _check_range("variation", self.variation or (0, 0))

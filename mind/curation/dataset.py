@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from mind.curation.card import build_card, write_card
+from mind.curation.card import all_tokens, build_card, write_card
 from mind.curation.config import FilterOptions
 from mind.curation.filter import filter_responses, load_pass_rates
 from mind.curation.knowledge import with_knowledge
@@ -70,7 +70,7 @@ def filter_dataset(options: FilterOptions) -> FilterResult:
         kept_lengths=result.kept_characters,
         dropped_lengths=result.dropped_characters,
         pass_rates=list(result.pass_rates.values()),
-        tokens=card["tokens"],
+        tokens=all_tokens(card),
         cost=card["cost"],
         kept=result.questions,
         dropped=_examples(result, pool),

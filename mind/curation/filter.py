@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 import statistics
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +18,7 @@ from mind.curation.result import EASY, KEPT, NO_RESPONSE, OUTSIDE, TOO_FEW, Filt
 from mind.data.fields import field_of
 from mind.data.problems import Problems
 from mind.data.rows import file_rows
+from mind.display import number_of
 from mind.errors import MindError, require
 from mind.progress import tracked
 from mind.records import Key, Question, Rationale, Response, Verdict
@@ -47,10 +49,19 @@ def filter_responses(
     without a verdict; also if `pass_rates` only has other questions, if no response comes from `config.source`, and if
     no question has a pass rate that `config` asks for.
     """
-    if pass_rates is not None and not any(question.id in pass_rates for question in questions):
-        raise MindError(
-            f"--student-grades: none of its {len(pass_rates)} pass rates is of one of the {len(questions)} questions"
-        )
+    if pass_rates is not None:
+        missing = sum(question.id not in pass_rates for question in questions)
+        if missing == len(questions):
+            raise MindError(
+                f"--student-grades: none of its {len(pass_rates)} pass rates is of one of the {missing} questions"
+            )
+        if missing:
+            warnings.warn(
+                f"--student-grades has no pass rate for {missing:,} of {number_of(len(questions), 'question')}: the "
+                "teacher's counts for these",
+                RuntimeWarning,
+                stacklevel=2,
+            )
     candidates = _candidates(questions, responses, verdicts, config, made)
     kept, outcomes, fates, rates, answered = [], [], {}, {}, False
     for question in tracked(questions, "selection", "question"):

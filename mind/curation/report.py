@@ -48,7 +48,7 @@ class ReportInput:
     pass_rates: Sequence[float]
     """The fraction of right answers per question, the teacher's or a student's; without questions that have none."""
     tokens: Mapping[str, int]
-    """{"prompt", "completion", "uncounted_responses"}, as in the data card."""
+    """{"prompt", "completion", "uncounted_responses"}: all of the data card, with attempts that gave no answer."""
     cost: Mapping[str, Any] | None
     """{"amount", "currency"}, as in the data card; None without a price."""
     kept: Sequence[Question]
@@ -97,7 +97,7 @@ def _headlines(data: ReportInput) -> list[dict[str, str]]:
             f"{tokens['prompt'] + tokens['completion']:,}",
             f"{tokens['prompt']:,} of prompts, {tokens['completion']:,} of answers",
         ),
-        ("cost", cost, f"without {uncounted:,} responses whose tokens are not known" if uncounted else ""),
+        ("cost", cost, f"without {uncounted:,} replies whose tokens are not known" if uncounted else ""),
     ]
     return [dict(zip(("what", "value", "note"), row, strict=True)) for row in rows]
 

@@ -9,6 +9,7 @@ import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from mind.data.fields import folded
 from mind.records import Question
@@ -19,6 +20,9 @@ WORDS = 13
 between words, such as Chinese, counts as half a word: their words have about two."""
 _SIGN = r"[+*/=<>^×÷−]|(?<!\w)-|-(?=\d)"
 """Signs count as words in a formula: 3 + 4 differs from 3 - 4. A hyphen between letters does not count."""
+
+
+_Choices: TypeAlias = frozenset[tuple[str, ...]] | None
 
 
 def words_of(text: str) -> list[str]:
@@ -47,20 +51,22 @@ class Leaks:
 
 def leaks(training: Iterable[Question], test: Sequence[Question]) -> Leaks:
     """The training questions that share WORDS words in a row with a question of `test`, in their text or in that of a
-    rationale, right or wrong. A test question with fewer words is compared as a whole with the training questions."""
+    rationale, right or wrong. A test question with fewer words is compared as a whole, choices included, with the
+    training questions."""
     runs: dict[tuple[str, ...], set[str]] = {}
-    whole: dict[tuple[str, ...], set[str]] = {}
+    whole: dict[tuple[str, ...], dict[_Choices, set[str]]] = {}
     for question in test:
         words = words_of(question.question)
         given_away_by = list(_runs(words))
         if not given_away_by:
-            whole.setdefault(tuple(words), set()).add(question.id)
+            whole.setdefault(tuple(words), {}).setdefault(_choices(question), set()).add(question.id)
         for run in given_away_by:
             runs.setdefault(run, set()).add(question.id)
     found: dict[str, set[str]] = {}
     for question in training:
         words = words_of(question.question)
-        given = set(whole.get(tuple(words), ()))
+        own, alike = _choices(question), whole.get(tuple(words), {})
+        given = set[str]().union(*(alike.values() if own is None else (alike.get(one, ()) for one in (None, own))))
         rationales = (*question.rationales, *question.wrong_rationales)
         for text in (words, *(words_of(one.text) for one in rationales)):
             for run in _runs(text):
@@ -69,6 +75,13 @@ def leaks(training: Iterable[Question], test: Sequence[Question]) -> Leaks:
             found[question.id] = given
     hit = set().union(*found.values())
     return Leaks(tuple(found), tuple(question.id for question in test if question.id in hit))
+
+
+def _choices(question: Question) -> _Choices:
+    """What tells short questions such as "Which is true?" apart; None without choices."""
+    if question.choices is None:
+        return None
+    return frozenset(tuple(words_of(text)) for text in question.choices.values())
 
 
 def leaks_of(training: Sequence[Question], tests: Mapping[str, Sequence[Question]]) -> dict[str, Leaks]:

@@ -32,6 +32,7 @@ from mind.records import Question, Rationale, WrongRationale
 from mind.typed_json import described, row_of
 
 __all__ = [
+    "Asked",
     "asked_in",
     "load_questions",
     "parse_answer",
@@ -153,10 +154,33 @@ def same_text(text: str) -> str:
     return " ".join(folded(text).split())
 
 
+class Asked:
+    """What questions ask: two ask the same if their texts are equal by `same_text`, and not both have choices that
+    differ, since "Which of these is true?" is another question with other choices. The order of choices, and their
+    labels, are of no consequence."""
+
+    def __init__(self, questions: Iterable[Question] = ()) -> None:
+        self._choices: dict[str, set[frozenset[str] | None]] = {}
+        for question in questions:
+            self.add(question)
+
+    def add(self, question: Question) -> None:
+        self._choices.setdefault(same_text(question.question), set()).add(choice_texts(question))
+
+    def __contains__(self, question: Question) -> bool:
+        known, choices = self._choices.get(same_text(question.question)), choice_texts(question)
+        return bool(known) and (choices is None or None in known or choices in known)
+
+
+def choice_texts(question: Question) -> frozenset[str] | None:
+    """The texts of a question's choices, as `same_text` makes them; None without choices."""
+    return None if question.choices is None else frozenset(map(same_text, question.choices.values()))
+
+
 def asked_in(questions: Iterable[Question], others: Iterable[Question]) -> list[Question]:
-    """Those of `questions` that are also among `others` (by `same_text`)."""
-    texts = {same_text(other.question) for other in others}
-    return [question for question in questions if same_text(question.question) in texts]
+    """Those of `questions` that are also among `others`, as `Asked` says."""
+    asked = Asked(others)
+    return [question for question in questions if question in asked]
 
 
 def _without_answer_line(where: str, name: str, text: str) -> str:

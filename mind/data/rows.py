@@ -27,7 +27,10 @@ from mind.typed_json import record_of
 T = TypeVar("T")
 
 Rows = Iterator[tuple[str, Mapping[str, Any]]]
-"""Each row as a JSON object, with its "path:line" or "path: row n", n from 0."""
+"""Each row as a JSON object, with its "path:line" or, in a format without lines, "path: row n", n from 0."""
+
+_MOST_OF_A_CELL = 2**30
+"""Characters that a cell of CSV may have. The default of the csv module, 131,072, is less than some texts have."""
 
 
 def file_rows(path: str | os.PathLike[str], problems: Problems) -> Rows:
@@ -87,13 +90,13 @@ def _lines(path: str | os.PathLike[str], file: io.BufferedIOBase, problems: Prob
     # the bar covers the caller's work on each row, too
     with Progress(f"rows of {path}", _kilobytes(size), "kilobyte", late=True) if size else nullcontext() as bar:
         for number, line in enumerate(file, start=1):
-            where = f"{path}:{number}"
-            if first and line.strip() == b"{":
+            where, text = f"{path}:{number}", line.removeprefix(codecs.BOM_UTF8).strip()
+            if first and text == b"{":
                 raise MindError(
                     f"{where}: an object continues on the next line: write each object on a line of its own"
                 )
-            first = first and not line.strip()
-            if line.strip() and (row := problems.attempt(where, _object, where, line)) is not None:
+            first = first and not text
+            if text and (row := problems.attempt(where, _object, where, line)) is not None:
                 yield where, row
             read += len(line)
             if bar is not None:
@@ -118,19 +121,35 @@ def _csv_rows(path: str | os.PathLike[str], problems: Problems) -> Rows:
     first, _, _ = text.partition("\n")
     if "," not in first and (other := next((sign for sign in ";\t|" if sign in first), None)):
         raise MindError(f"{path}: its columns are separated by {json.dumps(other)}: expected commas")
-    try:
-        rows = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
-        header = [name.strip() for name in next(rows, [])]
-        if len(set(header)) < len(header):
-            raise MindError(f"{path}: two columns have the same name: {', '.join(header):.500}")
-        for number, row in enumerate(row for row in rows if row):
-            where = f"{path}: row {number}"
-            if len(row) == len(header):
-                yield where, {name: cell for name, cell in zip(header, row, strict=True) if cell}
-            else:
-                problems.note(where, f"{len(row)} values for the {len(header)} columns {', '.join(header):.500}")
-    except csv.Error as error:
-        raise MindError(f"{path}: not CSV: {error}") from None
+    rows = _cells(path, text)
+    _, header = next(rows, (0, []))
+    header = [name.strip() for name in header]
+    if len(set(header)) < len(header):
+        raise MindError(f"{path}: two columns have the same name: {', '.join(header):.500}")
+    for line, row in rows:
+        where = f"{path}:{line}"
+        if len(row) == len(header):
+            yield where, {name: cell for name, cell in zip(header, row, strict=True) if cell}
+        else:
+            problems.note(where, f"{len(row)} values for the {len(header)} columns {', '.join(header):.500}")
+
+
+def _cells(path: str | os.PathLike[str], text: str) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each row that has any, with the line on which the row begins."""
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
+    while True:
+        line = rows.line_num + 1
+        limit = csv.field_size_limit(_MOST_OF_A_CELL)  # a setting of the whole process, which is not ours to keep
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            raise MindError(f"{path}:{line}: not CSV: {error}") from None
+        finally:
+            csv.field_size_limit(limit)
+        if row is None:
+            return
+        if row:
+            yield line, row
 
 
 def _parquet_rows(path: str | os.PathLike[str], problems: Problems) -> Rows:

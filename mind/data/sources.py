@@ -12,6 +12,7 @@ from mind.data.fields import Columns
 from mind.data.problems import Problems
 from mind.data.questions import read_questions
 from mind.data.rows import READERS, Rows, file_rows
+from mind.display import listed
 from mind.errors import MindError, MissingError, require
 from mind.hub import is_local, out_of_reach, require_on_hub, warn_of_copy
 from mind.records import Question
@@ -127,7 +128,15 @@ def _dataset(config: SourceConfig) -> Any:
         raise
     except Exception as error:  # a file's reader, the network or the Hub may raise many kinds
         reason = " ".join(f"{error} {error.__cause__ or ''}".split())  # some errors say only that something failed
-        raise MindError(f"{config.path}: cannot be loaded: {type(error).__name__}: {reason:.500}") from error
+        remedy = _file_meant(folder)
+        shown = f"{reason:.{200 if remedy else 500}}"
+        raise MindError(f"{config.path}: cannot be loaded: {type(error).__name__}: {shown}{remedy}") from error
+
+
+def _file_meant(folder: Path) -> str:
+    """The end of a message about a folder that is no data set: the files in it that could be meant."""
+    files = sorted(file.name for file in folder.glob("*") if file.is_file() and file.suffix.lower() in READERS)
+    return f"; if a file in it is meant, name that: {listed(files, 10)}" if files else ""
 
 
 def _hub_dataset(config: SourceConfig) -> Any:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mind.errors import require
-from mind.typed_json import check_fields
+from mind.typed_json import check_bounds, check_fields
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,8 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         check_fields("", self)
-        require(self.samples is None or self.samples >= 1, f"samples is {self.samples}: expected at least 1")
-        require(self.temperature > 0, f"temperature is {self.temperature}: expected a positive number")
-        require(0 < self.top_p <= 1, f"top_p is {self.top_p}: expected a number in (0, 1]")
+        bounds = {"samples": "1 to 10,000", "temperature": "a positive number", "top_p": "a number in (0, 1]"}
+        check_bounds("", self, bounds)
         others, defaults = ((one.temperature, one.top_p, one.seed) for one in (self, SamplingConfig))
         require(
             self.samples is not None or others == defaults,

@@ -6,6 +6,7 @@ import re
 from fractions import Fraction
 
 from mind.grading.answer_type import AnswerType
+from mind.grading.calendar_day import is_moment, moment_of, same_day, same_moment, stated_moment
 from mind.grading.plain_text import sentences, without_latex_text
 from mind.records import Grade, Question
 
@@ -24,13 +25,15 @@ _BASE = re.compile(_BASED)
 class DigitGroups(AnswerType):
     """Equal if the groups are, whatever separates them; numbers with 0x, 0o or 0b by value.
 
+    A date may have its year first or last: 25.12.2024 is 2024-12-25; 03/05/2024 may be 2024-05-03, and is unparsed.
     As LaTeX, 2024-01-05 would equal 2024-05-01, and 3-2 would equal 2-1: differences of the same value.
     """
 
     name = "digit group"
 
     def fits(self, question: Question) -> bool:
-        return question.choices is None and _GOLD.fullmatch(question.answer) is not None
+        fits = _GOLD.fullmatch(question.answer) is not None or is_moment(question.answer)
+        return question.choices is None and fits
 
     def marked(self, statement: str, question: Question) -> str | None:
         """The groups in `statement`, else all of it."""
@@ -38,17 +41,25 @@ class DigitGroups(AnswerType):
 
     def unmarked(self, text: str, question: Question) -> str | None:
         """The only groups of digits in the last sentence that has any."""
+        moment = is_moment(question.answer)
         for sentence in reversed(sentences(without_latex_text(text))):
+            if moment and (stated := stated_moment(sentence)):
+                return stated
             if found := {match[0] for match in _FOUND.finditer(_TO.sub("-", sentence))}:
                 return found.pop() if len(found) == 1 else None
         return None
 
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
         gold, said = question.answer.strip().removesuffix("."), self.unmarked(stated, question)
+        if said is not None and is_moment(gold):
+            return same_moment(said, gold)
         if said is None or bool(_BASE.fullmatch(said)) != bool(_BASE.fullmatch(gold)):
             return "unparsed", "not in the notation of the answer"
         if _values(said) == _values(gold):
             return "right", "the same groups of digits"
+        day, asked = moment_of(said), moment_of(gold)
+        if day is not None and asked is not None and day.year_first != asked.year_first:
+            return same_day(day, asked)
         return "wrong", "other groups of digits"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass
 
 from mind.errors import MissingError, require
@@ -46,11 +47,15 @@ class LatentConfig:
 
     def __post_init__(self) -> None:
         check_fields("", self)
-        require(len(set(self.runs)) == len(self.runs), "a run is named twice")
+        places = [os.path.realpath(run) for run in self.runs]
+        twice = [run for n, run in enumerate(self.runs) if places[n] in places[:n]]
+        require(not twice, f"{', '.join(twice)}: the same run comes twice")
         least = {"max_new_tokens": 1, "batch_size": 1, "pack_length": 16, "samples": 2, "components": 2}
         least |= {"mixture_seeds": 1, "draws": 2, "permutations": 1, "seed": 0}
         for name, number in least.items():
             require(getattr(self, name) >= number, f"{name} is {getattr(self, name)}: expected at least {number}")
+        for name, number in {"samples": 10_000, "draws": 1_000_000, "permutations": 1_000_000}.items():
+            require(getattr(self, name) <= number, f"{name} is {getattr(self, name)}: expected at most {number:,}")
         require(self.seed < 2**31, f"seed is {self.seed}: expected a number below 2**31")
 
 

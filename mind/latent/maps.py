@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.manifold import TSNE
 
 from mind.latent.config import LatentConfig
-from mind.latent.preprocessing import centered, components_of
+from mind.latent.preprocessing import are_equal, centered, components_of
 
 SHOWN = {"experts": ("V1", "V3 own", "V4"), "null": ("V4",)}
 """Group -> its views that are drawn."""
@@ -49,6 +49,8 @@ def maps_of(experts: Mapping[str, np.ndarray], null: Mapping[str, np.ndarray], c
 def _points(vectors: np.ndarray, seed: int, config: LatentConfig) -> list[list[tuple[float, float]]]:
     _, perspectives, questions, width = vectors.shape
     table = components_of(centered(vectors[:1]).reshape(-1, width), config.components, config.seed)
+    if are_equal(table):
+        return [[(0.0, 0.0)] * min(questions, MOST_QUESTIONS) for _ in range(perspectives)]
     perplexity = min(30.0, (len(table) - 1) / 3)
     tsne = TSNE(2, perplexity=perplexity, init="pca", learning_rate="auto", random_state=seed)
     places = tsne.fit_transform(table).reshape(perspectives, questions, 2)[:, :MOST_QUESTIONS]

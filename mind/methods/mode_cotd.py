@@ -92,7 +92,7 @@ class ModeCotdOptions(MethodOptions):
     BOUNDS = {
         "l1": "a number >= 0",
         "bound": "a positive number",
-        "budget": "at least 1",
+        "budget": "1 to 10,000",
         "few_shot": "at least 1",
     }
 

@@ -78,7 +78,8 @@ def _name(source: str) -> str:
 
 def _asked(asks_with: str, adapter: bool) -> Iterator[str]:
     yield f"The user's turn is {f'{code_span(asks_with)} and ' if asks_with else ''}the question, with a line such as"
-    yield f"`(A) red` for each of its choices, if it has any. The answer is in the last line, behind `{ANSWER_MARKER}`."
+    yield "`(A) red` for each of its choices, if it has any; those of a question of yes or no are `(yes) yes` and"
+    yield f"`(no) no`. The answer is in the last line, behind `{ANSWER_MARKER}`."
     yield ""
     if adapter:
         yield "`peft.AutoPeftModelForCausalLM.from_pretrained` loads the adapter with the student before training. The"

@@ -140,8 +140,8 @@ def described_data(data: RunData) -> str:
 def warn_of_overlap(data: RunData, config: DataConfig) -> None:
     """Warns for each set that measures the student how many of its questions are also training questions.
 
-    Two questions are the same if their texts are equal up to case, white space and Unicode's compatible characters. If
-    further questions leak (`data.leaks`) and are kept, a warning says that too.
+    `mind.data.questions.Asked` says which questions are the same. If further questions leak (`data.leaks`) and are
+    kept, a warning says that too.
     """
     for name, questions in data.measured.items():
         if count := len(asked_in(questions, data.train)):

@@ -12,7 +12,7 @@ from mind.data.sources import SourceConfig
 from mind.errors import MindError, require
 from mind.files import parse_object
 from mind.perspectives import KNOWLEDGE
-from mind.typed_json import check_fields
+from mind.typed_json import check_bounds, check_fields
 
 RECIPES = ("dual", "rewrite", "prefix")
 """Fields of GenerateConfig that name a judged folder; the job then asks about the answers in it."""
@@ -70,20 +70,18 @@ class ModelConfig:
             f"{self.option('api_key_env')}: expected the name of an environment variable, of letters, digits and _, "
             "and not the key",
         )
-        check_fields("", self)  # raises, showing the value, for one that it refuses
+        section = self.OPTIONS.strip("-.")
+        check_fields(section, self)  # raises, showing the value, for one that it refuses
         self._check_url()
-        for name in ("max_tokens", "batch_size", "replicas"):
-            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: expected at least 1")
-        require(
-            self.temperature is None or self.temperature >= 0,
-            f"temperature is {self.temperature}: expected a number >= 0",
-        )
-        require(self.top_p is None or 0 < self.top_p <= 1, f"top_p is {self.top_p}: expected a number in (0, 1]")
+        bounds = dict.fromkeys(("max_tokens", "batch_size", "replicas"), "at least 1")
+        check_bounds(section, self, bounds | {"temperature": "a number >= 0", "top_p": "a number in (0, 1]"})
         for name in ("extra_body", "engine_options"):
-            _check_object(name, getattr(self, name))
+            _check_object(self.option(name), getattr(self, name))
         twice = sorted(parse_object("extra_body", self.extra_body.encode()).keys() & _OPTIONS)
         require(
-            not twice, f"extra_body has {', '.join(twice)}: expected none of what other options set or what is not read"
+            not twice,
+            f"{self.option('extra_body')} has {', '.join(twice)}: expected none of what other options set or what is "
+            "not read",
         )
 
     def option(self, field: str) -> str:
@@ -225,7 +223,7 @@ class GenerateConfig:
                 KNOWLEDGE not in self.perspectives,
                 f"perspectives: {KNOWLEDGE} is what --knowledge asks for, and no perspective",
             )
-        require(self.samples >= 1, f"samples is {self.samples}: expected at least 1")
+        check_bounds("", self, {"samples": "1 to 10,000"})
         for model, price in self.prices.items():
             require(
                 min(price) >= 0,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mind.config import flat
-from mind.data.questions import load_questions, same_text, save_questions
+from mind.data.questions import Asked, load_questions, save_questions
 from mind.data.sources import load_source
 from mind.display import listed, number_of
 from mind.errors import MindError, require
@@ -90,7 +90,10 @@ def _what_is_asked(questions: Sequence[Question], config: GenerateConfig) -> tup
 
 
 def _told(questions: Sequence[Question], prompts: Mapping[str, str], config: GenerateConfig) -> str:
-    repeated = len(questions) - len({same_text(question.question) for question in questions})
+    asked_before, repeated = Asked(), 0
+    for question in questions:
+        repeated += question in asked_before
+        asked_before.add(question)
     note = f"; {repeated:,} of them ask what an earlier one asks" if repeated else ""
     perspectives = [name for name in prompts if name != KNOWLEDGE]
     counts = {"question": len(questions), "perspective": len(perspectives), "sample": config.samples}

@@ -81,6 +81,12 @@ class JobReport(Summary):
         """Whether every request is answered."""
         return self.failed == self.left == 0
 
+    @property
+    def is_nothing(self) -> bool:
+        """Whether the job stopped before it got, lost or paid for anything, and no earlier start did."""
+        events = self.stored + self.answered + self.failed + len(self.retries)
+        return self.stopped is not None and events + self.usage.prompt_tokens + self.usage.completion_tokens == 0
+
     def as_rows(self) -> list[dict[str, Any]]:
         most = ", at most" if self.usage.uncounted else ""  # the worst case of these is counted
         counts: dict[str, Any] = {

@@ -15,8 +15,9 @@ from mind.provenance import file_digest
 from mind.records import Key, Question, Response, Verdict
 from mind.teacher.config import GenerateConfig
 from mind.teacher.folder import DatasetFolder
-from mind.teacher.journal import load_responses
+from mind.teacher.journal import load_responses, load_wasted
 from mind.teacher.judge import load_verdicts
+from mind.teacher.requests import Wasted
 from mind.typed_json import described, load_json
 
 
@@ -36,6 +37,8 @@ class JudgedData:
     """SHA-256 of the file of questions."""
     others: Sequence[Response] = ()
     """Responses that state general rules, at most one per question."""
+    wasted: Sequence[Wasted] = ()
+    """Attempts that gave no usable answer and may have been paid for."""
 
     @property
     def price(self) -> tuple[float, float] | None:
@@ -58,6 +61,7 @@ def load_judged(path: Path) -> JudgedData:
         stored_prompts(folder.prompts),
         file_digest(folder.questions),
         [response for response in every if response.key.perspective == KNOWLEDGE],
+        list(load_wasted(folder.wasted)) if folder.wasted.exists() else [],
     )
 
 

@@ -297,7 +297,8 @@ def _parsed(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
         return parse_object("the body", body)
     except MindError as error:
         begins = body[:SHOWN_BYTES].decode("utf-8", "replace")
-        raise Problem("malformed answer", f"{error}; it begins with {begins}") from None
+        shown = f"; it begins with {begins}" if begins.strip() else ""
+        raise Problem("malformed answer", f"{error}{shown}") from None
 
 
 async def _limit_size(response: Any) -> None:

@@ -24,6 +24,8 @@ __all__ = ["DEFAULT_LEVELS", "LEVELS", "Lapses", "LevelName", "Part", "family_of
 
 DEFAULT_LEVELS: tuple[LevelName, ...] = ("multi-step",)
 
+MOST_QUESTIONS = 1_000_000
+"""Number of questions of one file, at most: a slip of the finger would fill the memory before it is noticed."""
 _ATTEMPTS = 1000
 """Number of draws for one question after which a family counts as exhausted."""
 
@@ -51,7 +53,7 @@ def generate(
     defaults.
 
     Args:
-        count: number of questions, at least 1.
+        count: number of questions, 1 to MOST_QUESTIONS.
         seed: another seed gives other questions, apart from repeats by chance.
         levels: names in LEVELS, whose families are used together.
         families: "train", the families of these levels for training; "ood", those that they hold out; or names of
@@ -69,11 +71,11 @@ def generate(
         lapses: what is wrong with which rationales (recorded in `Question.generated`), and how many wrong rationales
             to add; None: nothing.
 
-    `Question.generated` names the family and the number of steps. Raises MindError for a count below 1, for unknown
-    levels, families and parts, for a perspective without a writer, for a reach below 1, and for a count that exhausts a
-    family or, if the questions must be distinct, all of them.
+    `Question.generated` names the family and the number of steps. Raises MindError for a count outside its bounds, for
+    unknown levels, families and parts, for a perspective without a writer, for a reach below 1, and for a count that
+    exhausts a family or, if the questions must be distinct, all of them.
     """
-    require(count >= 1, f"word problems: count is {count}: expected at least 1")
+    require(1 <= count <= MOST_QUESTIONS, f"word problems: count is {count}: expected 1 to {MOST_QUESTIONS:,}")
     require(reach >= 1, f"word problems: reach is {reach}: expected at least 1")
     require(beyond is None or 1 <= beyond < reach, f"word problems: beyond is {beyond}: expected 1 <= beyond < reach")
     require(

@@ -65,6 +65,8 @@ def patient(monkeypatch):
         ("3-2", "digit group"),
         ("$20-$30", "digit group"),
         ("01/05/2024", "digit group"),
+        ("2024-01-05 03:04:00", "digit group"),
+        ("2024-01-05T03:04Z", "digit group"),
         ("1.2.3", "digit group"),
         ("0x1F", "digit group"),
         ("3-x", "latex"),

@@ -148,7 +148,7 @@ CONFIGURATIONS = {
     ),
     "twice": (lambda file: file.write_text('{"output": "a", "output": "b"}'), 'an object has "output" twice'),
     "a list": (lambda file: file.write_text("[]"), "c.json: expected a JSON object, found []"),
-    "empty": (lambda file: file.write_text(""), "c.json: not JSON"),
+    "empty": (lambda file: file.write_text(""), "c.json: is empty: expected JSON"),
     "a loop": (lambda file: file.symlink_to(file), "Too many levels of symbolic links"),
 }
 
@@ -200,6 +200,7 @@ def test_an_evaluation_has_a_place_for_its_results(tmp_path, evaluate, capsys, m
             ("--output", f"{tmp_path}/taken.json"): "taken.responses: exists already; add --overwrite",
             ("--output", f"{tmp_path}/odd.json", "--overwrite"): "odd.responses: is a file: expected a folder",
             ("--output", f"{tmp_path}/e.responses"): "the ending .responses is that of the folder",
+            ("--output", f"{tmp_path}/e.csv"): f"JSON will be written, and no .csv file: name it {tmp_path}/e.json",
             ("--output", f"{tmp_path}", "--overwrite"): "is a folder: expected a file",
             ("--output", f"{tmp_path}/{'x' * 300}"): "File name too long",
             ("--pack-length", "0"): "pack_length is 0: expected at least 1",

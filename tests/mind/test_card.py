@@ -15,7 +15,15 @@ from markdown_it import MarkdownIt
 from sample_records import make_response, make_verdict
 
 import mind_kernels
-from mind.curation.card import ANSWER_SHOWN, KNOWLEDGE_UNJUDGED, LIMITS, build_card, card_markdown, write_card
+from mind.curation.card import (
+    ANSWER_SHOWN,
+    KNOWLEDGE_UNJUDGED,
+    LIMITS,
+    all_tokens,
+    build_card,
+    card_markdown,
+    write_card,
+)
 from mind.curation.filter import FilterConfig
 from mind.data.overlap import Leaks
 from mind.data.questions import save_questions
@@ -27,6 +35,7 @@ from mind.teacher.config import GenerateConfig, ModelConfig
 from mind.teacher.folder import DatasetFolder
 from mind.teacher.journal import Journal
 from mind.teacher.judged import JudgedData, load_judged
+from mind.teacher.requests import Wasted
 from mind.typed_json import row_of, save_json
 
 HOSTILE = [
@@ -80,6 +89,21 @@ def parts(markdown: str) -> tuple[dict, str]:
     assert start == ""
     markdown = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
     return yaml.safe_load(front), markdown.render(body)
+
+
+def test_the_cost_is_that_of_attempts_without_an_answer_too():
+    priced = dataclasses.replace(CONFIG, prices={"big-1": (10_000.0, 100_000.0)})
+    attempts = [Wasted(Key("q", "planning", 0), "empty answer", 40, 7, counted, "t") for counted in (True, True, False)]
+    made = card(judged(config=priced, wasted=attempts))
+    assert made["tokens"] == {"prompt": 100, "completion": 50, "uncounted_responses": 0}
+    assert made["without_answer"] == {"attempts": 3, "prompt": 80, "completion": 14, "uncounted_attempts": 1}
+    assert all_tokens(made) == {"prompt": 180, "completion": 64, "uncounted_responses": 1}
+    assert made["cost"]["amount"] == pytest.approx((180 * 10_000 + 64 * 100_000) / 1e6)
+    text = card_markdown(made)
+    assert "attempts without a usable answer: `attempts: 3`, `prompt: 80`, `completion: 14`, `uncounted" in text
+    assert "cost of the tokens that the server counted: `amount: 8.2`" in text
+    whole = card(judged(config=priced))
+    assert "without_answer" not in whole and "- cost: `amount: 6.0`" in card_markdown(whole)
 
 
 def test_a_card_counts_what_was_made():

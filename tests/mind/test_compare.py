@@ -363,7 +363,8 @@ def test_bad_input_is_one_line_before_anything_is_written(experiment, capsys, ch
         (["--reference", "none"], "reference 'none': the experiment has no such method: base, mind, sft,"),
         (["--baselines", "sbs", "none"], "baselines 'none': the experiment has no such method"),
         (["--baselines", "mind"], "baselines names the reference, mind"),
-        (["--draws", "0"], "draws is 0: expected at least 100"),
+        (["--draws", "0"], "draws is 0: expected 100 to 1,000,000"),
+        (["--draws", "99999999999"], "draws is 99999999999: expected 100 to 1,000,000"),
         (["--seed", "-1"], "seed is -1: expected at least 0"),
     ],
 )

@@ -134,7 +134,7 @@ def test_headlines_and_tables(tmp_path):
         ("rationales kept", "2", "of 4 (50.0 %)"),
         ("right answers", "75.0 %", "pass rate of a question 75.0 %"),
         ("tokens", "1,200", "1,000 of prompts, 200 of answers"),
-        ("cost", f"{COST}x", "without 1 responses whose tokens are not known"),
+        ("cost", f"{COST}x", "without 1 replies whose tokens are not known"),
     ]
     row = r'<th scope="row">(.*?)</th><td>(\d+)</td><td>(.*?)</td><td class="bar"><i style="width: (.*?)%;'
     assert re.findall(row, page) == [

@@ -213,7 +213,7 @@ def test_rationales_in_another_language_are_dropped():
 @pytest.mark.parametrize(
     ("scripts", "message"),
     [
-        ({"Hangul": (0.1, 0.2)}, "scripts: Hangul: expected one such as LATIN, CYRILLIC or HANGUL"),
+        ({"Hangul": (0.1, 0.2)}, "expected one such as LATIN, CYRILLIC or HANGUL; perhaps you meant HANGUL"),
         ({"LATIN": (0.3, 0.2)}, r"scripts.LATIN is \(0.3, 0.2\): expected two numbers, 0 <= low <= high <= 1"),
         ({"LATIN": (0.3,)}, "scripts holds"),
     ],

@@ -108,6 +108,14 @@ def test_the_folder_of_a_run_is_no_student(tmp_path, monkeypatch):
     assert hub.find_model("student.model", "run") == "run"  # a model, with another one in it
     own.write_text('{"output": "run", "method": "sft", "student": {"model": "model"}}')
     assert refusal("run") == "student.model run is the folder of a run: name its student, run/student"
+    adapter = tmp_path / "run" / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(student)}))
+    merged = "student, run/student, which has it merged"
+    assert refusal("run/adapter/") == f"student.model run/adapter is the adapter of a run: name its {merged}"
+    with monkeypatch.context() as within:
+        within.chdir(adapter)
+        assert refusal(".").endswith(f". is the adapter of a run: name its student, {student}, which has it merged")
     assert hub.find_model("student.model", "run/student") == "run/student"
 
 

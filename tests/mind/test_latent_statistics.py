@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from scipy.stats import ttest_ind, ttest_rel
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.model_selection import GroupKFold
 
+from mind.errors import MindError
 from mind.latent.claim import claim_of
 from mind.latent.clusters import agreement, clusters_of, mixture_labels, permuted_within
 from mind.latent.config import LatentConfig
+from mind.latent.maps import maps_of
 from mind.latent.preprocessing import centered, components_of
 from mind.latent.probes import Difference, Probe, compared, probe_by_question, probe_new_students
 from mind.latent.views import Measured
@@ -160,3 +163,27 @@ def test_the_claim_needs_every_control():
     without = claim_of(experts, {})
     assert not without.allowed and without.conditions[0].holds is None
     assert "no control, and so not known: V4: the experts' perspectives" in without.sentence
+
+
+def test_counts_that_no_machine_finishes_are_refused():
+    for name, most in {"samples": "10,000", "draws": "1,000,000", "permutations": "1,000,000"}.items():
+        with pytest.raises(MindError, match=f"^{name} is 99999999999: expected at most {most}"):
+            dataclasses.replace(CONFIG, **{name: 99999999999})
+
+
+def test_a_run_that_comes_twice_is_named():
+    for again in ("r/a", "r/a/", "./r/../r/a"):
+        with pytest.raises(MindError, match=f"^{again}: the same run comes twice"):
+            LatentConfig(("r/a", "r/b", again), "questions.jsonl")
+
+
+def test_students_that_all_write_the_same_are_not_told_apart():
+    """All vectors of a view are equal: principal components and t-SNE have nothing to divide by."""
+    vectors = np.tile(np.random.default_rng(0).normal(size=(2, 1, 12, 5)), (1, 3, 1, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        maps = maps_of({"V1": vectors, "V4": vectors}, {}, QUICK)
+        clusters = clusters_of(vectors, QUICK)
+    assert len(maps) == 4 and all(one.points == [[(0.0, 0.0)] * 12] * 3 for one in maps)
+    assert (clusters.count.value, clusters.nmi.value) == (1, 0)
+    assert probe_by_question(vectors, QUICK).accuracy.value == pytest.approx(1 / 3)

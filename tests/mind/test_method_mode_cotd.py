@@ -376,7 +376,9 @@ def test_without_nevergrad(place, tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("option", [{"l1": -0.1}, {"bound": 0.0}, {"budget": 0}, {"few_shot": 0}, {"mix": "mean"}])
+@pytest.mark.parametrize(
+    "option", [{"l1": -0.1}, {"bound": 0.0}, {"budget": 0}, {"budget": 10**11}, {"few_shot": 0}, {"mix": "mean"}]
+)
 def test_options_are_checked(option):
     with pytest.raises(MindError, match=f"options.{next(iter(option))}"):
         ModeCotdOptions(**option)

@@ -64,6 +64,10 @@ def test_a_method_is_added_as_the_guide_says(tmp_path, config, easiest, capsys):
     flags = ["--output", str(tmp_path / "cli"), "--config", str(folder.config)]
     assert main(["train", *flags, "--options.count", "1", "--train.max-steps", "3"]) == 0
     assert load_run_config(tmp_path / "cli" / "config.json").options == easiest.EasiestOptions(count=1)
+    capsys.readouterr()
+    assert main(["train", "--output", str(tmp_path / "no"), *flags[2:], "--options.count", "0"]) == 2
+    assert capsys.readouterr().err.endswith("options.count is 0: expected at least 1\n")
+    assert not (tmp_path / "no").exists()
     assert [row["seen"] for row in train_rows(tmp_path / "cli")] == [2, 4, 6]
     capsys.readouterr()
     assert main(["train", "--method", "easiest", "--help"]) == 0

@@ -114,6 +114,12 @@ def test_a_passing_fault_costs_another_attempt(fault, reason):
     assert engine.retries == {reason: 1} and engine.stopped is None
 
 
+def test_a_body_without_text_is_told_as_empty():
+    with FaultProxy(echo, lambda body, attempt: (200, b"", {})) as proxy:
+        outcomes, _, _ = answer(proxy, traffic={"attempts": 1})
+    assert outcomes["q0"].detail == "the body: is empty: expected JSON"
+
+
 def test_a_stall_ends_at_the_time_out():
     with FaultProxy(echo, lambda body, attempt: "stall" if attempt == 1 else None) as proxy:
         started = time.monotonic()

@@ -41,7 +41,12 @@ from mind.cli.options import options_of
         ("filter x --output y.jsonl --variation 0.5 y", "--variation is y: expected a number"),
         ("filter", "FOLDER and --output are missing"),
         ("latent a b", "--questions is missing"),
-        ("filter x --output y --scripts a b c", "Error parsing --scripts: Failed to parse key-value pairs!"),
+        ("filter x --output y --scripts a b c", "--scripts is b: expected a number"),
+        ("filter x --output y --scripts a 0.5", "--scripts is a 0.5: expected a name and 2 numbers for each entry"),
+        ("filter x --output y --scripts 0.1 0.5", "--scripts is 0.1 0.5: expected a name and 2 numbers for each entry"),
+        ("filter x --output y --scripts a 0,5 1", "--scripts is 0,5: expected a number"),
+        ("filter x --output y --scripts a 0 1 b 0 1 2",
+         "--scripts is a 0 1 b 0 1 2: expected a name and 2 numbers for each entry"),
     ],
 )  # fmt: skip
 def test_a_wrong_option_is_one_line_that_names_what_was_meant(words, told, capsys):

@@ -11,7 +11,7 @@ from tiny import NAMES
 from mind.cli import main
 from mind.config import DataConfig, MindConfig
 from mind.data.overlap import leaks, words_of
-from mind.data.questions import save_questions
+from mind.data.questions import Asked, asked_in, save_questions
 from mind.errors import MindError
 from mind.records import Question, Rationale, WrongRationale
 from mind.run.data import load_data, warn_of_overlap
@@ -52,6 +52,30 @@ def test_thirteen_words_in_a_row_or_all_of_a_short_question(training, test, foun
     result = leaks([asked("other", "Nothing."), asked("t", training)], [asked("no", "Who?"), asked("q", test)])
     assert (result.training, result.test) == ((("t",), ("q",)) if found else ((), ()))
     assert result.counts() == {"training": int(found), "test": int(found)}
+
+
+@pytest.mark.parametrize(
+    ("choices", "same"),
+    [
+        ({"A": "Ice is hot.", "B": "Fire is cold.", "C": "Lead is light."}, False),
+        ({"A": "Ice is cold.", "B": "Fire is hot."}, True),
+        ({"1": "fire is  hot.", "2": "Ice is cold."}, True),  # in another order, under other labels
+        (None, True),
+    ],
+)
+def test_a_short_question_with_other_choices_is_another_one(choices, same):
+    known = Question("k", "Which is true?", "A", {"A": "Ice is cold.", "B": "Fire is hot."})
+    other = Question("o", "which is true?", "B" if choices is None else next(iter(choices)), choices)
+    for one, two in ((known, other), (other, known)):
+        assert bool(leaks([one], [two]).test) == bool(asked_in([two], [one])) == (two in Asked([one])) == same
+
+
+def test_questions_that_other_choices_tell_apart_are_not_counted_as_repeated(tmp_path, capsys):
+    rows = [("?", ["x", "y"]), ("?", ["x", "z"]), ("?", ["y", "x"])]
+    lines = [{"question": text, "answer": "x", "choices": choices} for text, choices in rows]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["data", "check", str(tmp_path / "q.jsonl")]) == 0
+    assert f"that repeat an earlier one: {tmp_path}/q.jsonl:3\n" in capsys.readouterr().out
 
 
 def test_rationales_give_away_too():

@@ -98,7 +98,8 @@ def test_a_sample_depends_on_seed_question_and_number_alone(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples": 0}, "samples is 0: expected at least 1"),
+        ({"samples": 0}, "samples is 0: expected 1 to 10,000"),
+        ({"samples": 10**11}, "samples is 100000000000: expected 1 to 10,000"),
         ({"samples": 2, "temperature": 0.0}, "temperature is 0.0: expected a positive number"),
         ({"samples": 2, "top_p": 1.5}, "top_p is 1.5: expected a number in"),
         ({"temperature": 1.0}, "temperature, top_p and seed belong to samples: --samples N asks for N of them"),

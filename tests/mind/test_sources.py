@@ -127,11 +127,11 @@ def test_cells_of_a_table_say_what_json_says(tmp_path):
         Question("c", "Which?", "Y", {"X": "Mars", "Y": "Venus"}),
     ]
     path.write_text("id,question,answer,choices\na,,,\nb,?,A,[1\nc,?,A,A or B\n")
-    assert refusal(path).replace(f"{path}: row ", "").splitlines()[:4] == [
-        '0: "question" is missing',
-        '0: "answer" is missing',
-        "1: \"choices\": not JSON: Expecting ',' delimiter at column 3",
-        '2: "choices" is "A or B": expected choices, such as {"A": "...", "B": "..."}',
+    assert refusal(path).replace(f"{path}:", "").splitlines()[:4] == [
+        '2: "question" is missing',
+        '2: "answer" is missing',
+        "3: \"choices\": not JSON: Expecting ',' delimiter at column 3",
+        '4: "choices" is "A or B": expected choices, such as {"A": "...", "B": "..."}',
     ]
 
 
@@ -265,12 +265,9 @@ FORMATS = [
         ("r.jsonl", '{"a": 1}\n'.encode("utf-16"), "not UTF-8 text but UTF-16: save it as UTF-8"),
         ("r.jsonl", '{"a": 1}\n'.encode("utf-16-be"), "not UTF-8 text but UTF-16 or UTF-32: save it as UTF-8"),
         ("r.json", '[{"a": 1}]'.encode("utf-32-le"), "not UTF-8 text but UTF-16 or UTF-32: save it as UTF-8"),
-        ("r.csv", b'question,answer\n"a"b,1\n', "not CSV: "),
         ("r.csv", b"question;answer\n?;1\n", 'its columns are separated by ";": expected commas'),
         ("r.csv", b"question\tanswer\n?\t1\n", 'its columns are separated by "\\t": expected commas'),
-        ("r.csv", b"question,answer\na,1,2\n", "row 0: 3 values for the 2 columns question, answer"),
         ("r.csv", b"answer,answer\na,1\n", "two columns have the same name: answer, answer"),
-        ("r.csv", b"", "there are no rows"),
         ("r.parquet", b"PAR1 no", "cannot be read as Parquet: "),
         ("r.txt", b"?", "expected a file whose name ends in .jsonl, .json, .csv, .parquet"),
     ],
@@ -372,3 +369,12 @@ def test_the_real_files_come_back_in_their_authors_forms(tmp_path):
     for questions in (commonsense, strategy):
         save_questions(questions, tmp_path / "q.parquet")
         assert load_questions(tmp_path / "q.parquet") == questions
+
+
+def test_a_folder_that_is_no_data_set_names_its_files(tmp_path):
+    pytest.importorskip("datasets")
+    for name, text in {"a.jsonl": '{"x": 1}\n', "b.json": '{"y": {"z": "t"}}', "c.txt": "t"}.items():
+        (tmp_path / name).write_text(text)
+    told = refusal(tmp_path)
+    assert told.startswith(f"{tmp_path}: cannot be loaded: ")
+    assert told.endswith("; if a file in it is meant, name that: a.jsonl, b.json")

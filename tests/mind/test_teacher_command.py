@@ -189,7 +189,7 @@ def test_what_changed_in_prompts_and_questions_is_told(tmp_path, questions, caps
         (
             "generate.json",
             '{"output": "x", "questions": {"path": "q"}, "teacher": {"model": "m"}, "samples": 0}',
-            "samples is 0: expected at least 1",
+            "samples is 0: expected 1 to 10,000",
         ),
         ("prompts.json", "3", "expected a JSON object, not int"),
         ("prompts.json", '["socratic"]', "expected a JSON object, not list"),

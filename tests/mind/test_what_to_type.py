@@ -116,6 +116,7 @@ def test_a_job_that_is_not_complete_says_what_to_type(tmp_path, monkeypatch, cap
     began = time.monotonic()
     assert main(words) == 1 and time.monotonic() - began < 20  # a server that is not there is not waited for
     captured = capsys.readouterr()
+    assert captured.out.splitlines()[-2].startswith("stopped: ") and "│" not in captured.out
     assert "connection refused: " in captured.out and "or name another by --teacher.base-url" in captured.out
     assert captured.out.splitlines()[-1] == f"to go on once that is mended: {command_line('data', *words)}"
     assert "next:" not in captured.out

@@ -249,7 +249,8 @@ def test_the_perspectives_can_be_chosen_and_their_texts_stay():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"count": 0, "seed": 0}, "word problems: count is 0: expected at least 1"),
+        ({"count": 0, "seed": 0}, "word problems: count is 0: expected 1 to 1,000,000"),
+        ({"count": 10**11, "seed": 0}, "word problems: count is 100000000000: expected 1 to 1,000,000"),
         ({"count": 1, "seed": 0, "families": "all"}, "there is no family all: expected train, ood or some of bakery, "),
         (
             {"count": 1, "seed": 0, "families": ["train", "gain"]},

@@ -67,3 +67,13 @@ def test_a_folder_of_the_right_kind_is_read(folders, monkeypatch, capsys):
         assert main(words.split()) == 0, words
     assert main(["report", "run"]) == 2  # it is read, and its metrics are missing
     assert "expected here" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "XLSX"])
+def test_json_is_not_written_under_the_name_of_a_table(ending, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"id": "a", "answer": "2", "response": "#### 2"}\n')
+    assert main(f"grade rows.jsonl --output out.{ending}".split()) == 2
+    told = f"--output out.{ending}: JSON lines will be written, and no .{ending} file: name it out.jsonl"
+    assert capsys.readouterr().err == f"mind: error: {told}\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]

@@ -1,0 +1,51 @@
+"""Rows of files: the line of a fault, files without text, long cells."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from mind.data.sources import SourceConfig, load_source
+from mind.errors import MindError
+from mind.records import Question
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(MindError) as error:
+        load_source(SourceConfig(str(path)))
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("r.csv", b'question,answer\n?,1\n\n"a,1\nb,2\n', "4: not CSV: unexpected end of data"),
+        ("r.csv", b"question,answer\na,1,2\n", "2: 3 values for the 2 columns question, answer"),
+        (
+            "r.csv",
+            b'id,question,answer\n1,"two\nlines",1\n\n1,b,2\n',
+            "5: id 1 is also on line 2: give each question an id",
+        ),
+        ("r.jsonl", b'\xef\xbb\xbf{\n"question": "a"}', "1: an object continues on the next line"),
+    ],
+)
+def test_the_line_of_a_fault_is_told(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    assert refusal(tmp_path / name).startswith(f"{tmp_path / name}:{message}")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv"])
+@pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n \n"])
+def test_a_file_without_text_has_no_rows(tmp_path, suffix, content):
+    path = tmp_path / f"r.{suffix}"
+    path.write_bytes(content)
+    assert refusal(path) == f"{path}: there are no rows: expected a question per row"
+
+
+def test_a_cell_may_be_longer_than_the_csv_module_takes_by_default(tmp_path):
+    path, limit = tmp_path / "r.csv", csv.field_size_limit()
+    path.write_text(f"question,answer\n{'x' * 2 * limit},1\n")
+    assert load_source(SourceConfig(str(path))) == [Question("r-0", "x" * 2 * limit, "1")]
+    assert csv.field_size_limit() == limit
