@@ -296,7 +296,7 @@ COMMANDS = {
     "selection_tables": "python -m bench.selection_tables",
     "selection_tables-svamp": "python -m bench.selection_tables --data RECORDS",
     "shapes": "python -m bench.shapes --minutes 22",
-    "source_coverage": "make coverage",
+    "source_coverage": "python -m tests.source_coverage",
     "sparse_error": "python -m bench.sparse_error",
     "sparse_training": "python -m bench.sparse_training --data RECORDS",
     "tests_cuda": "OUT=folder bench/on_gpu.sh",
