@@ -45,6 +45,7 @@ def test_compiles_whole_with_inductor(dynamic, record):
     record("transformers", "2", f"torch.compile, {'dynamic' if dynamic else 'static'} shapes")
 
 
+@pytest.mark.nightly
 def test_counts_of_items_make_no_further_graph():
     torch._dynamo.reset()
     graphs = CompileCounter()

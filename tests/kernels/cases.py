@@ -44,6 +44,10 @@ def interpreted(backend: str) -> bool:
 BACKENDS = usable("linear_cross_entropy")
 # For cases that are too large for the interpreter.
 COMPILED_BACKENDS = tuple(name for name in BACKENDS if not interpreted(name))
+# For tests that take seconds in the interpreter: one of its backends, the other at night.
+QUICKER_BACKENDS = [
+    pytest.param(name, marks=[pytest.mark.nightly] * (interpreted(name) and name == "triton")) for name in BACKENDS
+]
 
 
 def fit(backend: str, shape: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -115,11 +115,11 @@ LOSSES = [
     Loss("joint", "linear_mind_loss", _JOINT, _joint),
     Loss("sparse_joint", "linear_mind_loss", _JOINT, partial(_joint, gradient_threshold=2.0**-14)),
 ]
+_ONE_EACH = ("sparse", "log_prob", "mixture", "listed_jsd", "joint")
 SLOWLY = [
-    pytest.param(loss, id=loss.name, marks=[pytest.mark.nightly] * (loss.name not in ("sparse", "mixture", "joint")))
-    for loss in LOSSES
+    pytest.param(loss, id=loss.name, marks=[pytest.mark.nightly] * (loss.name not in _ONE_EACH)) for loss in LOSSES
 ]
-"""The same for tests that take seconds per loss: one per operator with its own gradients, the rest at night."""
+"""For tests that take seconds per loss: one of each operation, the others at night."""
 
 
 def with_backends(

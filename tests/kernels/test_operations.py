@@ -74,7 +74,13 @@ def test_a_head_is_its_weight_bias_softcap_and_temperature(operation, make, back
         torch.testing.assert_close(together, apart, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(("operation", "make"), OPERATIONS)
+@pytest.mark.parametrize(
+    ("operation", "make"),
+    [
+        pytest.param(*one.values, id=one.id, marks=[pytest.mark.nightly] * (one.id not in ("sparse", "mind_loss")))
+        for one in OPERATIONS
+    ],
+)
 def test_a_head_in_a_graph(operation, make):
     """One that is made there of its inputs, and one that comes from outside."""
     inputs = make()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import BACKENDS, assert_compiles_whole, cases, device_of, fit, interpreted, on
+from cases import BACKENDS, QUICKER_BACKENDS, assert_compiles_whole, cases, device_of, fit, interpreted, on
 
 from mind_kernels import backend as backends
 from mind_kernels import linear_cross_entropy, linear_log_prob, row_chunks, sparse_gradient
@@ -167,7 +167,7 @@ def test_a_chunk_over_the_density_limit_is_exact(backend):
         assert_same_rows(dense[name], exact[name])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", QUICKER_BACKENDS)
 def test_chunks_decide_for_themselves(limit_of_a_cpu, monkeypatch, backend):
     """Peaked rows first, flat rows last: the first chunks are sparse, the last dense, and all gradients right."""
     vocabulary, size = 151, 32
@@ -233,7 +233,7 @@ def sampled_gradient(inputs, dtype, sample_rows, upstream, temperature, device, 
 
 
 @pytest.mark.parametrize("sample_rows", [1, 3, 16])
-@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+@pytest.mark.parametrize("backend", ["reference", *QUICKER_BACKENDS])
 def test_background_is_sampled_across_chunks(always_sparse, monkeypatch, backend, sample_rows):
     """Chunks of 7 rows: some have no sampled row, and in no two of them the sampled ones have the same places."""
     vocabulary, dtype = 101, torch.float64 if backends.BACKENDS[backend].float64 else torch.float32
@@ -272,7 +272,7 @@ def test_lists_that_are_taken_in_parts_have_the_same_gradient(always_sparse, mon
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", QUICKER_BACKENDS)
 def test_background_is_sampled_of_exact_rows_too(always_sparse, monkeypatch, backend):
     """Rows sharp and flat by halves: whichever chunks the sampled rows are in, what sharp rows drop is replaced."""
     rows, vocabulary, chunk, sample_rows = 48, 301, 4, 8
@@ -318,7 +318,7 @@ def test_flat_softmax_falls_back_to_the_exact_gradient(backend, scale):
         assert_same_rows(found[name], exact[name])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", QUICKER_BACKENDS)
 def test_correction_alone_carries_a_uniform_softmax(always_sparse, backend):
     inputs = flat_inputs(0.0, backend)
     exact = run(inputs, torch.float32, backend, threshold=None)

@@ -34,7 +34,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif("cpp" not in usable("linear_cross_entropy"), reason="not compiled")
-@pytest.mark.parametrize("start", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    "start", ["fork", *(pytest.param(start, marks=pytest.mark.nightly) for start in ("spawn", "forkserver"))]
+)
 def test_a_data_loader_computes_losses(tmp_path, start):
     """A worker has one thread, and so no need of those that a fork leaves behind."""
     program = tmp_path / "program.py"

@@ -179,7 +179,9 @@ def test_a_kill_between_the_two_files_of_an_extension(tmp_path, two_steps, monke
     [
         (("--train.epochs", "0.3"), ("--train.epochs", "2"), "the 10 steps of the one do not begin with the 2 of the"),
         (("--train.epochs", "1"), ("--train.max-steps", "4"), "the 4 steps of the one do not begin with the 5 of the"),
-        (("--train.epochs", "1"), ("--train.epochs", "0.5"), "train.epochs (1.0 there)"),
+        pytest.param(
+            ("--train.epochs", "1"), ("--train.epochs", "0.5"), "train.epochs (1.0 there)", marks=pytest.mark.nightly
+        ),
     ],
 )
 def test_an_extension_that_is_another_run_is_refused(tmp_path, two_steps, capsys, options, more, message):

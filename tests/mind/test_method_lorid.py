@@ -79,6 +79,7 @@ def config(tmp_path, model_folder):
     return dataclasses.replace(config, train=dataclasses.replace(config.train, max_steps=2, save_steps=1))
 
 
+@pytest.mark.nightly
 def test_each_of_the_three_begins_with_the_same_student(config, model_folder):
     folder = mind.train(config)
     assert [stage.path.name for stage in folder.stages] == ["1-lorid-kg", "2-lorid-dr"]

@@ -69,6 +69,7 @@ def same_students(one: RunFolder, other: RunFolder) -> bool:
     return all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+@pytest.mark.nightly
 def test_two_calls_make_the_same_student(place, whole, tmp_path):
     """`sft` on its own, and `redi` on its student without the stage before it."""
     (stage,) = whole.stages
@@ -81,7 +82,7 @@ def test_two_calls_make_the_same_student(place, whole, tmp_path):
     assert not second.stages and train_rows(second.path) == train_rows(whole.path) and same_students(second, whole)
 
 
-@pytest.mark.parametrize("stage", [True, False])
+@pytest.mark.parametrize("stage", [True, pytest.param(False, marks=pytest.mark.nightly)])
 def test_a_kill_behind_the_last_step_changes_nothing(whole, tmp_path, stage):
     """The folder as a kill leaves it, before the student is written. In any step: test_every_method.py."""
     run = RunFolder(shutil.copytree(whole.path, tmp_path / "run"))

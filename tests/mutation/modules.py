@@ -29,7 +29,11 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/kernels/test_linear_pairwise_jsd.py",
         "tests/kernels/test_pairwise_zero_weights.py",
     ),
-    "mind.methods.mind.objective": ("tests/mind/test_objective.py",),
+    "mind.methods.mind.objective": (
+        "tests/mind/test_objective.py",
+        "tests/mind/test_mind_ablations.py",
+        "tests/mind/test_trainer.py",
+    ),
     "mind.methods.mind.calibration": ("tests/mind/test_metanet.py", "tests/mind/test_mind_ablations.py"),
     "mind.methods.mind.scorers": ("tests/mind/test_mind_ablations.py", "tests/mind/test_metanet.py"),
     "mind.batches.packing": ("tests/mind/test_packing.py", "tests/mind/test_batches.py"),
