@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import signal
 import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 from mind.display import describe
 from mind.errors import MindError
@@ -22,6 +23,11 @@ CPU_SECONDS = 5
 """A template takes milliseconds."""
 WALL_SECONDS = 60
 """For a process that waits for what never comes."""
+START_SECONDS = 20
+"""For a forked process to set its limits, which takes milliseconds."""
+STARTS = 3
+"""How often it is tried: a fork beside other threads may wait forever for a lock that one of them had, before any code
+of ours. So it was seen in CPython 3.11, in a run of two processes."""
 MEMORY_BYTES = 1 << 30
 """More than this process has already."""
 MEND = "mend it, or give another by --student.chat-template"
@@ -65,12 +71,14 @@ def _status(render: Callable[[], object]) -> int:
     if ignored and main:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
-        with warnings.catch_warnings():  # of threads that the fork leaves behind, from Python 3.12 on
-            warnings.simplefilter("ignore", DeprecationWarning)
-            child = os.fork()
-        if child == 0:
-            _run_limited(render)
-        return os.waitpid(child, 0)[1]
+        for _ in range(STARTS):
+            child, has_limits = _forked(render)
+            if not has_limits:
+                os.kill(child, signal.SIGKILL)
+            status = os.waitpid(child, 0)[1]
+            if has_limits:
+                return status
+        raise LimitError(f"cannot be tried: a forked process did not begin within {START_SECONDS} s, {STARTS} times")
     except ChildProcessError as error:
         reason = "SIGCHLD is ignored" if ignored else "something else in this process waited for it"
         raise LimitError(f"cannot be tried: how the process that renders it ended is unknown, as {reason}") from error
@@ -81,11 +89,27 @@ def _status(render: Callable[[], object]) -> int:
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 
 
-def _run_limited(render: Callable[[], object]) -> NoReturn:
+def _forked(render: Callable[[], object]) -> tuple[int, bool]:
+    """A forked process that renders, and whether it has set its limits, or ended."""
+    heard, told = os.pipe()
+    with open(heard, "rb", 0) as hearing:
+        with open(told, "wb", 0) as telling:
+            with warnings.catch_warnings():  # of threads that the fork leaves behind, from Python 3.12 on
+                warnings.simplefilter("ignore", DeprecationWarning)
+                child = os.fork()
+            if child == 0:
+                _run_limited(render, telling)
+        waiting = select.poll()
+        waiting.register(hearing, select.POLLIN)
+        return child, bool(waiting.poll(1000 * START_SECONDS))
+
+
+def _run_limited(render: Callable[[], object], telling: BinaryIO) -> NoReturn:
     """In the forked process, which does not come back from here."""
     status = _NO_LIMITS
     try:
         _set_limits()
+        telling.write(b".")
         status = 0
         render()
     except Exception as error:  # of `render`: the caller meets it again, and tells of it; of `_set_limits`: see status

@@ -323,6 +323,27 @@ def test_a_template_that_cannot_be_limited_is_refused(module, function, message,
         template_limits.check_ends(lambda: None)
 
 
+def test_a_fork_that_does_not_begin_is_tried_again(monkeypatch, tmp_path):
+    """A thread that had a lock at the fork is not there to give it back."""
+    set_limits, hangs = template_limits._set_limits, 2
+
+    def hang():
+        forks = len(list(tmp_path.iterdir()))
+        (tmp_path / str(os.getpid())).touch()
+        if forks < hangs:
+            time.sleep(60)
+        set_limits()
+
+    monkeypatch.setattr(template_limits, "_set_limits", hang)
+    monkeypatch.setattr(template_limits, "START_SECONDS", 1)
+    template_limits.check_ends(lambda: None)
+    hangs = 6
+    with pytest.raises(LimitError, match="^cannot be tried: a forked process did not begin within 1 s, 3 times"):
+        template_limits.check_ends(lambda: None)
+    pids = [int(path.name) for path in tmp_path.iterdir()]
+    assert len(pids) == 6 and not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+
+
 def test_without_proc_the_limits_of_time_hold(monkeypatch, tmp_path):
     monkeypatch.setattr(template_limits, "_STATM", tmp_path / "statm")
     monkeypatch.setattr(template_limits, "CPU_SECONDS", 1)
