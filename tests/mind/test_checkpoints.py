@@ -26,7 +26,7 @@ DAMAGES = {
     "rng_state.pth": "cannot be read: ",
     "trainer_state.json": "cannot be read: JSONDecodeError",
     "calibration.pt": "cannot be read: ",
-    "progress.json": "not JSON",
+    "progress.json": " JSON",  # "not JSON", and of an empty file "expected JSON"
 }
 
 

@@ -32,7 +32,14 @@ ROOT = Path(__file__).resolve().parents[2]
 OTHER_PAGES = sorted({str(page.relative_to(ROOT)) for page in PAGES if page not in CHECKED_PAGES})
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "Makefile", *OTHER_PAGES)
 """Those that tests/test_docs_pages.py does not parse command by command."""
-OTHER_TOOLS = {"--no-deps", "--no-build-isolation", "--config-settings", "--inplace", "--benchmark-enable"}
+OTHER_TOOLS = {
+    "--fewer-cases",
+    "--no-deps",
+    "--no-build-isolation",
+    "--config-settings",
+    "--inplace",
+    "--benchmark-enable",
+}
 OTHER_TOOLS |= {"--benchmark-only", "--nproc-per-node", "--nnodes", "--rdzv-id", "--rdzv-endpoint", "--rdzv-backend"}
 OTHER_TOOLS |= {"--job-name", "--nodes", "--ntasks-per-node", "--cpus-per-task", "--gpus-per-node", "--help", "--dry"}
 OTHER_TOOLS |= {"--exclude"}
