@@ -166,6 +166,7 @@ def work_of_two(rank, port, folder):
         by_data_parallelism(rank, folder)
 
 
+@pytest.mark.nightly
 def test_gradients_of_a_split_head_are_those_of_one_process(tmp_path, record):
     save_models(tmp_path)
     start(work_of_two, str(tmp_path))

@@ -112,6 +112,7 @@ SINGLE = build_family("llama", num_hidden_layers=1, hidden_size=16, intermediate
 @example(seed=0, perspectives=2, length=40, prompts=[40], longest=1, suffix=1, share=True, missing=0.0)
 @example(seed=24, perspectives=2, length=40, prompts=[1], longest=1, suffix=1, share=False, missing=0.0)
 @example(seed=1, perspectives=32, length=200, prompts=[3, 40], longest=25, suffix=3, share=True, missing=0.0)
+@pytest.mark.nightly
 def test_hundreds_of_packed_steps(seed, perspectives, length, prompts, longest, suffix, share, missing):
     """Lengths of all kinds, down to one-token rationales and prompts longer than them, against padded single rows."""
     generator = torch.Generator().manual_seed(seed)
