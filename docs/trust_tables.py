@@ -46,23 +46,6 @@ def mutation() -> str:
     return table(["module", "possible changes", "tried", "of these without an effect", "of the others noticed"], body)
 
 
-def long_runs() -> str:
-    """Memory and processor time per call, at a tenth of the calls and at the end."""
-    body = []
-    for row in rows_of("long_runs"):
-        samples = row["samples"]
-        tenth, last = len(samples) // 10, len(samples) - 1
-
-        def micros(at: int, samples: list[dict[str, float]] = samples) -> str:
-            before, after = samples[at - 1], samples[at]
-            return f"{1e6 * (after['cpu_s'] - before['cpu_s']) / (after['calls'] - before['calls']):,.0f}"
-
-        memory, times = (f"{samples[at]['rss_mib']:,.1f}" for at in (tenth, last)), (micros(at) for at in (tenth, last))
-        body.append([row["name"], f"{samples[-1]['calls']:,}", *memory, *times, ", ".join(row["grew"]) or "nothing"])
-    columns = ["MiB at a tenth", "at the end", "processor us per call at a tenth", "at the end"]
-    return table(["of", "calls or steps", *columns, "grew"], body)
-
-
 def source_coverage() -> str:
     """Lines and branches that the tests reach, by the first two folders."""
     totals: dict[str, Counter[str]] = {}

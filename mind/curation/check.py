@@ -71,9 +71,8 @@ def check_source(config: SourceConfig, others: Sequence[str] = ()) -> CheckRepor
         unnamed += len(values) if isinstance(values, list) and not named else 0
         if len(named) < 2:
             without_two.append(where)
-        if question in asked:
+        if asked.again(question):
             repeated.append(where)
-        asked.add(question)
         questions.append(replace(question, rationales=named))
     faults = Faults()
     evaluation = {file: faults.attempt(load_questions, file) for file in others}

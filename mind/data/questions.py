@@ -167,6 +167,12 @@ class Asked:
     def add(self, question: Question) -> None:
         self._choices.setdefault(same_text(question.question), set()).add(choice_texts(question))
 
+    def again(self, question: Question) -> bool:
+        """Whether an earlier one asks the same; adds it."""
+        found = question in self
+        self.add(question)
+        return found
+
     def __contains__(self, question: Question) -> bool:
         known, choices = self._choices.get(same_text(question.question)), choice_texts(question)
         return bool(known) and (choices is None or None in known or choices in known)

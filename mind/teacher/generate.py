@@ -90,10 +90,7 @@ def _what_is_asked(questions: Sequence[Question], config: GenerateConfig) -> tup
 
 
 def _told(questions: Sequence[Question], prompts: Mapping[str, str], config: GenerateConfig) -> str:
-    asked_before, repeated = Asked(), 0
-    for question in questions:
-        repeated += question in asked_before
-        asked_before.add(question)
+    repeated = sum(map(Asked().again, questions))
     note = f"; {repeated:,} of them ask what an earlier one asks" if repeated else ""
     perspectives = [name for name in prompts if name != KNOWLEDGE]
     counts = {"question": len(questions), "perspective": len(perspectives), "sample": config.samples}

@@ -26,7 +26,7 @@ DAMAGES = {
     "rng_state.pth": "cannot be read: ",
     "trainer_state.json": "cannot be read: JSONDecodeError",
     "calibration.pt": "cannot be read: ",
-    "progress.json": " JSON",  # "not JSON", and of an empty file "expected JSON"
+    "progress.json": "not JSON",
 }
 
 
@@ -40,7 +40,7 @@ def test_a_checkpoint_that_is_damaged_is_named(unfinished, capsys, name, message
         ["train", "--output", str(unfinished), "--resume"],
         capsys,
         f"{unfinished / 'checkpoint-1'}: ",
-        message,
+        "is empty: expected JSON" if name == "progress.json" and not cut else message,
         "without this folder --resume goes on from the checkpoint before it",
     )
     file.write_bytes(whole)

@@ -57,8 +57,8 @@ def test_any_text_is_handled(text):
 
 @pytest.mark.parametrize("piece", PIECES)
 def test_no_text_takes_the_extraction_long(piece):
-    """Every pattern is linear: two million characters take what the last MAX_RESPONSE_CHARACTERS do, some 0.1 s."""
-    text = piece * (2_000_000 // len(piece))
+    """Every pattern is linear: ten million characters take what the last MAX_RESPONSE_CHARACTERS do, some 0.1 s."""
+    text = piece * (10_000_000 // len(piece))
     for question in (NUMBER, Question("n", "", "12"), CHOICE, YES_NO, TIME, WORDS, LATEX):
         for response in (text, f"12 {text[-30_000:]} 12", f"{text[-10_000:]}\\boxed{{{text[-9_000:]}}}"):
             start = time.process_time()
