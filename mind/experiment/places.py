@@ -65,7 +65,7 @@ class Processes:
         with self._starting:
             self._stopped = True
             for process in list(self._running):
-                process.terminate()
+                process.kill()  # SIGTERM is ignored by the jobs of a process that ignores it
 
 
 def job_command(folder: Path, name: str, stop_at: float | None) -> list[str]:

@@ -268,7 +268,7 @@ def interrupted_after_a_start(progress) -> None:
 def test_ctrl_c_ends_the_processes(whole, tmp_path, monkeypatch):
     folder = ExperimentFolder(shutil.copytree(whole.path, tmp_path / "copy"))
     shutil.rmtree(folder.path / "outcomes")
-    monkeypatch.setattr("mind.experiment.places.job_command", lambda *_: ["sleep", "300"])
+    monkeypatch.setattr("mind.experiment.places.job_command", lambda *_: ["sh", "-c", "trap '' TERM; exec sleep 300"])
     place, began = Processes(folder, 1, None), time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         run_experiment(folder, place, watch=interrupted_after_a_start, interrupt=place.stop)

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -294,6 +295,7 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path, arguments, model_folder
     )
     with monkeypatch.context() as patch:
         patch.setenv("WORLD_SIZE", "2")
+        patch.setattr(signal, "signal", lambda *_: None)  # else SIGTERM stays ignored
         expect_error(arguments, capsys, "WORLD_SIZE is 2 and RANK and LOCAL_RANK and MASTER_ADDR")
     (model_folder / "chat_template.jinja").unlink()
     expect_error(arguments, capsys, "no chat template")
