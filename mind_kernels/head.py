@@ -7,6 +7,7 @@ Everything here is exact: no entry of a gradient is dropped. The gradients of we
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -187,10 +188,11 @@ W = TypeVar("W", bound=Scalable)
 
 # `choose_unit` scales the weights so that the largest one, over the temperature, has this size. An entry of the
 # gradient of the logits is a weight over the temperature times a factor: at most 1 + 2 z_loss lse for a cross-entropy,
-# log V + 1 for an entropy, K for pairs, and the largest log-ratio for a reverse divergence. All of these are far below
-# the 65504 / 2^6 = 1023 that float16 has left. At the other end, entries down to 2^-19 of the largest weight are normal
-# numbers, and the smallest step is 2^-29 of it.
+# log V + 1 for an entropy, K for pairs, and the largest log-ratio for a reverse divergence. All of these but that of a
+# large z_loss are far below the 65504 / 2^6 = 1023 that float16 has left. At the other end, entries down to 2^-19 of
+# the largest weight are normal numbers, and the smallest step is 2^-29 of it.
 _LARGEST_WEIGHT = 2.0**6
+_MOST_SHRUNK = 2.0**16  # by a large z_loss
 _SMALLEST_SCALED = 2.0**-60  # a unit for smaller weights would overflow in products with others
 
 
@@ -248,7 +250,7 @@ class HeadGradients:
             return max(1, rows)
         return min(cap, rows_per_chunk(bytes_per_row, weight.device, 1, spare=weight.nbytes))
 
-    def choose_unit(self, *weights: Tensor | None) -> None:
+    def choose_unit(self, *weights: Tensor | None, z_loss: float = 0.0) -> None:
         """Chooses the unit from all weights of the sum; called once, before the first `add`."""
         if self.head.weight.dtype != torch.float16 or not self.wanted:
             return
@@ -257,7 +259,15 @@ class HeadGradients:
         # Of the finite weights: an infinite one spoils its own row alone.
         largest = torch.where(every.isfinite(), every, 0).amax() / self.head.temperature
         mantissa, _ = torch.frexp(largest.clamp_(_SMALLEST_SCALED, torch.finfo(largest.dtype).max))
-        self._unit = _LARGEST_WEIGHT * (mantissa / largest)  # exact: largest is the mantissa times a power of two
+        # Exact: largest is the mantissa times a power of two.
+        self._unit = _LARGEST_WEIGHT * self._room_for(z_loss) * (mantissa / largest)
+
+    def _room_for(self, z_loss: float) -> float:
+        """The power of two that keeps the factor of a z_loss within float16, whatever the logits are."""
+        largest = torch.finfo(torch.float16).max
+        logit = min(self.head.softcap or largest, largest) / self.head.temperature
+        factor = (1 + 2 * abs(z_loss) * logit) * _LARGEST_WEIGHT / largest
+        return 2.0 ** -math.ceil(math.log2(min(max(factor, 1), _MOST_SHRUNK)))
 
     def in_unit(self, weights: W) -> W:
         """The weights in the chosen unit, which kernels and `add` have to use."""

@@ -56,6 +56,8 @@ def loss_of_rows(
     losses: Tensor,  # (N,), without weight
     gradients: HeadGradients,
     run: Callable[[Tensor | int, Tensor | None], None],
+    *,
+    z_loss: float = 0.0,
 ) -> Tensor:
     """The loss, () or (N,) for reduction "none".
 
@@ -63,7 +65,7 @@ def loss_of_rows(
     scale is None, it adds no gradients.
     """
     scale = weight / weight.sum() if reduction == "mean" else weight
-    gradients.choose_unit(scale)
+    gradients.choose_unit(scale, z_loss=z_loss)
     visit_rows(valid, weight != 0, scale, gradients, run)
     return reduced(weighted(losses, weight), weight, reduction)
 

@@ -62,7 +62,7 @@ def _of_block(logits: Tensor, head: Head, names: Collection[str]) -> dict[str, T
         found["mean_logit"] = z.mean(1)
     if "log_sum_sq" in names:
         others, squares = _powers(z, largest, predicted)
-        found["log_sum_sq"] = squares.log1p_() - 2 * others.log1p_()
+        found["log_sum_sq"] = (squares.log1p_() - 2 * others.log1p_()).masked_fill_(~largest.isfinite(), torch.nan)
     return found
 
 

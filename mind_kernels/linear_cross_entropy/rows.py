@@ -67,7 +67,7 @@ def forward(
         else:
             run_shard_terms(kernels, rows, hidden, index, weights, spec, terms, gradients, extra, shard)
 
-    loss = loss_of_rows(valid, weight, reduction, terms.values.loss, gradients, run)
+    loss = loss_of_rows(valid, weight, reduction, terms.values.loss, gradients, run, z_loss=spec.z_loss)
     if spoilt is not None:
         terms = terms._replace(values=terms.values.without(spoilt & valid.to(hidden.device)))
     return loss, terms, gradients

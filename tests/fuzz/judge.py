@@ -118,6 +118,13 @@ class Truth:
         }
 
     @functools.cached_property
+    def _eps(self) -> float:
+        """That of the coarsest dtype of the hidden states and heads: the teacher's may have less than the student's."""
+        tensors = (self.call.leaves | self.call.constants).items()
+        heads = [value for name, value in tensors if name.removeprefix("teacher_") in ("hidden", "weight")]
+        return max(torch.finfo(value.dtype).eps for value in heads)
+
+    @functools.cached_property
     def all_finite(self) -> bool:
         """Whether every input is a number, and every row has a gradient; -inf in a bias excludes a token, and in a list
         it is padding."""
@@ -149,7 +156,7 @@ class Truth:
         if same(found, truth.to(found.dtype)):
             return ""
         dtype = self.call.dtype if name.startswith("d_") else accumulation_dtype(self.call.dtype)
-        floor = 4 * torch.finfo(self.call.dtype).eps * self.size.get(name, self.size[""])
+        floor = 4 * self._eps * self.size.get(name, self.size[""])
         if name.startswith("d_") and (self._peer_overflows or floor > torch.finfo(found.dtype).max):
             truth = torch.where(found.isfinite(), truth, found.double())  # it may overflow too
         how = dtype, floor, self.all_finite

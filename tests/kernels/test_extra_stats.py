@@ -98,6 +98,20 @@ def test_entries_that_are_ruled_out(backend):
     assert torch.equal(stats.predicted, kept[truth["predicted"]])
 
 
+@pytest.mark.parametrize("vocabulary", [1, 5])
+@pytest.mark.parametrize("spoilt", [math.nan, math.inf])
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+def test_rows_without_a_softmax(backend, spoilt, vocabulary):
+    """The largest logit, which the sums of squares leave out, is no number."""
+    inputs = on(device_of(backend), make_inputs(6, 8, vocabulary, ignored=0.0))
+    bias = torch.zeros(vocabulary, device=inputs["hidden"].device)
+    bias[-1] = spoilt
+    arguments = inputs["hidden"], inputs["weight"], inputs["target"]
+    _, stats = linear_cross_entropy(*arguments, bias=bias, extra_stats=NAMES, return_stats=True, backend=backend)
+    assert bool(stats.log_sum_sq.isnan().all())
+    assert bool(stats.mean_logit.isnan().all() if math.isnan(spoilt) else (stats.mean_logit == math.inf).all())
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_confident_rows_keep_their_digits(backend):
     weight = torch.eye(64, 8)

@@ -72,6 +72,28 @@ def test_the_size_of_the_weights_is_of_no_consequence(loss, backend, power):
         torch.testing.assert_close(after * 2.0**-power, before, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("z_loss", "temperature"), [(-0.1, 0.05), (4.0, 1.0)])
+@with_backends(losses=[loss for loss in LOSSES if loss.name in ("cross_entropy", "mean", "sparse", "none")])
+def test_a_large_z_loss_does_not_overflow(loss, backend, z_loss, temperature):
+    """A token's large logit, which z_loss multiplies: the gradients are numbers of float16, and those of the logits
+    too."""
+    rows = 12
+    (hidden, weight), constants = make_model(rows=rows), make_constants(rows, VOCABULARY)
+    hidden, weight, bias = hidden.half(), weight.half(), torch.zeros(VOCABULARY).half()
+    bias[1] = 800.0
+    exact = {name: value.double() if value.is_floating_point() else value for name, value in constants.items()}
+    options = {"z_loss": z_loss, "temperature": temperature}
+
+    def found(dtype, constants, backend):
+        leaves = [tensor.to(dtype, copy=True).requires_grad_() for tensor in (hidden, weight)]
+        loss(*leaves, constants, bias=bias.to(dtype), **options, backend=backend).backward()
+        return [leaf.grad.double() for leaf in leaves]
+
+    truth = found(torch.float64, exact, "reference")
+    for mine, value in zip(found(torch.float16, constants, backend), truth, strict=True):
+        assert relative_error(mine, value) <= 1.5e-3 and value.abs().max() < 65504
+
+
 @pytest.mark.parametrize("size", [2.0**-24, 1.0, 2.0**20])
 @with_backends(losses=[loss for loss in LOSSES if "row_weight" in loss.constants])
 def test_an_infinite_weight_spoils_its_own_row_alone(loss, backend, size):
