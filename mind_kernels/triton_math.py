@@ -24,6 +24,8 @@ next_power_of_2 = cast(Callable[[int], int], triton.next_power_of_2)
 
 # Used instead of -inf if 0 times it has to be 0: exp(LOWEST - z) is 0. Its square is finite.
 LOWEST = tl.constexpr(-1e18)
+# Used instead of a lower logarithm of a probability: e^-1000 is 0, and the product with a weight is finite.
+LEAST_LOG = tl.constexpr(-1000.0)
 # The lowest finite number, the start value of a maximum: if all logits are -inf, the sum is 0 and the results are nan.
 FLOOR = tl.constexpr(-3.4028234663852886e38)
 LOG2_E = tl.constexpr(1.4426950408889634)

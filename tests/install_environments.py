@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+OBJECTS = "build/objects"
 PACKAGES = Path(sysconfig.get_path("purelib"))
 # Variables that steer a build, Python or the tests; a case sets its own.
 STEERING = ("MIND_", "PYTHON", "CUDA", "TORCH_", "CC", "CXX", "CFLAGS", "LDFLAGS", "MAX_JOBS", "NVCC_")
@@ -115,7 +116,8 @@ class Environment:
         print("   ", done.strip().splitlines()[-1])
 
 
-def workplace(folder: Path) -> Workplace:
+def workplace(folder: Path, *, with_objects: bool) -> Workplace:
+    """`with_objects`: the copy of the source tree has the compiled objects that this one has."""
     source, outside = folder / "source", folder / "outside"
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -123,6 +125,8 @@ def workplace(folder: Path) -> Workplace:
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, source / name)
+    if with_objects and (ROOT / OBJECTS).exists():
+        shutil.copytree(ROOT / OBJECTS, source / OBJECTS)
     for name in ("tests", "build_tools"):
         shutil.copytree(source / name, outside / name)
     (outside / "pytest.ini").write_text("[pytest]\nmarkers =\n    gpu\n    slow\n")

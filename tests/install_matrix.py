@@ -6,7 +6,8 @@ Run it with the Python of an environment that has torch, the other dependencies 
 A fresh environment is a new virtual environment into which that one's packages are hard-linked, mind-kernels left out:
 for pip and for the build it is one where they have been installed, and torch is not fetched for each of a dozen cases.
 Compilers are found through PATH alone, so PATH holds links to the tools that a case is to have and nothing else. All
-cases build in one copy of the source tree, one after the other: what one leaves must not get into a later one. The
+cases build in one copy of the source tree, one after the other: what one leaves must not get into a later one. Only
+--quick also copies the objects that `make test` has just compiled, from nothing, in an environment of its own. The
 tests run from a copy of tests/ and build_tools/, which they import, outside the source tree: everything else that they
 import is the installed package's.
 """
@@ -79,7 +80,7 @@ def with_a_compiler(env: Environment) -> None:
     started = time.monotonic()
     output = env.pip_install(".", path=env.place.host)
     seconds = time.monotonic() - started
-    print(f"    from a cold start: {seconds:.0f} s; {closing_line(output)}")
+    print(f"    {seconds:.0f} s; {closing_line(output)}")
     if seconds > 60 * COLD_MINUTES:
         raise Failure(f"that is more than {COLD_MINUTES} minutes")
     env.check(*ALL)
@@ -266,7 +267,13 @@ def closing_line(output: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", dest="only", action="store_const", const=QUICK, help=f"cases {QUICK} alone")
+    parser.add_argument(
+        "--quick",
+        dest="only",
+        action="store_const",
+        const=QUICK,
+        help=f"cases {QUICK} alone, with the objects of build/",
+    )
     parser.add_argument("--only", metavar="LETTERS", help="these cases alone")
     parser.add_argument("--torch", metavar="PYTHON", help="of an environment with another torch: tries the wheel there")
     parser.add_argument("--keep", action="store_true", help="leave the folder of environments and builds")
@@ -277,7 +284,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="install_matrix_"))
     failed = []
     try:
-        place = workplace(folder)
+        place = workplace(folder, with_objects=options.only == QUICK)
         for name, case in cases.items():
             print(name, flush=True)
             environment = fresh_environment(place, name[0], torch_alone=case is beside_torch_alone)

@@ -177,7 +177,7 @@ struct RowGradient {
 
     // p (a + b log p); 0 if p underflows, also at a logit of -inf.
     __device__ __forceinline__ float part(float p, float log_p, bool has_entropy) const {
-        return has_entropy ? p * (a + b * fmaxf(log_p, kLowest)) : p * a;
+        return has_entropy ? p * (a + b * fmaxf(log_p, kLeastLog)) : p * a;
     }
 };
 

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from mind_kernels.linear_pairwise_jsd.backend_torch import (
-    LOWEST,
     Buffers,
     Run,
     distinct,
@@ -28,14 +27,16 @@ from mind_kernels.linear_pairwise_jsd.backend_torch import (
 )
 from mind_kernels.row_chunks import chunks
 
-# A larger divergence is p times a difference from LOWEST: only one row of the pair excludes the token.
+# The log-probability of an excluded token: its product with any weight of float32 is finite.
+_LOWEST = -1e260
+# A larger divergence is p times a difference from _LOWEST: only one row of the pair excludes the token.
 _INFINITE = 1e30
 
 
 class JeffreysSteps:
     """See `Steps`: the Jeffreys divergences of the pairs, given their weights (G, pairs)."""
 
-    least = LOWEST
+    least = _LOWEST
 
     def __init__(self, weight: Tensor, count: int, buffers: Buffers) -> None:
         self._weight, self._count, self._buffers = weight, count, buffers

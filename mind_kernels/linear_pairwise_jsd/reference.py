@@ -67,7 +67,10 @@ def mixture_kl(logits: Tensor, mixture_weight: Tensor, mask: Tensor) -> Tensor:
 
 def divergences(logits: Tensor, weight: Tensor, mask: Tensor, kind: str = "jsd") -> Tensor:
     """The divergences of all pairs for weights (P, K, K), and of rows from their mixture for weights (P, K)."""
-    if form_of(weight) is not PAIRS:
+    form = form_of(weight)
+    # Rows that the loss does not depend on get no gradient, even if they have no softmax: 0 times nan is nan.
+    logits = torch.where(form.weighted_rows(weight, mask)[..., None], logits, logits.detach())
+    if form is not PAIRS:
         return mixture_kl(logits, weight, mask)
     return pairwise_jsd(logits, mask) if kind == "jsd" else pairwise_jeffreys(logits, mask)
 

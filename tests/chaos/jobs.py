@@ -40,9 +40,9 @@ class _Job:
         self._ended.set()
         return os.waitstatus_to_exitcode(status)
 
-    def terminate(self) -> None:
+    def kill(self) -> None:
         if not self._ended.is_set():
-            os.kill(self._pid, signal.SIGTERM)
+            os.kill(self._pid, signal.SIGKILL)
 
 
 def _become(words: list[str], stdin: int, output: int, environment: Mapping[str, str]) -> None:

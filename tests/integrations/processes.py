@@ -24,7 +24,8 @@ def start(work: Callable[..., None], *arguments: Any, processes: int = PROCESSES
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.spawn(work, (port, *arguments), processes, join=False)
+    given = port, *arguments
+    context = multiprocessing.start_processes(work, given, processes, join=False, start_method="forkserver")
     assert context is not None
     end = time.monotonic() + TIMEOUT_S
     while not context.join(end - time.monotonic()):  # also False when one of them has ended

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import json
+import multiprocessing
 import os
 import tempfile
 import time
@@ -22,6 +23,10 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from mind_kernels.testing import assert_within_budget, error
 
+# Imports of seconds, once for all processes that one of pytest's starts. If tests/mind/launches.py is collected too, it
+# names more of them. What a test sets in the environment does not reach these processes.
+multiprocessing.get_context("forkserver").set_forkserver_preload(["torch.distributed", "mind_kernels.testing"])
+
 TIMEOUT_S = 400
 """Of all checks of one call together."""
 COLLECTIVE = timedelta(seconds=120)
@@ -32,7 +37,8 @@ def run_in_processes(world: int, function: Callable[..., None], *arguments: Any)
     """Calls function(*arguments), which a module has by name, in `world` processes; raises what one of them raised."""
     with tempfile.TemporaryDirectory() as folder:
         place = f"file://{Path(folder) / 'store'}"
-        context = mp.spawn(_begin, (world, place, function, arguments), nprocs=world, join=False)
+        given = world, place, function, arguments
+        context = mp.start_processes(_begin, given, nprocs=world, join=False, start_method="forkserver")
         assert context is not None
         end = time.monotonic() + TIMEOUT_S
         while not context.join(end - time.monotonic()):  # also False when one of them has ended

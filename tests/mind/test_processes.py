@@ -100,7 +100,8 @@ def found(request, tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(run, (2, port, str(place), names), nprocs=2)
+    given = 2, port, str(place), names
+    torch.multiprocessing.start_processes(run, given, nprocs=2, start_method="forkserver")
     return [alone, *(torch.load(place / f"{rank}.pt") for rank in range(2))]
 
 

@@ -192,31 +192,37 @@ def launch(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_equals_uninterrupted(tmp_path, arguments, launch):
-    for method, kills in (("mind", ("step", "save", "warm-up")), ("sft", ("step", "save"))):
-        straight = tmp_path / method
-        given = [*arguments, "--method", method, "--train.log-steps", "5"]  # the checkpoints lie between two lines
-        assert launch("never", replaced(given, "--output", str(straight))) == 0
-        for when in kills:
-            output = tmp_path / f"{method}-{when}"
-            assert launch(when, replaced(given, "--output", str(output))) == -9
-            assert not (output / "student").exists()
-            assert launch("never", ["train", "--output", str(output), "--resume"]) == 0
-            assert train_rows(output) == train_rows(straight), (method, when)
-            assert [row["step"] for row in train_rows(output)] == [5, 10, 12]
-            assert not [path for path in output.rglob("*") if path.suffix in (".partial", ".former")]
-            events = EventAccumulator(str(output / "tensorboard")).Reload().Scalars("train/loss")
-            assert [event.step for event in events] == [5, 10, 12]
-            evaluations = [(folder / "evaluation.json").read_text() for folder in (straight, output)]
-            assert evaluations[0] == evaluations[1], (method, when)
-            weights = [load_file(folder / "student" / "model.safetensors") for folder in (straight, output)]
-            for name, value in weights[0].items():
-                assert torch.equal(value, weights[1][name]), name
-            states = [state_of(folder) for folder in (straight, output)]
-            assert states[0].keys() == states[1].keys() and bool(states[0]) == (method == "mind")
-            for name, value in states[0].items():
-                assert same(value, states[1][name]), name
-            shutil.rmtree(output)
+@pytest.mark.parametrize(
+    ("method", "kills"),
+    [
+        pytest.param("mind", ("step", "save", "warm-up"), id="mind"),
+        pytest.param("sft", ("step", "save"), id="sft", marks=pytest.mark.nightly),
+    ],
+)
+def test_killed_and_resumed_equals_uninterrupted(method, kills, tmp_path, arguments, launch):
+    straight = tmp_path / method
+    given = [*arguments, "--method", method, "--train.log-steps", "5"]  # the checkpoints lie between two lines
+    assert launch("never", replaced(given, "--output", str(straight))) == 0
+    for when in kills:
+        output = tmp_path / f"{method}-{when}"
+        assert launch(when, replaced(given, "--output", str(output))) == -9
+        assert not (output / "student").exists()
+        assert launch("never", ["train", "--output", str(output), "--resume"]) == 0
+        assert train_rows(output) == train_rows(straight), (method, when)
+        assert [row["step"] for row in train_rows(output)] == [5, 10, 12]
+        assert not [path for path in output.rglob("*") if path.suffix in (".partial", ".former")]
+        events = EventAccumulator(str(output / "tensorboard")).Reload().Scalars("train/loss")
+        assert [event.step for event in events] == [5, 10, 12]
+        evaluations = [(folder / "evaluation.json").read_text() for folder in (straight, output)]
+        assert evaluations[0] == evaluations[1], (method, when)
+        weights = [load_file(folder / "student" / "model.safetensors") for folder in (straight, output)]
+        for name, value in weights[0].items():
+            assert torch.equal(value, weights[1][name]), name
+        states = [state_of(folder) for folder in (straight, output)]
+        assert states[0].keys() == states[1].keys() and bool(states[0]) == (method == "mind")
+        for name, value in states[0].items():
+            assert same(value, states[1][name]), name
+        shutil.rmtree(output)
 
 
 def test_runs_in_one_process_do_not_disturb_one_another(tmp_path, arguments, launch, monkeypatch):

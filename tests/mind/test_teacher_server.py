@@ -17,10 +17,10 @@ import pytest
 from fault_proxy import FAULTS, FaultProxy, forward_to
 
 from mind.cli import main
+from mind.config import EMBEDDED_STUDENT
 from mind.data.questions import load_questions, save_questions
 from mind.perspectives import PAPER_PERSPECTIVES
 from mind.records import Question
-from mind.student.model import embedded_student
 from mind.teacher.journal import load_responses
 
 pytestmark = pytest.mark.slow
@@ -30,11 +30,10 @@ QUESTIONS, ANSWERS = 8, 64
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(smollm2, tmp_path_factory):
     """The URL of the endpoint and the name of its model."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MIND_CACHE", str(tmp_path_factory.mktemp("cache")))
-        model = embedded_student()
+    _, _, cache = smollm2
+    model = cache / EMBEDDED_STUDENT
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

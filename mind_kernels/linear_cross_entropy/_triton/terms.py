@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton.language as tl
 
 from mind_kernels.linear_cross_entropy.contract import RowSpec
-from mind_kernels.triton_math import LOWEST, conditions, exp, jit, log1p, slope
+from mind_kernels.triton_math import LEAST_LOG, LOWEST, conditions, exp, jit, log1p, slope
 
 
 def loss_arguments(spec: RowSpec) -> dict[str, float | bool]:
@@ -54,7 +54,7 @@ def probability_part(log_p, a, b, HAS_ENTROPY: tl.constexpr):
     """p (a + b log p); 0 if p is 0."""
     factor = a
     if HAS_ENTROPY:
-        factor += b * tl.maximum(log_p, LOWEST)
+        factor += b * tl.maximum(log_p, LEAST_LOG)
     return exp(log_p) * factor
 
 
