@@ -15,7 +15,7 @@ from mind.data.questions import load_questions
 from mind.data.rows import keyed_records
 from mind.display import whole_characters
 from mind.errors import MindError, require
-from mind.files import write_json_rows
+from mind.files import check_new_folder, write_json_rows
 from mind.grading.answers import Judgement, judge_text
 from mind.progress import tracked
 from mind.provenance import text_digest
@@ -73,12 +73,14 @@ def judge(config: JudgeConfig) -> JudgeReport:
     order.
 
     The model is not asked about answers that were cut off. Its replies are stored like a teacher's, so judging again
-    repeats no request. Raises MindError for a folder without questions or rationales, and for faulty files.
+    repeats no request. Raises MindError for a folder without questions or rationales, for faulty files, and, before the
+    model is asked, for a folder that cannot be written to.
     """
     folder = DatasetFolder(Path(config.folder))
     questions = {question.id: question for question in load_questions(folder.questions)}
     responses = list(load_rationales(folder.responses))
     require(bool(responses), f"{folder.responses}: there are no answers to judge")
+    check_new_folder(folder.path)  # before a model is asked
     verdicts = verdicts_by_rules(questions, responses)
     job = None
     if (model := config.judge) is not None:
