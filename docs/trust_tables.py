@@ -1,4 +1,5 @@
-"""The tables that say what the project survived, which docs/tables.py writes: fuzzers, kills, mutations, versions."""
+"""The tables that say what the project survived, which docs/tables.py writes: fuzzers, kills, mutations, long runs,
+versions."""
 
 from __future__ import annotations
 
@@ -57,6 +58,22 @@ def source_coverage() -> str:
         for folder, found in sorted(totals.items())
     ]
     return table(["folder", "lines", "reached", "branches", "reached"], body)
+
+
+def long_runs() -> str:
+    """What a process used after a tenth of the calls and at the end; what a call took in the first and last tenth."""
+    body = []
+    for row in rows_of("long_runs"):
+        samples, tenth = row["samples"], len(row["samples"]) // 10
+        begin, end = samples[tenth], samples[-1]
+        of_calls = (
+            1e3 * (last["cpu_s"] - first["cpu_s"]) / (last["calls"] - first["calls"])
+            for first, last in ((samples[0], begin), (samples[-1 - tenth], end))
+        )
+        used = (f"{begin[name]:,.0f}, {end[name]:,.0f}" for name in ("rss_mib", "files", "threads"))
+        times = ", ".join(f"{time:.2f}" for time in of_calls)
+        body.append([row["name"], f"{end['calls']:,.0f}", *used, times, ", ".join(row["grew"]) or "nothing"])
+    return table(["operation, backend", "calls", "memory in MiB", "files", "threads", "ms per call", "grew"], body)
 
 
 def _percent(found: Mapping[str, int], name: str) -> str:
