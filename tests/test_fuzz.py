@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,10 +20,13 @@ from tests.fuzz.choices import Choices
 from tests.fuzz.rounds import run
 from tests.fuzz.tiers import TIERS
 
+ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = 5
 
 
-@pytest.mark.parametrize("name", ["public", "refusals", "parsers", "integrations"])
+@pytest.mark.parametrize(
+    "name", ["public", "refusals", "parsers", "integrations", pytest.param("interpreter", marks=pytest.mark.nightly)]
+)
 def test_a_few_examples_of_each_name(name):
     tier = TIERS[name]()
     for each in tier.names:
@@ -133,6 +139,12 @@ def test_a_case_is_the_numbers_of_its_choices():
     assert [again.number(5), again.among("abc"), again.rarely(3)] == values == [2, "c", True]
     assert Choices.repeated("").number(9) == 0
     assert torch.equal(*(torch.rand(3, generator=Choices.repeated("5").generator()) for _ in range(2)))
+
+
+def test_the_interpreter_can_still_be_chosen():
+    """Triton reads TRITON_INTERPRET when it is imported."""
+    code = "import sys, tests.fuzz.__main__; sys.exit('triton' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_counts_and_findings_are_told(monkeypatch, capsys):

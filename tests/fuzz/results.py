@@ -6,12 +6,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench.measure import add_results
 from mind_kernels import extension
 
 
 def keep(file: Path, tier: str, seeds: tuple[int, int], calls: Mapping[str, int], spent: float, findings: int) -> None:
     """Adds the row, with the seconds spent; SANITIZER is set by the scripts in tests/sanitize."""
+    from bench.measure import add_results  # imports triton, and the tier `interpreter` has to choose how first
+
     row = {
         "tier": tier,
         "sanitizer": os.environ.get("SANITIZER"),

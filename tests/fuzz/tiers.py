@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -55,7 +56,8 @@ def _public() -> Tier:
 
 
 def _interpreter() -> Tier:
-    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is imported
+    assert "TRITON_INTERPRET" in os.environ or "triton" not in sys.modules, "triton is imported without its interpreter"
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton and a kernel are imported
     from tests import fast_interpreter
     from tests.fuzz.public_cases import CASES
 
