@@ -243,7 +243,11 @@ std::tuple<Tensor, Tensor> stream_kept(Tensor hidden, Tensor weight, OptionalTen
     Stream stream(args, most_per_row);
     stream.statistics();
     const bool given_up = stream.given_up();
-    if (given_up) std::fill(args.kept, args.kept + rows, args.weight.rows);
+    if (given_up) {  // nothing is dropped: which candidates were found until then depends on the threads
+        std::fill(args.kept, args.kept + rows, args.weight.rows);
+        std::fill(args.dropped_mass, args.dropped_mass + rows, 0.0f);
+        if (span_mass) std::fill(args.span_mass, args.span_mass + rows * spans_of(args.weight.rows), 0.0f);
+    }
     std::vector<std::int64_t> offsets(rows + 1);
     for (std::int64_t i = 0; i < rows; ++i) offsets[i + 1] = offsets[i] + args.kept[i];
     const std::int64_t total = given_up ? 0 : offsets[rows];

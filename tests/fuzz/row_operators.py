@@ -259,6 +259,7 @@ def stream_kept(draw: Callable) -> None:
     rows.check_numbers()
     if len(columns) == 0 and rows.n:  # given up
         assert bool((kept == rows.z.shape[1]).all()) and arguments["most_per_row"] == 5
+        assert not mass.any() and (span_mass is None or not span_mass.any())
         return
     rows.check_counts(kept, mass, threshold)
     if span_mass is not None:

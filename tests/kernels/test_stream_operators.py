@@ -78,6 +78,16 @@ def test_schemas(operator):
     assert changed <= written and bool(changed) == (operator in WRITERS)
 
 
+@each([0, 3], names="most_per_row")
+def test_too_many_candidates_are_none(implementation, most_per_row):
+    """How many were found by then depends on the threads, so nothing of them is told."""
+    arguments = stream_kept() | {"most_per_row": most_per_row}
+    columns, projected = extension.operators("cpp").stream_kept(*arguments.values())
+    assert not len(columns) and not len(projected)
+    assert arguments["kept"].tolist() == [101] * 17
+    assert not arguments["dropped_mass"].any() and not arguments["span_mass"].any()
+
+
 @each([3e38, 1e-4], names="least")
 def test_sums_of_small_entries_keep_their_digits(implementation, least):
     """Of a span all of whose entries are kept: they nearly cancel."""

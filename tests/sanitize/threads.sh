@@ -14,7 +14,8 @@ $CXX -std=c++20 -O1 -g -fPIC -fsanitize=thread -isystem "$torch" -c tests/saniti
 LDFLAGS="$PWD/build/tsan/parallel.o -Wl,-Bsymbolic ${LDFLAGS:-}" \
     "$PYTHON" setup.py -q build_ext --variant tsan --build-lib build/tsan | grep '^mind-kernels:'
 
-export MIND_KERNELS_LIBRARIES=$PWD/build/tsan/mind_kernels PYTHONPATH=. OMP_NUM_THREADS=1 TSAN_OPTIONS=halt_on_error=1 SANITIZER=threads
+export MIND_KERNELS_LIBRARIES=$PWD/build/tsan/mind_kernels PYTHONPATH=. OMP_NUM_THREADS=1 SANITIZER=threads
+export TSAN_OPTIONS="halt_on_error=1 suppressions=$PWD/tests/sanitize/threads.supp"
 # Memory is laid out as the runtime expects it.
 run=(env LD_PRELOAD="$($CXX -print-file-name=libtsan.so)" "$PYTHON")
 if setarch "$(uname -m)" -R true 2>/dev/null; then run=(setarch "$(uname -m)" -R "${run[@]}"); fi
