@@ -84,7 +84,11 @@ _OTHERS = re.compile(
     re.IGNORECASE,
 )
 FORMULA = re.compile(r"\$\$[^$]+\$\$|\$(?:\\.|[^$\n\\])+\$(?![0-9])|\\\([^\n]{1,400}?\\\)|\\\[.{1,400}?\\\]", re.DOTALL)
-_PHRASE_END = re.compile(r"(?<!\\)(?<!\bRs)(?<!\bsq)(?:[.!]|\?(?!\s[Nn]o\b))(?=[\s\"'*)]|\Z)|\n")
+# The "!" of "4! = 24" is a factorial, and so is that of "(2 + 2)! / 2".
+_PHRASE_END = re.compile(
+    r"(?<!\\)(?<!\bRs)(?<!\bsq)(?:\.|(?<![0-9)])!|!(?!\s?[=\u2248+\u00d7\u00b7\u00f7/-])|\?(?!\s[Nn]o\b))"
+    r"(?=[\s\"'*)]|\Z)|\n"
+)
 
 
 # Most texts have none of these, and need no further search.

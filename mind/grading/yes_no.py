@@ -52,6 +52,7 @@ _CONTRAST = re.compile(r"\b(?:but|however|although|though|yet)\b", re.IGNORECASE
 _DENIAL = re.compile(r"\b(?:not|never|cannot)\b|n't\b", re.IGNORECASE)
 _WORD = re.compile(rf"\b(?:{_ANY})\b", re.IGNORECASE)
 _BOTH = re.compile(r"(?:yes|no|true|false)\s?(?:and|or|/)\s?(?:yes|no|true|false)\b", re.IGNORECASE)
+_WORDS_ALONE = re.compile(r"\W*(?:yes|no|true|false)(?:\W+(?:yes|no|true|false))+\W*\Z", re.IGNORECASE)
 _QUESTION = {True: "yes", False: "no"}
 
 
@@ -105,7 +106,7 @@ def unmarked_yes(text: str) -> bool | None:
 
 def _marked(statement: str) -> str | None:
     text = without_latex_text(statement)
-    if _BOTH.match(text.lstrip(" \"'(")):
+    if _BOTH.match(text.lstrip(" \"'(")) or _says_both(text):
         return None
     return _opening(text) or _unmarked(text)
 
@@ -113,12 +114,19 @@ def _marked(statement: str) -> str | None:
 def _unmarked(text: str) -> str | None:
     text = _NO_DOUBT.sub("surely", without_latex_text(text))
     parts = sentences(text)
+    if parts and _says_both(parts[-1]):
+        return None
     opening = _opening(parts[0]) if parts else None
     said = (_said(sentence) for sentence in reversed(parts) if not sentence.endswith("?"))
     last = next(filter(None, said), None)
     if opening and last and _is_yes(opening) != _is_yes(last):
         return None
     return last or opening or (text.strip() if bare(text) in _YES | _NO else None)
+
+
+def _says_both(text: str) -> bool:
+    """Whether `text` has no words but "yes" and "no" (or "true" and "false"), and has both: "no, yes"."""
+    return _WORDS_ALONE.match(text) is not None and len({_is_yes(word) for word in _WORD.findall(text)}) > 1
 
 
 def _opening(text: str) -> str | None:
