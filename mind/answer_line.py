@@ -20,7 +20,11 @@ _MARKED_LINE = re.compile(ANSWER_MARKER + r"[^\n]*")
 _LINE = re.compile(r"\s*+([^\n]*)")
 _HEADING = re.compile(r"\W*(?:step|part|case|problem|question|task|phase|stage)\b", re.IGNORECASE)
 _ANNOUNCEMENT = re.compile(r"[\s*_#]*(?:the\s)?(?:final\s)?answer[\s*_]*:?[\s*_]*", re.IGNORECASE)
-_DECORATION = "*_`>"
+_EMPHASIS = "*_`"
+_DECORATION = _EMPHASIS + ">"  # the last one quotes, at the beginning of a line
+_MOST_OF_A_TAG = 20
+_OPENED = re.compile(rf"<[A-Za-z]{{1,10}}[1-6]?>[ \t{_EMPHASIS}]{{0,7}}\Z")
+"""An HTML tag that opens at the end of a text, of at most _MOST_OF_A_TAG characters."""
 _MOST_LINES = 20
 """Answer lines to look at, at most: more of them are noise, and each comparison may take a second."""
 
@@ -98,11 +102,13 @@ def _first_answer_line(text: str, is_answer: Callable[[str], bool]) -> int | Non
 
 def _undecorated(text: str, start: int) -> int:
     """The position at which the decoration before a marker at `start` begins: "> **" in "> **#### 12**", "- " in a
-    list."""
+    list, "<p>" in "<p>#### 12</p>"."""
     line = text.rfind("\n", 0, start) + 1
+    while tag := _OPENED.search(text, max(line, start - _MOST_OF_A_TAG), start):
+        start = tag.start()
     if not text[line:start].strip(f" \t{_DECORATION}-+•"):
         return line
-    return len(text[:start].rstrip(_DECORATION))
+    return len(text[:start].rstrip(_EMPHASIS))
 
 
 def _without_open_fence(text: str) -> str:

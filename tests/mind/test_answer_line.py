@@ -47,6 +47,9 @@ def rationale(text: str, question: Question = QUESTION) -> str:
         f"{SO}\n**Answer:**\n#### 12\nBye",
         f"{SO}\n### Final answer\n#### 12\nBye",
         f"{SO}\n- #### 12\nBye",
+        f"{SO}\n<p>#### 12</p>",
+        f"{SO}\n<p><b> **#### 12**</b></p>\n",
+        f"{SO}<br>#### 12",
         f"{SO}\n#### 12\nWait, let me check: 12 - 7 = 5. Yes.\n#### 12",
         f"{SO}\n#### 12<|im_end|>",
         f"{SO}\n#### 12\n<|im_end|>\n<|im_start|>user\nAnother question?",
@@ -73,6 +76,7 @@ def test_what_follows_the_answer_line_is_no_part_of_the_rationale(text):
         f"First try:\n#### 11\nNo, that is wrong.\n{SO}",
         f"{SO}\n```python\nprint(5 + 7)\n```\nDone.",
         "Let <s>11</s be 12.",
+        "So 11 < 12 and 13 >",
     ],
 )
 def test_headings_and_code_within_a_rationale_stay(text):
@@ -105,7 +109,8 @@ def test_an_option_is_an_answer_and_no_heading():
 
 @pytest.mark.parametrize(
     "text", ["####" * 1_000_000, "####\n" * 500_000, "#### 12\n" * 300_000, "*" * 2_000_000 + "\n#### 12",
-             "```\n" * 500_000, "<think>" * 300_000, "</s>" * 500_000, "answer" * 300_000, " \n" * 1_000_000 + "####"]
+             "```\n" * 500_000, "<think>" * 300_000, "</s>" * 500_000, "answer" * 300_000, " \n" * 1_000_000 + "####",
+             "<b>" * 500_000 + "#### 12"]
 )  # fmt: skip
 def test_hostile_texts_take_linear_time(text):
     started = time.process_time()
