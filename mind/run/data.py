@@ -174,7 +174,19 @@ def _from_files(config: MindConfig, faults: Faults) -> RunData:
         return RunData(questions, faults.attempt(load, data.heldout), {})
     if not questions:  # `faults` already has the reason
         return RunData([], [], {})
-    return RunData(*split_heldout(questions, data.heldout_fraction, config.train.seed), {})
+    train, heldout = faults.attempt(_divided, questions, config) or ([], [])
+    return RunData(train, heldout, {})
+
+
+def _divided(questions: Sequence[Question], config: MindConfig) -> list[list[Question]]:
+    """The training questions and the held-out ones."""
+    data = config.data
+    require(
+        len(questions) > 1,
+        f"{data.train}: there is one question, and one is held out of training: add more, "
+        "or name a file of held-out ones as --data.heldout",
+    )
+    return list(split_heldout(questions, data.heldout_fraction, config.train.seed))
 
 
 def _fewest_rationales(method: str) -> int:

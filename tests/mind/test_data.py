@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from mind.config import DataConfig, MindConfig
 from mind.curation.importing import import_perspectives, import_rationales
 from mind.data.questions import load_questions, save_questions, split_heldout
 from mind.errors import MindError
 from mind.records import Question, Rationale, WrongRationale
+from mind.run.data import load_data
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data folder is not next to the repository")
@@ -172,6 +174,19 @@ def test_an_impossible_split_is_refused():
         split_heldout([Question("a", "?", "1")], 0.5, seed=0)
     with pytest.raises(MindError, match=r"the held-out fraction is 1: expected a number in \(0, 1\)"):
         split_heldout([Question(str(i), "?", "1") for i in range(3)], 1, seed=0)
+
+
+def test_a_file_of_one_question_is_named_with_what_else_is_wrong(write, tmp_path):
+    train = write({**GOOD, "rationales": NAMED})
+    test = tmp_path / "test.jsonl"
+    test.write_text('{"id": "t", "question": "1 + 2?"}\n')
+    with pytest.raises(MindError) as refused:
+        load_data(MindConfig(data=DataConfig(train=str(train), evaluation=(str(test),))))
+    assert str(refused.value).splitlines() == [
+        f"{train}: there is one question, and one is held out of training: add more, "
+        "or name a file of held-out ones as --data.heldout",
+        f'{test}:1: "answer" is missing',
+    ]
 
 
 def test_an_import_keeps_right_rationales_and_counts_the_others(write):
