@@ -288,7 +288,9 @@ def refusal(name: str, device: str, operation: str) -> str:
         return "; ".join(filter(None, (found.reason, found.remedy)))
     if not backend.serves(operation):
         split = " with process_group" * operation.endswith(", shards")
-        return f"it has no kernels for this operation{split}; {', '.join(backends_of(operation))} have"
+        others = backends_of(operation)
+        have = "has" if len(others) == 1 else "have"
+        return f"it has no kernels for this operation{split}; {', '.join(others)} {have}"
     return "" if backend.takes(device) else f"it needs {backend.tensors.upper()} tensors"
 
 
