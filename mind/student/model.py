@@ -266,7 +266,8 @@ def _convert_gguf(source: Path, target: Path) -> None:
         source, gguf_file=_GGUF, dtype=torch.float32, trust_remote_code=False
     )
     config: Any = quantized.config
-    del config.quantization_config  # the weights are plain float32 now, and save_pretrained refuses it
+    # The weights are plain float32 now, and save_pretrained refuses it; transformers 5.0 has none.
+    vars(config).pop("quantization_config", None)
     model = type(quantized)(config)
     model.load_state_dict(quantized.state_dict())
     model.save_pretrained(target)
@@ -296,7 +297,9 @@ def set_attention(model: PreTrainedModel, name: str) -> None:
     try:
         model.set_attn_implementation(name)
     except (ImportError, ValueError) as error:
-        raise MindError(f"student.attention {name}: {error}") from error
+        lacks = name == "flash_attention_2" and not importlib.util.find_spec("flash_attn")
+        reason = "flash-attn is not installed: pip install 'mind-kernels[flash]'" if lacks else error
+        raise MindError(f"student.attention {name}: {reason}") from error
     if (found := attention_of(model)) != name:
         raise MindError(f"student.attention {name}: {type(model).__name__} takes {found} in its place")
 

@@ -15,6 +15,7 @@ import re
 import numpy
 import pytest
 import torch
+import transformers
 from trainers import IGNORED, distance
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -38,6 +39,9 @@ NOT_BUILT = {
     "musicgen": "has no attribute 'dropout'",  # MusicgenForCausalLM takes the configuration of a part of it
     "musicgen_melody": "has no attribute 'dropout'",
 }
+if transformers.__version__.startswith("5.0."):
+    REFUSED["mamba"] = OWN_LOSS
+    NOT_BUILT["llama4"] = "has no attribute 'pad_token_id'"
 RANDOM_IN_TRAINING = {"big_bird", "reformer"}
 """Two calls of the stock model differ, whatever the seeds: of these the losses in evaluation mode are compared."""
 
@@ -70,18 +74,18 @@ def tiny(family: str):
     eyes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     bytes_of = {"hidden_size_global": 32, "cross_attn_k": 2}
     parts = {
-        "blt": {
+        "blt": lambda: {
             "encoder_hash_byte_group_vocab": 64,
             "encoder_config": text("blt_local_encoder") | bytes_of,
             "decoder_config": text("blt_local_decoder") | bytes_of,
         },
-        "fuyu": {"text_config": text("persimmon"), "patch_size": 4},
-        "gemma3": {
+        "fuyu": lambda: {"text_config": text("persimmon"), "patch_size": 4},
+        "gemma3": lambda: {
             "text_config": text("gemma3_text"),
             "vision_config": {**eyes, "image_size": 56, "patch_size": 14},
             "mm_tokens_per_image": 4,
         },
-        "got_ocr2": {
+        "got_ocr2": lambda: {
             "text_config": text("qwen2"),
             "vision_config": {
                 **eyes,
@@ -91,9 +95,9 @@ def tiny(family: str):
                 "global_attn_indexes": [1],
             },
         },
-        "moss_transcribe_diarize": {"text_config": text("qwen3")},
-    }
-    model = build(family, **parts.get(family, {}))
+        "moss_transcribe_diarize": lambda: {"text_config": text("qwen3")},
+    }  # each made for its family alone: a version of transformers may lack others
+    model = build(family, **parts.get(family, dict)())
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import copy
+import inspect
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from trainers import IGNORED, Rows, arguments, distance, make, padded, train, weights
-from transformers import DataCollatorWithFlattening, Trainer
+from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
 
 from mind_kernels.integrations.transformers import fuse
 
+BY_LENGTH = (
+    {"train_sampling_strategy": "group_by_length"}
+    if "train_sampling_strategy" in TrainingArguments.__dataclass_fields__
+    else {"group_by_length": True}  # transformers 5.0
+)
 CASES = {
     "padding": ({}, {}),
     "packing": ({}, {"collate": DataCollatorWithFlattening()}),
@@ -26,8 +32,8 @@ CASES = {
     "compiled": ({"num_hidden_layers": 1}, {"torch_compile": True, "torch_compile_backend": "eager"}),
     "noise in the embeddings": ({}, {"neftune_noise_alpha": 5.0}),
     "the Trainer's label smoothing": ({}, {"label_smoothing_factor": 0.1}),
-    "batches of equal lengths": ({}, {"train_sampling_strategy": "group_by_length"}),
-    "bias": ({"family": "phi"}, {}),
+    "batches of equal lengths": ({}, BY_LENGTH),
+    "bias": ({"family": "phi", "pad_token_id": 0}, {}),  # transformers 5.0 misses it
     "softcap": ({"family": "gemma2", "final_logit_softcapping": 3.0}, {}),
     "scale": ({"family": "granite", "logits_scaling": 4.0}, {}),
     "auxiliary loss": ({"family": "mixtral", "output_router_logits": True, "router_aux_loss_coef": 0.5}, {}),
@@ -47,6 +53,8 @@ def check(record, case, found, expected, before):
 def test_steps_are_those_of_the_stock_loss(tmp_path, record, case):
     options, training = CASES[case]
     stock = make(**options)
+    if case == "state-space model" and "loss_function" not in inspect.getsource(type(stock).forward):
+        pytest.skip("transformers 5.0: Mamba's loss is its own")
     fused = fuse(copy.deepcopy(stock))
     before = weights(stock)
     expected, found = (train(model, tmp_path, **training) for model in (stock, fused))

@@ -111,7 +111,7 @@ CASES = {
     "sft, scale": (sft, {"of": SCALED}),
     "sft, divisor": (sft, {"of": {"family": "granite", "logits_scaling": 4.0}}),
     "sft, multiplier": (sft, {"of": {"family": "falcon_h1", "lm_head_multiplier": 0.25}}),
-    "sft, bias": (sft, {"of": {"family": "phi"}}),
+    "sft, bias": (sft, {"of": {"family": "phi", "pad_token_id": 0}}),
     "sft, tied": (sft, {"of": {"tie_word_embeddings": True}}),
     "sft, experts": (sft, {"of": EXPERTS, "router_aux_loss_coef": 0.5}),
     "sft, packing": (sft, {"packing": True, "max_length": 32}),
@@ -206,5 +206,5 @@ def test_half_precision_errs_no_more_than_trl(tmp_path, make_trainer, training):
     exact = trl_runs.train(make_trainer, tmp_path, contextlib.nullcontext()).losses
     stock = trl_runs.train(make_trainer, tmp_path, contextlib.nullcontext(), **training).losses
     found = trl_runs.train(make_trainer, tmp_path, fused.fused_losses(), **training).losses
-    assert 1e-5 < distance(stock, exact) < 0.1
+    assert 1e-5 < distance(stock, exact) < 0.5
     assert distance(found, exact) <= 1.25 * distance(stock, exact)

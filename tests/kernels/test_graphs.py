@@ -79,6 +79,8 @@ NUMBERS = {
     "name", [pytest.param(name, marks=[pytest.mark.nightly] * (name not in ("z_loss", "skew"))) for name in NUMBERS]
 )
 def test_every_number_may_change(name):
+    if name == "skew" and torch.__version__ < (2, 12):
+        pytest.skip("PyTorch 2.11 compiles a graph for each skew")
     operation, names, options = NUMBERS[name]
     hidden, weight, constants = make()
 
