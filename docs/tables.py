@@ -14,7 +14,7 @@ from bench.measure import RESULTS, read_results
 from bench.roofline import DEVICES
 from docs.experiment_tables import accuracies, differences, latent
 from docs.generated import replaced, table
-from docs.trust_tables import chaos, compatibility, fuzz, mutation, source_coverage
+from docs.trust_tables import chaos, compatibility, fuzz, long_runs, mutation, source_coverage
 from mind.intervals import paired_difference, wilson
 
 DOCS = Path(__file__).resolve().parent
@@ -282,6 +282,7 @@ COMMANDS = {
     "linear_pairwise_jsd": "python -m bench.linear_pairwise_jsd --data RECORDS",
     "linear_pairwise_jsd_avx2": "python -m bench.linear_pairwise_jsd --data RECORDS --providers ...",
     "linear_pairwise_jsd_compiled": "python -m bench.linear_pairwise_jsd --data RECORDS",
+    "long_runs": "python -m tests.long_runs",
     "make_train": "python -m bench.make_train runs/demo runs/demo-1 runs/demo-2",
     "methods": "python -m bench.methods",
     "methods-svamp": "python -m bench.methods --data RECORDS",
@@ -348,6 +349,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "chaos": chaos,
     "compatibility": compatibility,
     "fuzz": fuzz,
+    "long_runs": long_runs,
     "mutation": mutation,
     "source_coverage": source_coverage,
     "latent": latent,
