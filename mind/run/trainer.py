@@ -48,6 +48,9 @@ from mind.student.adapters import check_gradients
 from mind.student.model import causal_lm, head_of
 from mind.student.probe import trunk_of
 
+MOST_LOGGED = 200
+"""Log lines that the Trainer's state keeps, and with it each checkpoint."""
+
 
 class PlannedSteps(Dataset):
     """The questions of each optimizer step."""
@@ -355,6 +358,8 @@ class MethodTrainer(CheckpointedTrainer):
                 self.folder.append_metrics([{"phase": "train", "step": self.state.global_step, **row}])
             logs = flat(row, "/")
         super().log(logs, start_time)
+        # 3 kB of memory per line, and all of it in every checkpoint; metrics.jsonl has all lines.
+        del self.state.log_history[:-MOST_LOGGED]
 
     def end_at(self, step: int) -> None:
         """Ends training: no step comes after this one, which left a checkpoint."""

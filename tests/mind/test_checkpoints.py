@@ -190,3 +190,13 @@ def test_an_extension_that_is_another_run_is_refused(tmp_path, two_steps, capsys
     before = content(tmp_path / "run")
     expect_error(["train", "--output", str(tmp_path / "run"), "--resume", *more], capsys, message)
     assert content(tmp_path / "run") == before
+
+
+def test_a_checkpoint_does_not_grow_with_the_steps(two_steps, tmp_path, monkeypatch):
+    """Of the log, which metrics.jsonl has as a whole, it holds the last lines."""
+    monkeypatch.setattr("mind.run.trainer.MOST_LOGGED", 2)
+    assert main(replaced(two_steps, "--train.max-steps", "5")) == 0
+    checkpoint = RunFolder(tmp_path / "run").checkpoints()[5]
+    logged = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
+    assert [row["step"] for row in logged] == [4, 5]
+    assert [row["step"] for row in train_rows(tmp_path / "run")] == [1, 2, 3, 4, 5]
