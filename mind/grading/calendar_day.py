@@ -47,9 +47,10 @@ def moment_of(text: str) -> Moment | None:
     year_first = day["year"] is not None
     orders = [(first, second, third)] if year_first else [(third, second, first), (third, first, second)]
     days = frozenset(one for one in orders if 1 <= one[1] <= 12 and 1 <= one[2] <= 31)
-    numbers = [] if clock is None else [int(part) for part in clock[0].partition(".")[0].split(":")]
-    hour, minute, second = (*numbers, 0, 0)[:3] if numbers else (0, 0, 0)
-    return Moment(days, year_first, (hour, minute, second) if numbers else None)
+    if clock is None:
+        return Moment(days, year_first, None)
+    hour, minute, second = (*map(int, clock[0].partition(".")[0].split(":")), 0)[:3]
+    return Moment(days, year_first, (hour, minute, second))
 
 
 def same_day(stated: Moment, gold: Moment) -> tuple[Grade, str]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -282,9 +283,13 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
 
 def test_a_process_that_is_lost_while_a_file_is_saved_is_no_fault_of_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=5 * 2**20))
     with pytest.raises(RuntimeError, match="^gloo: Connection reset by peer$"), saving(tmp_path / "checkpoint-5"):
         raise RuntimeError("gloo: Connection reset by peer")
-    with pytest.raises(OSError, match="cannot be written .*checkpoint-5"), saving(tmp_path / "checkpoint-5"):
+    with (
+        pytest.raises(OSError, match="cannot be written .* 5 MiB are free .*checkpoint-5"),
+        saving(tmp_path / "checkpoint-5"),
+    ):
         raise RuntimeError("no space")
 
 

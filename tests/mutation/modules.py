@@ -59,6 +59,6 @@ MODULES: dict[str, tuple[str, ...]] = {
     "mind.comparison.decisions": ("tests/mind/test_comparison_statistics.py",),
     "mind.intervals": ("tests/mind/test_intervals.py",),
     "mind.teacher.journal": ("tests/mind/test_journal.py", "tests/mind/test_teacher.py"),
-    "mind.files": ("tests/mind/test_files.py",),
+    "mind.files": ("tests/mind/test_file_checks.py", "tests/mind/test_files.py"),
 }
 """By name; the tests by file, the quickest first: the first one that fails ends a try."""
