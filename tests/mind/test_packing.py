@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import NAMES, build_questions
 
-from mind.batches.packing import micro_batches
+from mind.batches.packing import micro_batches, naive_tokens, sequence_lengths
 from mind.batches.rows import branch_mask
 from mind.errors import MindError
 from mind.records import PackOptions, Question, Rationale, TokenizedQuestion
@@ -108,6 +108,14 @@ def check_lengths(batch, questions, expected, pack_options):
         assert batch.total_tokens <= pack_options.length
     if pack_options.share_prompts and batch.total_tokens <= pack_options.length:
         assert len(batch.packs) == 1 and prompts == sum(len(questions[q].prompt) for q in whole)
+
+
+def test_tokens_without_packing(tokenizer, questions):
+    """As if each sequence had a row of its own, as long as the longest one's."""
+    made = tokenize(questions, tokenizer, NAMES, 512)
+    lengths = [length for question in made for length in sequence_lengths(question)]
+    assert len(set(lengths)) > 1
+    assert naive_tokens(made) == (len(lengths) * sorted(lengths)[-1], sum(lengths))
 
 
 def test_aligned_answer_rows_predict_the_same_token(tokenizer, questions):
