@@ -12,7 +12,6 @@ namespace mind::cuda {
 
 // Used instead of -inf if 0 times it has to be 0: e^(kLowest - z) is 0. Its square is finite.
 constexpr float kLowest = -1e18f;
-
 // Used instead of a lower logarithm of a probability: e^-1000 is 0, and the product with a weight is finite.
 constexpr float kLeastLog = -1000.0f;
 // The lowest finite number, the start value of a maximum: if all logits are -inf, the sum is 0 and the results are nan.

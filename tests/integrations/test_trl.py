@@ -206,5 +206,6 @@ def test_half_precision_errs_no_more_than_trl(tmp_path, make_trainer, training):
     exact = trl_runs.train(make_trainer, tmp_path, contextlib.nullcontext()).losses
     stock = trl_runs.train(make_trainer, tmp_path, contextlib.nullcontext(), **training).losses
     found = trl_runs.train(make_trainer, tmp_path, fused.fused_losses(), **training).losses
-    assert 1e-5 < distance(stock, exact) < 0.5
+    most = 0.5 if torch.__version__ < (2, 12) else 0.1  # of DPO in bfloat16 by PyTorch 2.11: 0.47
+    assert 1e-5 < distance(stock, exact) < most
     assert distance(found, exact) <= 1.25 * distance(stock, exact)
