@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +10,9 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
+
+from tests.forked import free_port, in_processes
 
 PROCESSES = 2
 TIMEOUT_S = 600
@@ -21,18 +21,7 @@ TIMEOUT_S = 600
 def start(work: Callable[..., None], *arguments: Any, processes: int = PROCESSES) -> None:
     """Runs `work(rank, port, *arguments)` in each process, which calls `join` or `joined` first. Raises TimeoutError
     if they do not end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    given = port, *arguments
-    context = multiprocessing.start_processes(work, given, processes, join=False, start_method="forkserver")
-    assert context is not None
-    end = time.monotonic() + TIMEOUT_S
-    while not context.join(end - time.monotonic()):  # also False when one of them has ended
-        if time.monotonic() >= end:
-            for process in context.processes:
-                process.kill()
-            raise TimeoutError(f"{work.__name__}: the processes did not end within {TIMEOUT_S} s")
+    in_processes(processes, work, (free_port(), *arguments), TIMEOUT_S)
 
 
 def join(rank: int, port: int, processes: int = PROCESSES) -> None:

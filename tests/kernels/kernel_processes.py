@@ -8,7 +8,6 @@ import json
 import multiprocessing
 import os
 import tempfile
-import time
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
@@ -17,11 +16,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from mind_kernels.testing import assert_within_budget, error
+from tests.forked import in_processes
 
 # Imports of seconds, once for all processes that one of pytest's starts. If tests/mind/launches.py is collected too, it
 # names more of them. What a test sets in the environment does not reach these processes.
@@ -37,15 +36,7 @@ def run_in_processes(world: int, function: Callable[..., None], *arguments: Any)
     """Calls function(*arguments), which a module has by name, in `world` processes; raises what one of them raised."""
     with tempfile.TemporaryDirectory() as folder:
         place = f"file://{Path(folder) / 'store'}"
-        given = world, place, function, arguments
-        context = mp.start_processes(_begin, given, nprocs=world, join=False, start_method="forkserver")
-        assert context is not None
-        end = time.monotonic() + TIMEOUT_S
-        while not context.join(end - time.monotonic()):  # also False when one of them has ended
-            if time.monotonic() >= end:
-                for process in context.processes:
-                    process.kill()
-                raise TimeoutError(f"{function.__name__}: the processes did not end within {TIMEOUT_S} s")
+        in_processes(world, _begin, (world, place, function, arguments), TIMEOUT_S)
 
 
 def _begin(rank: int, world: int, place: str, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:

@@ -7,7 +7,6 @@ import functools
 import gc
 import itertools
 import os
-import socket
 import time
 
 import pytest
@@ -24,6 +23,7 @@ from mind.errors import MindError
 from mind.evaluation.generation import generate_ids
 from mind.run.sharded import blocks_of
 from mind.student.adapters import merged
+from tests.forked import free_port, in_processes
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
@@ -97,20 +97,9 @@ def train_all(rank, count, port, place):
     torch.distributed.barrier()
 
 
-def spawn(function, count, *arguments):
+def start(function, count, *arguments):
     """function(rank, count, port, *arguments) in so many processes; they are killed if they wait for one another."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = {"nprocs": count, "join": False, "start_method": "forkserver"}
-    context = torch.multiprocessing.start_processes(function, (count, port, *arguments), **started)
-    end = time.monotonic() + LIMIT_S
-    try:
-        while not context.join(1):
-            assert time.monotonic() < end, "the processes wait for one another"
-    finally:
-        for process in context.processes:
-            process.kill()
+    in_processes(count, function, (count, free_port(), *arguments), LIMIT_S)
 
 
 COUNTS = pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.nightly)])
@@ -136,7 +125,7 @@ def found(place):
         if count == 3:
             of(2)  # whose checkpoint one of its runs goes on from
         (place / str(count)).mkdir()
-        spawn(train_all, count, place)
+        start(train_all, count, place)
         return [torch.load(place / str(count) / f"{rank}.pt") for rank in range(count)]
 
     return of
@@ -261,7 +250,7 @@ def drop(rank, count, port, place):
 def test_each_process_drops_something_else(tmp_path):
     pytest.importorskip("peft")
     alone = dropped(tmp_path / "alone", "none")
-    spawn(drop, 2, tmp_path)
+    start(drop, 2, tmp_path)
     for first, second in zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)), strict=True):
         assert len(first) == len(second) == len(alone) == 2
         assert first[0] == alone[0]

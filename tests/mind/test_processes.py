@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import gc
 import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 from every_method import config_of, student_of, trainer_of, write_inputs
+from launches import LIMIT_S
 from small_run import TIMING
 
 from mind.config import flat
 from mind.methods import METHODS, PRESETS, with_options
 from mind.methods.method import Method
 from mind.run.stages import stages_of
+from tests.forked import free_port, in_processes
 from tests.guide import example
 
 QUESTIONS = 7
@@ -97,11 +98,7 @@ def found(request, tmp_path_factory):
         patch.setenv("MIND_CACHE", "")
         patch.setitem(METHODS, "easiest", easiest(place / "alone"))
         alone = {name: train(place, name, 1) for name in names}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    given = 2, port, str(place), names
-    torch.multiprocessing.start_processes(run, given, nprocs=2, start_method="forkserver")
+    in_processes(2, run, (2, free_port(), str(place), names), LIMIT_S)
     return [alone, *(torch.load(place / f"{rank}.pt") for rank in range(2))]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from mind.data.questions import load_questions, save_questions
 from mind.perspectives import PAPER_PERSPECTIVES
 from mind.records import Question
 from mind.teacher.journal import load_responses
+from tests.forked import free_port
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,9 +34,7 @@ def server(smollm2, tmp_path_factory):
     """The URL of the endpoint and the name of its model."""
     _, _, cache = smollm2
     model = cache / EMBEDDED_STUDENT
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = tmp_path_factory.mktemp("server") / "log"
     # 64 blocks of the cache are 0.75 GiB; batches make it three times as fast.
     command = [

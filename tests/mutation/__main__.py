@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import importlib
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -21,7 +22,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.measure import add_results
 from tests.mutation.changes import Mutant, mutants
 from tests.mutation.modules import MODULES
 from tests.mutation.swap import swap
@@ -110,6 +110,16 @@ def score(found: dict) -> float:
     return 100 * caught / max(1, caught + found["survived"])
 
 
+def report(name: str, options: argparse.Namespace) -> None:
+    found = try_module(name, options.sample, options.seed)
+    # Imports triton, which reads TRITON_INTERPRET then.
+    from bench.measure import add_results
+
+    add_results([found], options.output, "module")
+    print(f"{name}: {score(found):.0f} % of {found['tried'] - found['equivalent']} noticed", flush=True)
+    sys.exit(0 if score(found) >= LEAST else BELOW)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--modules", nargs="+", choices=MODULES, default=list(MODULES))
@@ -126,18 +136,10 @@ def main() -> None:
     below: list[str] = []
     for name in options.modules:
         # In a child of its own: what one module's tests import does not stay for the next one's.
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                found = try_module(name, options.sample, options.seed)
-                add_results([found], options.output, "module")
-                print(f"{name}: {score(found):.0f} % of {found['tried'] - found['equivalent']} noticed", flush=True)
-                status = 0 if score(found) >= LEAST else BELOW
-            finally:
-                sys.stdout.flush()
-                os._exit(status)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        child = multiprocessing.get_context("fork").Process(target=report, args=(name, options))
+        child.start()
+        child.join()
+        status = child.exitcode
         if status not in (0, BELOW):
             sys.exit(f"{name}: not tried to the end")
         below += [name] if status == BELOW else []
