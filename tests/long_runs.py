@@ -1,6 +1,6 @@
 """Calls every operation very often and trains for thousands of steps; memory, files, threads and times must not grow.
 
-    python -m tests.long_runs [--calls 100000] [--steps 2000] [--output bench/results]
+    python -m tests.long_runs [--calls 100000] [--steps 2000] [--only NAME ...] [--output bench/results]
 
 Prints a line per operation and backend with what it used at a tenth of the calls and at the end, writes all samples as
 JSON lines (long_runs.jsonl), and ends with status 1 if one of them grew.
@@ -9,6 +9,7 @@ JSON lines (long_runs.jsonl), and ends with status 1 if one of them grew.
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import itertools
 import os
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "MIND_KERNELS_TUNING": "none", "TOKENIZERS_PARALLELISM": "false"}
@@ -119,12 +120,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--calls", type=int, default=100_000)
     parser.add_argument("--steps", type=int, default=2000, help="of training; 0: none")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help='such as "sparse, cpp"; default: all')
     parser.add_argument("--output", type=Path, default=Path("runs"))
     options = parser.parse_args()
     from bench.measure import add_results
 
     failed = False
-    for name, samples in measured(options.calls, options.steps):
+    for name, samples in measured(options.calls, options.steps, options.only):
         bad, begin, end, times = grew(samples), samples[SAMPLES // 10], samples[-1], per_call_us(samples)
         said = ", ".join(f"{key} {begin[key]:.0f} to {end[key]:.0f}" for key in ("rss_mib", "files", "threads"))
         said += f", per call {times[0]:.0f} to {times[-1]:.0f} us"
@@ -134,11 +136,16 @@ def main() -> None:
     sys.exit(failed)
 
 
-def measured(calls: int, steps: int) -> Iterator[tuple[str, list[dict[str, float]]]]:
-    for name, call in operations():
-        yield name, list(repeat(call, calls))
+def measured(calls: int, steps: int, only: list[str] | None) -> Iterator[tuple[str, list[dict[str, float]]]]:
+    runs: dict[str, Callable[[], Iterable[dict[str, float]]]] = {
+        name: functools.partial(repeat, call, calls) for name, call in operations()
+    }
     if steps:
-        yield "mind train", train(steps)
+        runs["mind train"] = functools.partial(train, steps)
+    if unknown := set(only or ()) - set(runs):
+        sys.exit(f"no {', nor '.join(sorted(unknown))} among:\n" + "\n".join(runs))
+    for name in only or runs:
+        yield name, list(runs[name]())
 
 
 if __name__ == "__main__":
