@@ -252,11 +252,13 @@ class SparseGradient:
         return torch.cat(left, 1)
 
     def _distributions(self) -> Tensor:
-        """B (k, V)."""
-        mass = torch.where(self._background_mass == 0, 1, self._background_mass)
-        right = self._background.new_zeros(len(mass) + bool(self._uniform), self.head.vocabulary)
+        """B (k, V), whose rows sum to 1 / temperature at most, since no slope of the logits is larger."""
+        right = self._background.new_zeros(len(self._background_mass) + bool(self._uniform), self.head.vocabulary)
         for of_span, span in enumerate(chunks(self.head.vocabulary, self._span)):
-            right[of_span, span] = self._background[span] / mass[of_span]
+            # A mass that is a difference of larger sums may have lost what is dropped.
+            least = self._background[span].sum() * self.head.temperature
+            mass = torch.maximum(self._background_mass[of_span], least)
+            right[of_span, span] = self._background[span] / torch.where(mass == 0, 1, mass)
         if self._uniform:
             right[-1] = 1 / self.head.temperature
         return right

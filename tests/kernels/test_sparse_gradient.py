@@ -8,7 +8,7 @@ from cases import BACKENDS, QUICKER_BACKENDS, assert_compiles_whole, cases, devi
 
 from mind_kernels import backend as backends
 from mind_kernels import linear_cross_entropy, linear_log_prob, row_chunks, sparse_gradient
-from mind_kernels.head import HeadGradients
+from mind_kernels.head import Head, HeadGradients
 from mind_kernels.linear_cross_entropy import rows as linear_cross_entropy_rows
 from mind_kernels.testing import assert_within_budget, make_inputs
 
@@ -326,6 +326,14 @@ def test_correction_alone_carries_a_uniform_softmax(always_sparse, backend):
     assert (found["kept"] == 1).all() and (found["dropped_mass"] > 0.99).all()
     for name in ("d_hidden", "d_weight"):
         assert float((found[name] - exact[name]).norm() / exact[name].norm()) < 1e-2, name
+
+
+def test_a_background_is_at_most_what_was_dropped():
+    """A dropped mass follows from larger sums, so it may be smaller than what a row's background has of it."""
+    head = Head(torch.zeros(5, 2), temperature=0.5)
+    sparse = sparse_gradient.SparseGradient(head, torch.zeros(1, 2), span=3)
+    sparse.add_background(torch.tensor([4e-12, 0, 0, 1e-3, 1e-3]), torch.tensor([1e-15, 2e-3]))
+    torch.testing.assert_close(sparse._distributions(), torch.tensor([[2.0, 0, 0, 0, 0], [0, 0, 0, 0.5, 0.5]]))
 
 
 def test_label_smoothing_under_a_softcap_is_exact():

@@ -30,6 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 LEAST = 90.0
 """Percent of a module's changes that must be noticed; with less the program ends with 1."""
 BELOW = 3
+NOT_TAKEN = 71
+"""The status of a child whose module could not be changed."""
 EQUIVALENT = Path(__file__).with_name("equivalent.json")
 OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-m", "not nightly and not slow"]
 
@@ -47,11 +49,16 @@ def run_tests(tests: Sequence[str], mutant: Mutant | None, name: str, path: Path
             import pytest
 
             status = int(pytest.main([*OPTIONS, *tests]))
+        except LookupError:
+            status = NOT_TAKEN
         finally:
             os._exit(status)
     end = time.monotonic() + limit_s
     while time.monotonic() < end:
         ended, status = os.waitpid(child, os.WNOHANG)
+        if ended and os.waitstatus_to_exitcode(status) == NOT_TAKEN:
+            assert mutant is not None
+            sys.exit(f"{path}:{mutant.line}: {mutant.change}: no function can take this change")
         if ended:
             return "survived" if status == 0 else "noticed"
         time.sleep(0.01)

@@ -98,9 +98,9 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, Callable[[ast.AST], None]]]:
         case ast.Attribute(attr=name) if name in NAMES:
             yield f"{name} becomes {NAMES[name]}", _setting(attr=NAMES[name])
         case ast.Expr(value=ast.Call() | ast.Await() | ast.Yield()):
-            yield "the statement is left out", lambda target: setattr(target, "value", ast.Constant(None))
+            yield "the statement is left out", lambda target: setattr(target, "value", _never(target.value))
         case ast.Raise():
-            yield "the error is left out", _become_pass
+            yield "the error is left out", _never_raise
         case ast.Break():
             yield "break becomes continue", lambda target: setattr(target, "__class__", ast.Continue)
         case ast.Continue():
@@ -126,10 +126,14 @@ def _replace(target: ast.AST, other: ast.AST) -> None:
     target.__dict__ = other.__dict__
 
 
-def _become_pass(target: ast.AST) -> None:
-    target.__class__ = ast.Pass
-    for name in ("exc", "cause"):
-        target.__dict__.pop(name, None)
+def _never(value: ast.expr) -> ast.expr:
+    """The names in it are still the function's (super() makes one), and a generator remains one."""
+    return ast.IfExp(ast.Constant(False), value, ast.Constant(None))
+
+
+def _never_raise(target: ast.AST) -> None:
+    error = copy.copy(target)
+    _replace(target, ast.copy_location(ast.If(ast.Constant(False), [error], []), error))
 
 
 def _is_text(node: ast.BinOp | ast.AugAssign) -> bool:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 def swap(name: str, path: str, tree: ast.Module, where: str) -> None:
     """Functions keep their identity and get the changed code; if the change lies in no function, the constants of the
-    module that it changes get their new values, in all modules that imported them by name."""
+    module that it changes get their new values, in all modules that imported them by name. Raises LookupError if no
+    function can take the change."""
     code = compile(tree, path, "exec")
     if where:
         _swap_functions({_key(one): one for one in _codes(code)}, path)
@@ -31,11 +32,15 @@ def _key(code: types.CodeType) -> tuple[str, int]:
 
 
 def _swap_functions(changed: dict[tuple[str, int], types.CodeType], path: str) -> None:
+    taken = False
     for function in gc.get_objects():
-        if isinstance(function, types.FunctionType) and function.__code__.co_filename == path:
+        if type(function) is types.FunctionType and function.__code__.co_filename == path:
             other = changed.get(_key(function.__code__))
             if other is not None and other.co_freevars == function.__code__.co_freevars:
+                taken |= other != function.__code__
                 function.__code__ = other
+    if not taken:
+        raise LookupError(f"no function of {path} can take the change")
 
 
 def _swap_constants(name: str, code: types.CodeType) -> None:
