@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mind.config import MetaNetConfig
+from mind.errors import NotFiniteError
 from mind.methods.mind.calibration import Calibrator, meta_loss
 from mind.methods.mind.metanet import MetaNet
 
@@ -117,6 +118,35 @@ def test_warm_up_learns_which_rationales_are_easy():
     best = torch.where(present, scores, -1).argmax(1)
     easiest = torch.where(present, l_real, 99).argmin(1)
     assert (best == easiest).float().mean() > 0.6
+
+
+def test_a_warm_up_tells_the_mean_of_each_epoch():
+    """With a learning rate of 0: L_meta of all questions, in batches of any size."""
+    question, rationales, present = inputs()
+    calibrator = build(warmup_epochs=2, warmup_questions=4, warmup_learning_rate=1e-30)
+    l_real = l_real_of(question, rationales, present)
+    with torch.no_grad():
+        loss = float(meta_loss(calibrator.metanet(question, rationales, present), l_real, present, 1.0))
+    assert calibrator.warm_up(question, rationales, present, l_real, seed=0) == pytest.approx([loss, loss], rel=1e-6)
+
+
+def test_the_variance_of_losses_is_followed_slowly():
+    unit = build(spread=0.25).unit
+    for losses in (torch.tensor([[0.0, 2.0]]), torch.tensor([[0.0, 4.0]]), torch.tensor([[1.0, torch.nan]])):
+        unit.follow(losses)
+    assert unit.variance == pytest.approx(0.9 * 1.0 + 0.1 * 4.0)  # the last has no spread
+
+
+def test_a_state_that_is_not_finite_is_neither_saved_nor_loaded():
+    calibrator = build()
+    state = calibrator.state_dict()
+    with torch.no_grad():
+        next(calibrator.metanet.parameters()).fill_(torch.nan)
+    with pytest.raises(NotFiniteError):
+        calibrator.state_dict()
+    state["average"] = {"q0": torch.tensor([torch.inf])}
+    with pytest.raises(NotFiniteError):
+        build().load_state_dict(state)
 
 
 def test_moving_average_is_a_question_and_perspective():

@@ -15,13 +15,20 @@ from tiny import NAMES, build_family, build_model
 from mind import word_problems
 from mind.batches import prompt_sharing
 from mind.batches.packing import micro_batches
-from mind.batches.prompt_sharing import choose_attention, choose_pack_options, obstacle, use_attention
+from mind.batches.prompt_sharing import (
+    attention_and_pack_options,
+    choose_attention,
+    choose_pack_options,
+    obstacle,
+    use_attention,
+)
 from mind.batches.rows import branch_mask
 from mind.batches.trunk import labeled_hidden, pack_hidden
+from mind.config import MindConfig, StudentConfig
 from mind.errors import MindError
 from mind.perspectives import PAPER_PERSPECTIVES
 from mind.records import PackOptions, TokenizedQuestion
-from mind.student.model import SPAN_ATTENTION, set_attention
+from mind.student.model import SPAN_ATTENTION, attention_of, set_attention
 from mind.student.tokenization import tokenize
 
 FAMILIES = ("gemma3_text", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3")
@@ -272,6 +279,48 @@ def test_obstacles_are_named(tokenizer, questions, model, attention, reason):
     with pytest.warns(RuntimeWarning, match=f"each rationale is computed with its own copy of the prompt: .*{reason}"):
         assert choose_pack_options(model, attention, tokenized, 300, "auto") == PackOptions(300, False)
     assert choose_pack_options(model, attention, tokenized, 300, "never") == PackOptions(300, False)
+
+
+def test_the_longest_sequence_may_fill_the_context(monkeypatch):
+    longest = [TokenizedQuestion("q", (5,) * 30, {0: (6,) * 3, 1: (6,) * 8}, (2, 2))]  # 40 tokens
+    for context, questions in ((40, longest), (None, longest), (0, [])):
+        monkeypatch.setattr(prompt_sharing, "context_of", lambda model, context=context: context)
+        assert choose_pack_options(build_model(), "sdpa", questions, 300, "never") == PackOptions(300, False)
+    monkeypatch.setattr(prompt_sharing, "context_of", lambda model: 39)
+    with pytest.raises(MindError, match="the longest sequence has 40 tokens; the context of LlamaForCausalLM is 39"):
+        choose_pack_options(build_model(), "sdpa", longest, 300, "never")
+
+
+def test_logits_that_are_not_of_the_head_are_refused():
+    model = build_model()
+    other = torch.nn.Linear(32, 258, bias=False)
+    model.get_output_embeddings = lambda: other
+    with pytest.raises(MindError, match="its logits do not come from the LM head that it names"):
+        choose_pack_options(model, "sdpa", [], 300, "never")
+
+
+def test_the_attention_is_the_models_own_again():
+    model = build_model()
+    with use_attention(model, "eager"):
+        assert attention_of(model) == "eager"
+    assert attention_of(model) == "sdpa"
+
+
+@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
+def test_what_is_probed_is_what_trains(monkeypatch):
+    """The model on the process's device, with the attention of training."""
+    seen = []
+    monkeypatch.setattr(prompt_sharing.processes, "device", lambda: torch.device("meta"))
+    monkeypatch.setattr(prompt_sharing, "check_trainable", lambda model: seen.append(str(model.device)))
+    monkeypatch.setattr(
+        prompt_sharing,
+        "choose_pack_options",
+        lambda model, name, *_: seen.append((str(model.device), name, attention_of(model))),
+    )
+    config = MindConfig(student=StudentConfig(attention="eager"))
+    for device in ("cpu", "cuda"):
+        attention_and_pack_options(build_model(), config, [], device)
+    assert seen == ["cpu", ("cpu", "eager", "eager"), "meta", ("meta", "eager", "eager")]
 
 
 def test_auto_attention_by_device_and_length(monkeypatch):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 _ROWS = ("tests/kernels/test_row_kernels.py", "tests/kernels/test_linear_cross_entropy.py")
-_RESPONSES = ("tests/mind/test_answers.py", "tests/mind/test_graded_responses.py")
+_RESPONSES = tuple(
+    f"tests/mind/test_{name}.py"
+    for name in ("answers", "graded_responses", "answer_line", "answer_comparison", "by_hand", "number_text", "units")
+)
 
 MODULES: dict[str, tuple[str, ...]] = {
     "mind_kernels.linear_cross_entropy.backend_torch": _ROWS,
@@ -35,7 +38,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/mind/test_trainer.py",
     ),
     "mind.methods.mind.calibration": ("tests/mind/test_metanet.py", "tests/mind/test_mind_ablations.py"),
-    "mind.methods.mind.scorers": ("tests/mind/test_mind_ablations.py", "tests/mind/test_metanet.py"),
+    "mind.methods.mind.scorers": ("tests/mind/test_mind_ablations.py", "tests/mind/test_scorers.py"),
     "mind.batches.packing": (
         "tests/mind/test_packing.py",
         "tests/mind/test_batches.py",
@@ -45,12 +48,12 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/mind/test_normalize.py",
     ),
     "mind.batches.bin_packing": ("tests/mind/test_bin_packing.py",),
-    "mind.batches.prompt_sharing": ("tests/mind/test_prompt_sharing.py", "tests/mind/test_batches.py"),
-    "mind.batches.cross_entropy": ("tests/mind/test_batches.py", "tests/mind/test_objective.py"),
-    "mind.grading.number": ("tests/mind/test_answers.py", "tests/mind/test_answer_comparison.py"),
-    "mind.grading.quantity": ("tests/mind/test_answers.py", "tests/mind/test_units.py", "tests/mind/test_by_hand.py"),
-    "mind.grading.choice": ("tests/mind/test_answers.py", "tests/mind/test_answer_comparison.py"),
-    "mind.grading.marks": ("tests/mind/test_answers.py", "tests/mind/test_answer_line.py"),
+    "mind.batches.prompt_sharing": ("tests/mind/test_prompt_sharing.py", "tests/mind/test_condition.py"),
+    "mind.batches.cross_entropy": ("tests/mind/test_cross_entropy.py", "tests/mind/test_objective.py"),
+    "mind.grading.number": _RESPONSES,
+    "mind.grading.quantity": _RESPONSES,
+    "mind.grading.choice": _RESPONSES,
+    "mind.grading.marks": _RESPONSES,
     "mind.grading.answers": _RESPONSES,
     "mind.grading.clock_time": _RESPONSES,
     "mind.grading.calendar_day": ("tests/mind/test_calendar_day.py",),
@@ -58,7 +61,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "mind.grading.latex_notation": (*_RESPONSES, "tests/mind/test_latex_equality.py"),
     "mind.grading.number_notation": _RESPONSES,
     "mind.grading.plain_text": _RESPONSES,
-    "mind.grading.units": ("tests/mind/test_units.py", *_RESPONSES),
+    "mind.grading.units": _RESPONSES,
     "mind.grading.words": _RESPONSES,
     "mind.grading.yes_no": _RESPONSES,
     "mind.comparison.difference": ("tests/mind/test_comparison_statistics.py",),
