@@ -57,6 +57,7 @@ def forward(
         slope = head.slope(chunk.logits) if gradients.wanted else 1.0
         counted = chunk.present & valid_here[chunk.rows]
         scale = torch.where(counted, weight_in_unit[chunk.rows], 0)
+        scale = torch.where(chunk.spoilt & (scale != 0), torch.nan, scale)  # a cross-entropy of nan
         target, weights = torch.where(counted, index[chunk.rows], 0), RowWeights(scale) if gradients.wanted else None
         if shard is None:
             values = row_kernels.row_kernel_(chunk.logits, target, weights, of_logits)

@@ -32,7 +32,9 @@ def forward(
     if len(hidden):
         found = spoilt_rows(hidden[answer_rows.clamp(min=0)], group_weight, present)
         places = torch.where(found, answer_rows, len(hidden)).flatten()  # not by the mask `found`, for vmap
-        spoilt = torch.cat([spare, spare[:1]]).scatter(0, places, True)[:-1] & (~valid | (row_weight == 0))
+        spoilt = torch.cat([spare, spare[:1]]).scatter(0, places, True)[:-1]
+        uncompared = spoilt & hidden.isnan().any(1)
+        spoilt = spoilt & (~valid | (row_weight == 0))
         hidden = torch.where(spoilt[:, None], 0, hidden)
 
     def of_rows(mask: Tensor, spec: RowSpec) -> tuple[Tensor, RowTerms]:
@@ -54,7 +56,7 @@ def forward(
         divergence = in_others.new_zeros(group_weight.shape)
     else:
         mask, rows = compared(present), answer_rows.clamp(min=0)
-        left_out = mask & spoilt[rows]
+        left_out = mask & (spoilt | uncompared)[rows]
         logits = spec.head.logits(torch.where((mask & ~left_out)[..., None], hidden[rows], 0))
         divergence = divergences(logits, group_weight, mask & ~left_out)
         divergence = form_of(group_weight).with_spoilt(divergence, group_weight, mask, left_out)

@@ -87,7 +87,8 @@ class MixtureForm:
         checks.values(weight.isfinite() & (weight >= 0), message)
 
     def weighted_rows(self, weight: Tensor, present: Tensor) -> Tensor:
-        return present & (weight != 0)
+        compared = present.sum(1, keepdim=True) > 1
+        return present & (weight != 0) & compared
 
     def entries(self, groups: Tensor, places: Tensor) -> tuple[Tensor, ...]:
         return groups[:, None], places

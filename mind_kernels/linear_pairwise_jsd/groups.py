@@ -30,7 +30,7 @@ class GroupChunk:
     hidden: Tensor  # (n, D)
     logits: Tensor  # (n, V), softcap and temperature applied
     gradient: Tensor | None  # (n, V), with respect to `logits`
-    spoilt: Tensor  # (n,) bool: rows that no loss depends on, computed with hidden states of 0: see `spoilt_rows`
+    spoilt: Tensor  # (n,) bool: rows that no divergence's weight reaches, computed with 0: see `spoilt_rows`
 
     def add_gradient(self, dlogits: Tensor, needed: Tensor, gradients: HeadGradients) -> None:
         """Adds the products of dlogits (n, V) for the rows that are `needed` (n,) bool; for all rows if the host does
@@ -101,8 +101,8 @@ def _chunk(
     present, rows = index >= 0, index.clamp(min=0).flatten()
     part = hidden[rows]
     spoilt = spoilt_rows(part.view(*index.shape, hidden.shape[1]), weight, present)
-    if used is not None:
-        spoilt &= ~used[rows].view(index.shape)
+    if used is not None:  # infinite hidden states may have a cross-entropy, under a softcap; nan has none
+        spoilt &= (~used[rows] | part.isnan().any(1)).view(index.shape)
     part = torch.where((present & ~spoilt).flatten()[:, None], part, 0)
     logits = head.to_logits_(head.project_wide(part, None if memory is None else memory[: len(part)]))
     if index.shape[1] == 1:  # nothing to compare a row with

@@ -125,6 +125,21 @@ class Truth:
         return self.call.function == "linear_divergence" and any(bool(value.isinf().any()) for value in weights)
 
     @functools.cached_property
+    def _underflows(self) -> bool:
+        """Whether a divergence is infinite by a probability below float32's smallest normal number, which may be 0."""
+        call = self.call.wide()
+        if call.function != "linear_divergence" or self.call.dtype == torch.float64:
+            return False
+        stats = call.replaced(call.leaves, call.constants, return_stats=True)("reference")
+        infinite, entropy = stats["stats.divergence"] == torch.inf, stats["stats.entropy"]
+        return bool((infinite & (entropy < 128 * torch.finfo(torch.float32).tiny)).any())
+
+    @functools.cached_property
+    def _is_not_finite_in_a_list(self) -> bool:
+        """Whether the loss is not finite, and a teacher listed tokens: only theirs need show it in the head."""
+        return "teacher_ids" in self.call.constants and not bool(self.values["loss"].isfinite().all())
+
+    @functools.cached_property
     def _eps(self) -> float:
         """That of the coarsest dtype of the hidden states and heads: the teacher's may have less than the student's."""
         tensors = (self.call.leaves | self.call.constants).items()
@@ -164,6 +179,10 @@ class Truth:
             return ""
         if name == "loss" and self._infinite_divergence:
             truth = torch.where(found.isfinite() | truth.isfinite(), truth, found.double())
+        if self._underflows:
+            truth = torch.where(truth.isfinite(), truth, found.double())
+        if name in ("d_weight", "d_bias") and self._is_not_finite_in_a_list:
+            truth = truth.masked_fill(found == 0, 0)
         dtype = self.call.dtype if name.startswith("d_") else accumulation_dtype(self.call.dtype)
         floor = 4 * self._eps * self.size.get(name, self.size[""])
         if name.startswith("d_") and (self._peer_overflows or floor > torch.finfo(found.dtype).max):

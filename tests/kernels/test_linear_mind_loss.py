@@ -172,6 +172,42 @@ def test_an_answer_alone_in_its_group_is_a_row_like_others(backend):
     assert found["d_hidden"][row].count_nonzero() == 0
 
 
+@pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+def test_a_nan_reaches_no_row_that_no_weight_compares_it_with(backend):
+    inputs = make(**small(backend))
+    place = (inputs["answer_rows"] >= 0).nonzero()[0].tolist()
+    row = int(inputs["answer_rows"][tuple(place)])
+    inputs["pair_weight"][place[0], place[1]] = inputs["pair_weight"][place[0], :, place[1]] = 0
+    inputs["target"][row], inputs["row_weight"][row] = 1, 0.5
+    clean = run(inputs, torch.float32, backend)
+    inputs["hidden"][row, 0] = float("nan")
+    found = run(inputs, torch.float32, backend)
+    others = torch.arange(len(found["d_hidden"])) != row
+    torch.testing.assert_close(found["d_hidden"][others], clean["d_hidden"][others])
+    assert all(bool(value.isnan().all()) for value in (found["loss"], found["d_hidden"][row], found["d_weight"]))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("form", ["pair_weight", "mixture_weight"])
+def test_an_answer_that_nothing_is_compared_with_needs_no_softmax(backend, form):
+    device = device_of(backend)
+    hidden = torch.ones(2, 4, device=device, requires_grad=True)
+    weight = torch.ones(7, 4, device=device)
+    shape = (1, 2, 2) if form == "pair_weight" else (1, 2)
+    loss = linear_mind_loss(
+        hidden,
+        weight,
+        torch.tensor([-100, -100]),
+        torch.ones(2),
+        torch.tensor([[-1, 0]]),
+        **{form: torch.ones(shape)},
+        bias=torch.full((7,), -torch.inf, device=device),
+        backend=backend,
+    )
+    loss.backward()
+    assert loss == 0 and hidden.grad.count_nonzero() == 0
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 40])
 def test_chunk_sizes_change_nothing(monkeypatch, chunk):
     inputs = make()

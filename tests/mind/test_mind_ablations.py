@@ -162,6 +162,8 @@ def test_saturated_scores_are_in_the_outer_hundredths():
     scores = torch.tensor([[0.009, 0.011, 0.5], [0.989, 0.991, 0.0]])
     present = torch.tensor([[True, True, True], [True, True, False]])
     assert saturated(scores, present) == pytest.approx(2 / 5)
+    edge = torch.tensor([[0.99, 0.5]], dtype=torch.float64)
+    assert saturated(edge, torch.ones(1, 2, dtype=torch.bool)) == 0
 
 
 def test_scores_of_losses_are_positive_where_a_rationale_is_and_zero_elsewhere():
@@ -169,6 +171,7 @@ def test_scores_of_losses_are_positive_where_a_rationale_is_and_zero_elsewhere()
     present = ~losses.isnan()
     scores = scores_of_losses(losses, present)
     assert (scores[present] > 0).all() and (scores[~present] == 0).all()
+    assert scores[0, 0] == scores[0, 3] == 2.0**-40
     selected, alpha = select(scores, present, beta=0.8, tau_student=1.0)
     assert selected.tolist() == [[False, False, True, False], [True, True, False, False]]
     torch.testing.assert_close(alpha.sum(1), torch.ones(2))
