@@ -80,9 +80,17 @@ Sort = Callable[[Tensor, Tensor, Tensor, Tensor, int], ByColumn]
 them, or only those that the weight's gradient keeps."""
 
 
-def dropped_share(dropped_mass: Tensor, others: Tensor) -> Tensor:
-    """(n,): the dropped mass as a share of the size of a row's gradient, `others` = 1 - p_y; 0 if it has none."""
-    return torch.where(others > _NO_GRADIENT, dropped_mass / others, 0)
+def dropped_share(dropped_mass: Tensor, others: Tensor, lse: Tensor) -> Tensor:
+    """(n,): the dropped mass as a share of the size of a row's gradient, `others` = 1 - p_y; 0 if it has none, and
+    infinite if `lse` cannot tell which entries to keep."""
+    share = torch.where(others > _NO_GRADIENT, dropped_mass / others, 0)
+    return share.masked_fill(is_too_coarse(lse), torch.inf)
+
+
+def is_too_coarse(lse: Tensor) -> Tensor:
+    """(n,) bool: rows whose log-sum-exp is so large, 2^22 in float32, that it is rounded by half a nat or more. An
+    entry is kept if its logit exceeds a number near it."""
+    return lse.isfinite() & (lse.abs() * torch.finfo(lse.dtype).eps > 0.5)
 
 
 def worth_it(kept: float, share: float, vocabulary: int, device: torch.device) -> bool:
@@ -100,10 +108,12 @@ def most_of_batch(vocabulary: int) -> float:
     return _BATCH_DENSITY_LIMIT * vocabulary
 
 
-def worth_it_in_batch(kept: float, weight: Tensor, dropped_mass: Tensor, others: Tensor, vocabulary: int) -> bool:
-    """`worth_it` for a threshold for the whole batch: the dropped share is that of all rows (n,) together."""
+def worth_it_in_batch(kept: float, weight: Tensor, dropped_mass: Tensor, lse: Tensor, nll: Tensor, most: float) -> bool:
+    """`worth_it` for a threshold for the whole batch, on a CPU: the dropped share is that of all rows (n,) together,
+    and at most `most` entries per row are kept."""
+    others = -torch.expm1(-nll)
     share = float(weight @ dropped_mass) / max(float(weight @ others), _NO_GRADIENT)
-    return kept <= most_of_batch(vocabulary) and not share > _MASS_LIMIT
+    return kept <= most and not share > _MASS_LIMIT and not bool(is_too_coarse(lse).any())
 
 
 def sampled_of_batch(total: int) -> Tensor:

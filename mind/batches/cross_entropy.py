@@ -90,7 +90,7 @@ def token_mean(
         slots = [slot for slot, its in enumerate(terms) if its == term]
         w, t = weights[:, slots], tokens[:, slots].to(weights)
         whole = (w * t).sum()
-        out[:, slots] = torch.where(whole != 0, w * t * w.sum() / torch.where(whole != 0, whole, 1), 0)
+        out[:, slots] = torch.where(whole == 0, 0, w * t * w.sum() / whole)
     return out
 
 

@@ -263,7 +263,8 @@ class _SparseRows:
     def means(self) -> tuple[float, float]:
         if self._given_up:
             return math.inf, 0.0
-        return float(self.kept.double().mean()), float(dropped_share(self.dropped_mass, self._sums.others).mean())
+        share = dropped_share(self.dropped_mass, self._sums.others, self.values.lse)
+        return float(self.kept.double().mean()), float(share.mean())
 
     def entries(self, weights: RowWeights) -> Entries:
         a, b, at_target = weights.coefficients(self.values, self._sums.others, self._spec)

@@ -70,7 +70,7 @@ class _SparseRows:
         self._logits = piece_logits(self._hidden, self._spec.head, self._pieces)
         found = piece_statistics(self._pieces, self._logits, self._target, self._streamed, self._spec)
         self.kept, self.dropped_mass = found
-        self._sums = HostSums(self.kept, self.dropped_mass, self._streamed.normalizer[2])
+        self._sums = HostSums(self.kept, self.dropped_mass, self._streamed.normalizer[2], self.values.lse)
         return self._sums.means()
 
     def entries(self, weights: RowWeights) -> Entries:

@@ -153,8 +153,9 @@ class BatchPass:
             for part in chunks(len(rows), self._size):
                 self._terms.extra.read(rows[part], spec.head.project(hidden[part]), spec.head, self._extra)
         kept, _ = found.means()
-        others = -torch.expm1(-found.values.nll)
-        if not worth_it_in_batch(kept, weights.loss.abs(), found.dropped_mass, others, vocabulary):
+        if not worth_it_in_batch(
+            kept, weights.loss.abs(), found.dropped_mass, found.values.lse, found.values.nll, most
+        ):
             self._terms.kept_entries[rows] = vocabulary
             for part in chunks(len(rows), self._size):
                 self._gradients.add(rows[part], hidden[part], found.dense(part, weights[part]))

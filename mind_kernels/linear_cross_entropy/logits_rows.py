@@ -73,9 +73,11 @@ class HostSums:
     `here`: the numbers of kept entries that this process collects; None: all.
     """
 
-    def __init__(self, kept: Tensor, dropped_mass: Tensor, others: Tensor, here: Tensor | None = None) -> None:
+    def __init__(
+        self, kept: Tensor, dropped_mass: Tensor, others: Tensor, lse: Tensor, here: Tensor | None = None
+    ) -> None:
         self._rows = len(kept)
-        values = kept, dropped_share(dropped_mass, others), kept if here is None else here
+        values = kept, dropped_share(dropped_mass, others, lse), kept if here is None else here
         self._sums = torch.stack([value.double().sum() for value in values])
         self._ready = None
         if self._sums.is_cuda:
@@ -106,7 +108,7 @@ class LogitsRows:
         counted = kernels.count(self._logits, target, spec)
         self.values, self.kept, self._normalizer = counted.values, counted.kept, counted.normalizer
         self.dropped_mass = counted.dropped_mass
-        self._sums = HostSums(self.kept, self.dropped_mass, counted.others)
+        self._sums = HostSums(self.kept, self.dropped_mass, counted.others, self.values.lse)
 
     def means(self) -> tuple[float, float]:
         return self._sums.means()

@@ -159,7 +159,7 @@ class _Pass:
         gathered = shard.gather(torch.stack([counted.kept.to(joined.others.dtype), counted.dropped_mass]))
         yield
         kept, dropped_mass = gathered.wait().sum(0)
-        on_host = HostSums(kept, dropped_mass, joined.others, counted.kept)
+        on_host = HostSums(kept, dropped_mass, joined.others, joined.values.lse, counted.kept)
         yield
         self._take_gradient(_Chunk(rows, sample, hidden, target, logits, joined, counted, kept, dropped_mass, on_host))
 

@@ -224,7 +224,7 @@ class _SparseRows:
             self.span_mass,
         )
         self.values = values_of(self._numbers, correct)
-        self._sums = HostSums(self.kept, self.dropped_mass, self._numbers[ROW_NUMBERS.index("others")])
+        self._sums = HostSums(self.kept, self.dropped_mass, self._numbers[ROW_NUMBERS.index("others")], self.values.lse)
 
     def means(self) -> tuple[float, float]:
         return self._sums.means()

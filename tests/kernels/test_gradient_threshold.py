@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import COMPILED_BACKENDS
+from cases import BACKENDS, COMPILED_BACKENDS
 from safetensors.torch import load_file
-from test_sparse_gradient import limit_of_a_cpu, run
+from test_sparse_gradient import always_sparse, limit_of_a_cpu, run
 
 from mind_kernels import sparse_gradient, threshold_for_error
+from mind_kernels.testing import make_inputs
 
 
 def relative_error(found, truth):
@@ -68,3 +69,23 @@ def test_the_accepted_error_gives_a_threshold():
             threshold_for_error(error)
     with pytest.raises(TypeError, match="error"):
         threshold_for_error("1e-3")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.usefixtures(always_sparse.__name__)
+def test_logits_beyond_the_digits_of_their_log_sum_exp_get_the_exact_gradient(backend):
+    """One row of them among many: in float32 the number that decides what is kept is the largest logit itself."""
+    inputs = make_inputs(24, 8, 61, dtype=torch.float32)
+    inputs["hidden"][5] *= 1e8
+    truth = run(inputs, torch.float64, "reference", threshold=None)
+    found = run(inputs, torch.float32, backend, threshold=2**-8)
+    assert float(found["lse"][5]) > 2**24 and found["kept"][5] == 61
+    for name in ("d_hidden", "d_weight"):
+        assert relative_error(found[name], truth[name]) < 1e-5, name
+    assert relative_error(found["d_hidden"][5], truth["d_hidden"][5]) < 1e-5
+
+
+def test_a_log_sum_exp_is_too_coarse_by_its_dtype():
+    lse = torch.tensor([0.0, 2.0**22, -(2.0**22), 2.0**22 + 1, -(2.0**23), torch.inf, torch.nan])
+    assert sparse_gradient.is_too_coarse(lse).tolist() == [False, False, False, True, True, False, False]
+    assert not sparse_gradient.is_too_coarse(lse.double()).any()

@@ -13,7 +13,7 @@ from mind.batches import cross_entropy
 from mind.batches.cross_entropy import losses_work, rationale_losses, row_weights, token_mean
 from mind.batches.packing import micro_batches
 from mind.errors import NotFiniteError
-from mind.records import PackOptions
+from mind.records import PackOptions, TokenizedQuestion
 from mind.student.tokenization import tokenize
 
 OPTIONS = PackOptions(200, True)
@@ -36,6 +36,13 @@ def test_a_row_has_its_share_of_its_rationales_weight():
     torch.testing.assert_close(exact, expected, rtol=1e-15, atol=0)
 
 
+def test_a_sequence_may_have_one_token():
+    question = TokenizedQuestion("one", (0, 3), {0: (), 1: (1,)}, (4,))
+    (batch,) = micro_batches([question], 3, PackOptions(20, False))
+    found = row_weights(torch.ones(1, 3), batch, torch.zeros(3, 2))
+    torch.testing.assert_close(found, torch.tensor([1.0, 0.5, 0.5]))
+
+
 def test_a_token_has_a_weight_of_its_own():
     (batch,) = micro_batches([QUESTION], 3, PackOptions(20, False))
     assert batch.token_weight is None
@@ -52,6 +59,11 @@ def test_a_mean_over_tokens_by_hand():
     expected = torch.tensor([[0.25, 0.5, -0.2], [0.5, 0.0, 0.0]], dtype=torch.float64)
     torch.testing.assert_close(token_mean(weights, tokens, [0, 0, 1]), expected)
     assert token_mean(weights.float(), tokens, [0, 0, 1]).dtype == torch.float32
+    # Each slot a term: the second has one sequence with weight, and its weight stays.
+    expected = torch.tensor([[1 / 3, 0.25, -0.2], [2 / 3, 0.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(token_mean(weights, tokens, [7, 3, 5]), expected)
+    one = torch.tensor([[0.5, 0.25]])  # 0.5 * 1 + 0.25 * 2 = 1
+    torch.testing.assert_close(token_mean(one, torch.tensor([[1, 2]]), [0, 0]), torch.tensor([[0.375, 0.375]]))
     nothing = token_mean(torch.zeros(2, 3), tokens, [0, 0, 1])
     assert torch.equal(nothing, torch.zeros(2, 3))
 
