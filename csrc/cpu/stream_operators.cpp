@@ -4,13 +4,12 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <limits>
-#include <new>
 #include <tuple>
 #include <vector>
 
 #include "../checks.h"
+#include "candidate_lists.h"
 #include "gradient_operators.h"
 #include "kernels.h"
 #include "listed.h"
@@ -30,21 +29,6 @@ std::int64_t spans_of(std::int64_t vocabulary) { return (vocabulary + kSpan - 1)
 float checked_least(double least) {
     return checked_number("least", least, "a finite float32 number", [](float) { return true; });
 }
-
-void grow(Candidates& found) {
-    found.capacity = std::max<std::int64_t>(1024, 2 * found.capacity);
-    void* data = std::realloc(found.data, found.capacity * sizeof(Candidate));
-    if (data == nullptr) throw std::bad_alloc();
-    found.data = static_cast<Candidate*>(data);
-}
-
-struct Lists : std::vector<Candidates> {
-    using std::vector<Candidates>::vector;
-    Lists(const Lists&) = delete;
-    ~Lists() {
-        for (Candidates& list : *this) std::free(list.data);
-    }
-};
 
 StreamArguments arguments_of(const Tensor& hidden, const Tensor& weight, const OptionalTensor& bias, double softcap,
                              double temperature) {
@@ -163,7 +147,7 @@ private:
     std::vector<RowSums> sums_;
     std::vector<TargetLogit> targets_;
     std::vector<float> bounds_;
-    Lists lists_;
+    CandidateLists lists_;
     std::int64_t collected_ = 0;
 };
 
