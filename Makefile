@@ -37,6 +37,7 @@ test: lint $(VENV)/.student-ready  ## style, import, type and spelling checks, t
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --fewer-cases $(ARGS)
 
 nightly: $(VENV)/.test-ready $(VENV)/.student-ready  ## what takes too long for each commit, hours (ARGS="--only fuzz --seed 3": this)
+	$(PIP) install -c constraints.txt atheris
 	$(BIN)/python tests/nightly.py $(ARGS)
 
 # Not in `make test`: counting takes a third more time.

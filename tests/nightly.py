@@ -30,6 +30,7 @@ JOBS = {
     "fuzz-refusals": "{python} -m tests.fuzz refusals --minutes 10 --seed {seed}",
     "fuzz-integrations": "{python} -m tests.fuzz integrations --minutes 20 --seed {seed}",
     "fuzz-parsers": "{python} -m tests.fuzz parsers --minutes 20 --seed {seed}",
+    "fuzz-guided": "{python} -m tests.fuzz.guided --minutes 20 --seed {seed}",
     "fuzz-address": "env CAPABILITIES=best tests/sanitize/address.sh tests.fuzz --minutes 20 --seed {seed}",
     "address": "tests/sanitize/address.sh",
     "threads": "tests/sanitize/threads.sh --minutes 3 --operators public_functions --seed {seed}",

@@ -1,20 +1,26 @@
 """What reads texts that others wrote: any bytes give a result, or one error that says what is wrong, within seconds.
 
 An error is a MindError, whose message names the file, or the Problem of a teacher's answer. Any other exception, a
-message with control characters in it, and more than TIME_LIMIT seconds for one input are findings; a process that stays
-in one input for a minute writes where and ends.
+message with control characters in it, and more than TIME_LIMIT seconds for one input are findings; a process that
+computes for a minute on one input writes where and ends.
 """
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
+import functools
 import json
 import logging
+import os
 import re
+import shutil
+import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -37,7 +43,9 @@ from tests.fuzz.choices import Choices
 from tests.fuzz.mutations import mutated_bytes, mutated_json, mutated_text
 
 TIME_LIMIT = 2.0  # seconds of this process's own time, for 10 kB
-HANGS = 60  # seconds
+HANGS = 60  # seconds of that time
+MEMORY = "/dev/shm"
+"""A folder in memory, where there is one: a disk would take longer than most parsers."""
 
 QUESTIONS = (
     Question("n", "How many apples are left?", "1,234.5"),
@@ -249,22 +257,49 @@ PARSERS: dict[str, Callable[[Choices, Path], None]] = {
 
 def example(name: str, choices: Choices, counts: Counter[str]) -> None:
     """One input of this parser; raises what is a finding."""
-    with tempfile.TemporaryDirectory() as folder:
-        begin = time.process_time()
-        faulthandler.dump_traceback_later(HANGS, exit=True)
-        try:
-            PARSERS[name](choices, Path(folder))
-            counts[f"{name}, read"] += 1
-        except MindError as error:
-            _check_message(name, str(error), folder)
-            counts[f"{name}, refused"] += 1
-        except Problem as problem:
-            assert problem.reason.strip() and "\n" not in problem.reason, problem
-            counts[f"{name}, refused"] += 1
-        finally:
-            faulthandler.cancel_dump_traceback_later()
-        spent = time.process_time() - begin
+    folder, begin = _empty_folder(), time.process_time()
+    try:
+        with _ends_if_it_hangs():
+            PARSERS[name](choices, folder)
+        counts[f"{name}, read"] += 1
+    except MindError as error:
+        _check_message(name, str(error), str(folder))
+        counts[f"{name}, refused"] += 1
+    except Problem as problem:
+        assert problem.reason.strip() and "\n" not in problem.reason, problem
+        counts[f"{name}, refused"] += 1
+    spent = time.process_time() - begin
     assert spent < TIME_LIMIT, f"{name} took {spent:.1f} s"
+
+
+def _empty_folder() -> Path:
+    """The same for one input after another."""
+    folder = _folder()
+    for entry in os.scandir(folder):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry)
+        else:
+            os.unlink(entry)
+    return folder
+
+
+@functools.cache
+def _folder() -> Path:
+    in_memory = "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK)
+    folder = tempfile.mkdtemp(dir=MEMORY if in_memory else None)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+@contextmanager
+def _ends_if_it_hangs() -> Iterator[None]:
+    faulthandler.register(signal.SIGPROF, chain=True)  # and then what the signal does by itself: the process ends
+    signal.setitimer(signal.ITIMER_PROF, HANGS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        faulthandler.unregister(signal.SIGPROF)
 
 
 def _check_message(name: str, message: str, folder: str) -> None:
