@@ -88,8 +88,8 @@ def dropped_share(dropped_mass: Tensor, others: Tensor, lse: Tensor) -> Tensor:
 
 
 def is_too_coarse(lse: Tensor) -> Tensor:
-    """(n,) bool: rows whose log-sum-exp is so large, 2^22 in float32, that it is rounded by half a nat or more. An
-    entry is kept if its logit exceeds a number near it."""
+    """(n,) bool: rows whose log-sum-exp is so large, above 2^22 in float32, that its neighbors are more than half a nat
+    away. An entry is kept if its logit exceeds a number near it."""
     return lse.isfinite() & (lse.abs() * torch.finfo(lse.dtype).eps > 0.5)
 
 
@@ -213,9 +213,9 @@ class SparseGradient:
         lse: Tensor,  # (n,)
         background: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
     ) -> None:
-        """Calls `add_background` with `background(rows, weight)`, for rows without nan or infinity only: the others
-        would spoil the gradient of every row of the batch."""
-        known = lse[rows].isfinite() & weight.isfinite()
+        """Calls `add_background` with `background(rows, weight)`, but for rows with nan, infinity or a log-sum-exp that
+        is too coarse: they would spoil the gradient of every row of the batch."""
+        known = lse[rows].isfinite() & weight.isfinite() & ~is_too_coarse(lse[rows])
         # They are replaced by the first good row with weight 0, since selecting rows would make the host wait for a
         # GPU, as would an index without dimensions.
         rows = torch.where(known, rows, rows[known.int().argmax(keepdim=True)])
@@ -262,7 +262,8 @@ class SparseGradient:
         return torch.cat(left, 1)
 
     def _distributions(self) -> Tensor:
-        """B (k, V), whose rows sum to 1 / temperature at most, since no slope of the logits is larger."""
+        """B (k, V), whose rows sum to 1 / temperature at most (of a shard, its part), since no slope of the logits is
+        larger."""
         right = self._background.new_zeros(len(self._background_mass) + bool(self._uniform), self.head.vocabulary)
         for of_span, span in enumerate(chunks(self.head.vocabulary, self._span)):
             # A mass that is a difference of larger sums may have lost what is dropped.

@@ -28,7 +28,7 @@ def in_processes(count: int, function: Callable[..., None], arguments: tuple[Any
 
 
 def free_port() -> int:
-    """Of this machine; by which processes may meet."""
+    """The number of a TCP port of this machine that nothing uses now."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]

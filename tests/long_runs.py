@@ -101,7 +101,7 @@ def train(steps: int) -> list[dict[str, float]]:
 
     with tempfile.TemporaryDirectory() as place:
         write_questions(Path(place))
-        words = words_of("run", "--train.max-steps", str(steps), "--train.save-steps", str(steps // SAMPLES))
+        words = words_of("run", "--train.max-steps", str(steps), "--train.save-steps", str(max(1, steps // SAMPLES)))
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
         process = subprocess.Popen([sys.executable, "-m", "mind", *words], cwd=place, env=environment)
         output = Path(place) / "run"

@@ -1,4 +1,4 @@
-// The entries that a pass may keep, of each strip of rows and span of the vocabulary: memory that the kernels ask for.
+// The entries that a pass may keep, a list per strip of rows and span of the vocabulary; the kernels call `grow`.
 #pragma once
 
 #include <algorithm>

@@ -297,7 +297,9 @@ def set_attention(model: PreTrainedModel, name: str) -> None:
     try:
         model.set_attn_implementation(name)
     except (ImportError, ValueError) as error:
-        lacks = name == "flash_attention_2" and not importlib.util.find_spec("flash_attn")
+        # transformers 5.0 raises a ValueError for that too, which has no version for what is missing.
+        missing = isinstance(error, ImportError) or "N/A" in str(error)
+        lacks = name == "flash_attention_2" and missing and not importlib.util.find_spec("flash_attn")
         reason = "flash-attn is not installed: pip install 'mind-kernels[flash]'" if lacks else error
         raise MindError(f"student.attention {name}: {reason}") from error
     if (found := attention_of(model)) != name:

@@ -32,6 +32,7 @@ from mind_kernels.sparse_gradient import (
     ByColumn,
     Entries,
     SparseGradient,
+    is_too_coarse,
     most_of_batch,
     sampled_of_batch,
     worth_it_in_batch,
@@ -120,7 +121,7 @@ class BatchPass:
         projected = spec.head.project_wide(self._hidden[sample])
         target, size = self._target[sample], self._weight[sample].abs()
         values = self._kernels.row_kernel_(projected, target, None, spec)
-        known = values.lse.isfinite() & size.isfinite()  # the others would spoil every row
+        known = values.lse.isfinite() & size.isfinite() & ~is_too_coarse(values.lse)  # the others would spoil every row
         projected, target, size = projected[known], target[known], size[known]
         lse, others = values.lse[known, None], -torch.expm1(-values.nll[known])
         mean = (size * others).double().square().mean().nan_to_num(0).sqrt()  # without any such row, everything is kept

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mind_kernels.linear_cross_entropy import reference
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowTerms, RowValues
-from mind_kernels.linear_pairwise_jsd.forms import form_of, spoilt_rows
-from mind_kernels.linear_pairwise_jsd.reference import compared, divergences, group_loss
+from mind_kernels.linear_pairwise_jsd.forms import compared, form_of, spoilt_rows
+from mind_kernels.linear_pairwise_jsd.reference import divergences, group_loss
 
 
 def forward(

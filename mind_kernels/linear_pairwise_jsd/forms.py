@@ -87,8 +87,7 @@ class MixtureForm:
         checks.values(weight.isfinite() & (weight >= 0), message)
 
     def weighted_rows(self, weight: Tensor, present: Tensor) -> Tensor:
-        compared = present.sum(1, keepdim=True) > 1
-        return present & (weight != 0) & compared
+        return compared(present) & (weight != 0)
 
     def entries(self, groups: Tensor, places: Tensor) -> tuple[Tensor, ...]:
         return groups[:, None], places
@@ -96,7 +95,7 @@ class MixtureForm:
     def divergences(
         self, kernels: Any, logits: Tensor, weight: Tensor, mask: Tensor, with_gradient: bool, *shard: Shard
     ) -> tuple[Tensor, Tensor | None]:
-        return kernels.mixture_divergences(logits, weight, mask, with_gradient, *shard)
+        return kernels.mixture_divergences(logits, weight, compared(mask), with_gradient, *shard)
 
     def loss(self, divergence: Tensor, weight: Tensor) -> Tensor:
         return weighted(divergence, weight.to(divergence.dtype)).sum()
@@ -112,11 +111,17 @@ class MixtureForm:
 PAIRS, MIXTURE = PairForm(), MixtureForm()
 
 
+def compared(mask: Tensor) -> Tensor:
+    """(P, K) bool: the rows of `mask` (P, K) that are not alone in their group. The hidden states of the others have no
+    effect, even if they are nan."""
+    return mask & (mask.sum(1, keepdim=True) > 1)
+
+
 def spoilt_rows(hidden: Tensor, weight: Tensor, present: Tensor) -> Tensor:
     """(P, K) bool: the rows `present` (P, K) without weight whose hidden states (P, K, D) are not finite.
 
-    They are in their group for the statistics alone. Nan in one of them would reach all rows of its group, so it is
-    left out, and its divergences become nan afterwards, by `with_spoilt`.
+    No divergence with a weight needs them. Nan in one of them would reach all rows of its group, so it is left out, and
+    its divergences become nan afterwards, by `with_spoilt`. Finite hidden states whose logits overflow are not found.
     """
     return present & ~form_of(weight).weighted_rows(weight, present) & ~hidden.isfinite().all(-1)
 

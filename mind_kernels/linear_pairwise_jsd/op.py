@@ -21,7 +21,7 @@ from mind_kernels.linear_pairwise_jsd.contract import (
     MixtureStats,
     PairStats,
 )
-from mind_kernels.linear_pairwise_jsd.forms import form_of, group_weight_argument, spoilt_rows
+from mind_kernels.linear_pairwise_jsd.forms import compared, form_of, group_weight_argument, spoilt_rows
 from mind_kernels.row_chunks import accumulation_dtype
 from mind_kernels.shards import Shard, operation_of
 
@@ -189,7 +189,7 @@ def _define(a: GroupArguments) -> GroupOutputs:
         hidden, head = shards.with_whole_head(shard, a.group, a.hidden, a.head)
         a = a._replace(hidden=hidden, head=head)
     form_of(a.group_weight).check_values(a.group_weight)
-    mask = reference.compared(a.mask)
+    mask = compared(a.mask)
     spoilt = spoilt_rows(a.hidden, a.group_weight, mask)
     logits = a.head.logits(torch.where((mask & ~spoilt)[..., None], a.hidden, 0))
     divergence = reference.divergences(logits, a.group_weight, mask & ~spoilt, a.kind)

@@ -18,12 +18,6 @@ from mind_kernels.definitions import finite, kl
 from mind_kernels.linear_pairwise_jsd.forms import PAIRS, form_of
 
 
-def compared(mask: Tensor) -> Tensor:
-    """(P, K) bool: the rows of `mask` (P, K) that are not alone in their group. The hidden states of the others have no
-    effect, even if they are nan."""
-    return mask & (mask.sum(1, keepdim=True) > 1)
-
-
 def pairwise_jsd(logits: Tensor, mask: Tensor) -> Tensor:
     """JSD of every pair, (P, K, V) -> (P, K, K), symmetric with zero diagonal; zero for rows whose `mask` (P, K) is
     False."""

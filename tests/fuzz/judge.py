@@ -125,19 +125,15 @@ class Truth:
         return self.call.function == "linear_divergence" and any(bool(value.isinf().any()) for value in weights)
 
     @functools.cached_property
-    def _underflows(self) -> bool:
-        """Whether a divergence is infinite by a probability below float32's smallest normal number, which may be 0."""
+    def _underflows(self) -> Tensor:
+        """(N,) bool: rows whose divergence is infinite by a probability below float32's smallest normal number, which
+        may be 0; of another operation, empty."""
         call = self.call.wide()
         if call.function != "linear_divergence" or self.call.dtype == torch.float64:
-            return False
+            return torch.zeros(0, dtype=torch.bool)
         stats = call.replaced(call.leaves, call.constants, return_stats=True)("reference")
-        infinite, entropy = stats["stats.divergence"] == torch.inf, stats["stats.entropy"]
-        return bool((infinite & (entropy < 128 * torch.finfo(torch.float32).tiny)).any())
-
-    @functools.cached_property
-    def _is_not_finite_in_a_list(self) -> bool:
-        """Whether the loss is not finite, and a teacher listed tokens: only theirs need show it in the head."""
-        return "teacher_ids" in self.call.constants and not bool(self.values["loss"].isfinite().all())
+        tiny = (stats["stats.entropy"] > 0) & (stats["stats.entropy"] < 128 * torch.finfo(torch.float32).tiny)
+        return tiny & (stats["stats.divergence"] == torch.inf)
 
     @functools.cached_property
     def _eps(self) -> float:
@@ -179,10 +175,11 @@ class Truth:
             return ""
         if name == "loss" and self._infinite_divergence:
             truth = torch.where(found.isfinite() | truth.isfinite(), truth, found.double())
-        if self._underflows:
-            truth = torch.where(truth.isfinite(), truth, found.double())
-        if name in ("d_weight", "d_bias") and self._is_not_finite_in_a_list:
-            truth = truth.masked_fill(found == 0, 0)
+        if bool((rows := self._underflows).any()):
+            truth = torch.where(rows if truth.shape == rows.shape else ~truth.isfinite(), found.double(), truth)
+        if name in ("d_weight", "d_bias") and "teacher_ids" in self.call.constants:
+            # Of an infinite divergence: only the tokens that the teacher lists need show it.
+            truth = truth.masked_fill((found == 0) & truth.isnan(), 0)
         dtype = self.call.dtype if name.startswith("d_") else accumulation_dtype(self.call.dtype)
         floor = 4 * self._eps * self.size.get(name, self.size[""])
         if name.startswith("d_") and (self._peer_overflows or floor > torch.finfo(found.dtype).max):

@@ -9,6 +9,7 @@ import torch
 from cases import opcheck, usable
 from safetensors.torch import load_file
 
+from mind_kernels import backend as backends
 from mind_kernels import linear_cross_entropy, sparse_gradient
 from mind_kernels.linear_cross_entropy import batch_rows
 from mind_kernels.linear_cross_entropy.threshold import batch_threshold_for_error
@@ -137,6 +138,24 @@ def test_lists_that_are_taken_in_parts_have_the_same_gradient(always_sparse, mon
     parts = run(inputs, dtype, "cpp", **options)
     for name, value in whole.items():
         assert distance(parts[name], truth[name].double()) <= 1.1 * distance(value, truth[name].double()) + 1e-5, name
+
+
+def test_logits_beyond_the_digits_of_their_log_sum_exp_get_the_exact_gradient(always_sparse, monkeypatch):
+    """In a chunk of two rows; the rows of other chunks are as if it were only certain of its token."""
+    monkeypatch.setattr(batch_rows, "rows_per_chunk", lambda *_, **__: 2)
+    monkeypatch.setattr(backends.kernels("linear_cross_entropy", "cpp"), "STREAMED_CHUNKS", 1)
+    found = {}
+    for size in (1e3, 1e8):
+        inputs = make_inputs(60, 16, 1009, ignored=0.0)
+        inputs["hidden"][0] *= size
+        inputs["target"][0] = (inputs["weight"] @ inputs["hidden"][0]).argmin()
+        found[size] = run(inputs, torch.float32, "cpp", error=0.01)
+    truth = run(inputs, torch.float64, "reference", error=None)
+    certain, large = found.values()
+    assert (large["kept"][:2] == 1009).all() and (large["kept"][2:] < 1009).all() and float(large["lse"][0]) > 2**24
+    assert distance(large["d_hidden"][0], truth["d_hidden"][0]) < 1e-5
+    assert distance(large["d_weight"], truth["d_weight"]) < 1e-5
+    torch.testing.assert_close(large["d_hidden"][2:], certain["d_hidden"][2:])
 
 
 def real_rows():

@@ -10,7 +10,8 @@ from cases import BACKENDS, COMPILED_BACKENDS
 from safetensors.torch import load_file
 from test_sparse_gradient import always_sparse, limit_of_a_cpu, run
 
-from mind_kernels import sparse_gradient, threshold_for_error
+from mind_kernels import backend as backends
+from mind_kernels import row_chunks, sparse_gradient, threshold_for_error
 from mind_kernels.testing import make_inputs
 
 
@@ -83,6 +84,27 @@ def test_logits_beyond_the_digits_of_their_log_sum_exp_get_the_exact_gradient(ba
     for name in ("d_hidden", "d_weight"):
         assert relative_error(found[name], truth[name]) < 1e-5, name
     assert relative_error(found["d_hidden"][5], truth["d_hidden"][5]) < 1e-5
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.usefixtures(always_sparse.__name__)
+def test_logits_beyond_these_digits_do_not_reach_the_rows_of_other_chunks(backend, monkeypatch):
+    """The first row is sampled for the background. If it is certain of one token, it adds nothing to it."""
+    chunk = 4 * 61 * 4
+    monkeypatch.setattr(sparse_gradient, "SAMPLE_ROWS", 3)
+    monkeypatch.setattr(row_chunks, "_SPARSE_CHUNK_BYTES", {"cpu": chunk, "cuda": chunk})
+    if backend == "triton_streaming":
+        monkeypatch.setattr(backends.kernels("linear_cross_entropy", backend), "SPARSE_CHUNKS", 1)
+    found = []
+    for size in (1e3, 1e8):
+        inputs = make_inputs(24, 8, 61, dtype=torch.float32, ignored=0.0)
+        inputs["hidden"][0] *= size
+        inputs["target"][0] = (inputs["weight"] @ inputs["hidden"][0]).argmin()
+        found.append(run(inputs, torch.float32, backend, threshold=2**-3))
+    certain, large = found
+    sparse = large["kept"] < 61
+    assert int(sparse.sum()) >= 12 and large["kept"][0] == 61 and float(large["dropped_mass"][sparse].max()) > 0.1
+    torch.testing.assert_close(large["d_hidden"][sparse], certain["d_hidden"][sparse])
 
 
 def test_a_log_sum_exp_is_too_coarse_by_its_dtype():

@@ -198,9 +198,9 @@ def test_an_answer_that_nothing_is_compared_with_needs_no_softmax(backend, form)
         hidden,
         weight,
         torch.tensor([-100, -100]),
-        torch.ones(2),
+        torch.ones(2, device=device),
         torch.tensor([[-1, 0]]),
-        **{form: torch.ones(shape)},
+        **{form: torch.ones(shape, device=device)},
         bias=torch.full((7,), -torch.inf, device=device),
         backend=backend,
     )

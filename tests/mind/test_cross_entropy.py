@@ -102,3 +102,14 @@ def test_a_loss_that_is_no_number_is_told_with_its_question(tokenized):
     with pytest.raises(NotFiniteError) as told:
         rationale_losses(model, tokenized, 3, PackOptions(80, False))
     assert str(told.value) == "the loss of questions sum-0, sum-1 is not finite"
+
+
+def test_a_rationale_of_one_token_has_a_loss_too():
+    question = TokenizedQuestion("one", (5, 6, 7), {0: (), 1: (8, 9)}, (10,))
+    model = build_model(tie_word_embeddings=False)
+    losses, tokens = rationale_losses(model, [question], 3, PackOptions(80, False))
+    assert tokens.tolist() == [[1, 3, 0]] and losses.isfinite().tolist() == [[True, True, False]]
+    with torch.no_grad():
+        model.lm_head.weight[11] = torch.nan
+    with pytest.raises(NotFiniteError, match="the loss of question one is not finite"):
+        rationale_losses(model, [TokenizedQuestion("one", (5, 6, 7), {0: ()}, (10,))], 3, PackOptions(80, False))

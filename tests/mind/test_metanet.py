@@ -121,7 +121,7 @@ def test_warm_up_learns_which_rationales_are_easy():
 
 
 def test_a_warm_up_tells_the_mean_of_each_epoch():
-    """With a learning rate of 0: L_meta of all questions, in batches of any size."""
+    """With a learning rate that moves nothing: L_meta of all questions, in batches of any size."""
     question, rationales, present = inputs()
     calibrator = build(warmup_epochs=2, warmup_questions=4, warmup_learning_rate=1e-30)
     l_real = l_real_of(question, rationales, present)

@@ -306,6 +306,26 @@ def test_the_attention_is_the_models_own_again():
     assert attention_of(model) == "sdpa"
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ImportError("the package flash_attn seems to be not installed"), "flash-attn is not installed: pip install"),
+        (ValueError("Invalid version: 'N/A'"), "flash-attn is not installed: pip install"),  # transformers 5.0
+        (ValueError("Llama does not support Flash Attention 2 yet"), "Llama does not support Flash Attention 2 yet"),
+    ],
+)
+def test_why_there_is_no_flash_attention_is_told(monkeypatch, error, reason):
+    model = build_model()
+
+    def refuse(name):
+        raise error
+
+    monkeypatch.setattr(model, "set_attn_implementation", refuse)
+    monkeypatch.setattr("mind.student.model.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MindError, match=f"student.attention flash_attention_2: {reason}"):
+        set_attention(model, "flash_attention_2")
+
+
 @pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
 def test_what_is_probed_is_what_trains(monkeypatch):
     """The model on the process's device, with the attention of training."""

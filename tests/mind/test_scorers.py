@@ -13,6 +13,7 @@ from mind.batches.cross_entropy import losses_work, rationale_losses
 from mind.batches.packing import present_rationales
 from mind.config import DataConfig, MetaNetConfig, MindConfig, StudentConfig, TrainConfig
 from mind.methods.method import MethodContext
+from mind.methods.mind import scorers
 from mind.methods.mind.calibration import mean_variance
 from mind.methods.mind.scorers import SCORERS, Scored
 from mind.methods.step import Step
@@ -61,6 +62,15 @@ def test_what_a_warm_up_says_and_does(epochs):
     table, tokens = losses(other)
     history = other.calibrator.warm_up(other.features.question, other.features.rationales, tokens > 0, table, 0)
     assert [row["meta_loss"] for row in rows] == history and torch.equal(weights(built), weights(other))
+
+
+def test_a_warm_up_takes_rationales_of_one_token(monkeypatch):
+    tokens, seen = torch.tensor([[1, 1, 2]] * 2 + [[3, 0, 1]]), []
+    monkeypatch.setattr(scorers, "rationale_losses", lambda *_: (torch.rand(3, 3), tokens))
+    built = scorer("metanet", warmup_epochs=1)
+    monkeypatch.setattr(built.calibrator, "warm_up", lambda *given: seen.append(given) or [])
+    list(built.before_training())
+    assert torch.equal(seen[0][2], tokens > 0)
 
 
 def test_metanet_is_the_seeds():

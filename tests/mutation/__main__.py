@@ -30,8 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 LEAST = 90.0
 """Percent of a module's changes that must be noticed; with less the program ends with 1."""
 BELOW = 3
-NOT_TAKEN = 71
-"""The status of a child whose module could not be changed."""
+BEFORE_TESTS, NOT_TAKEN = 70, 71
+"""Statuses of a child that failed before its tests, and of one whose module cannot be changed in this way."""
 EQUIVALENT = Path(__file__).with_name("equivalent.json")
 OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-m", "not nightly and not slow"]
 
@@ -40,32 +40,39 @@ def run_tests(tests: Sequence[str], mutant: Mutant | None, name: str, path: Path
     """ "noticed", "too slow" or "survived", in a child process."""
     child = os.fork()
     if child == 0:
-        status = 70  # of a child that ends before pytest does
+        status = BEFORE_TESTS
         try:
             _be_silent()
             os.setsid()
-            if mutant is not None:
-                swap(name, str(path), mutant.tree, mutant.where)
             import pytest
 
-            status = int(pytest.main([*OPTIONS, *tests]))
-        except LookupError:
-            status = NOT_TAKEN
+            if mutant is None or swap(name, str(path), mutant.tree, mutant.where):
+                status = int(pytest.main([*OPTIONS, *tests]))
+            else:
+                status = NOT_TAKEN
+        except ImportError:  # of the changed module: no test would begin
+            status = 2
         finally:
             os._exit(status)
     end = time.monotonic() + limit_s
     while time.monotonic() < end:
         ended, status = os.waitpid(child, os.WNOHANG)
-        if ended and os.waitstatus_to_exitcode(status) == NOT_TAKEN:
-            assert mutant is not None
-            sys.exit(f"{path}:{mutant.line}: {mutant.change}: no function can take this change")
         if ended:
-            return "survived" if status == 0 else "noticed"
+            return _outcome(os.waitstatus_to_exitcode(status), mutant, path)
         time.sleep(0.01)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return "too slow"
+
+
+def _outcome(status: int, mutant: Mutant | None, path: Path) -> str:
+    if status == NOT_TAKEN and mutant is not None and not mutant.where:
+        return "equivalent"  # all constants are as before
+    if status in (BEFORE_TESTS, NOT_TAKEN):
+        told = "no change" if mutant is None else f"{path.name}:{mutant.line}: {mutant.change}"
+        sys.exit(f"{told}: the child ended with {status}, before its tests")
+    return "survived" if status == 0 else "noticed"
 
 
 def _be_silent() -> None:
