@@ -3,19 +3,8 @@
 from __future__ import annotations
 
 _ROWS = ("tests/kernels/test_row_kernels.py", "tests/kernels/test_linear_cross_entropy.py")
-_RESPONSES = tuple(
-    f"tests/mind/test_{name}.py"
-    for name in (
-        "answers",
-        "marks",
-        "answer_line",
-        "answer_comparison",
-        "by_hand",
-        "units",
-        "graded_responses",
-        "number_text",
-    )
-)
+_NAMES = "answers", "marks", "answer_line", "answer_comparison", "by_hand", "units", "graded_responses", "number_text"
+_RESPONSES = tuple(f"tests/mind/test_{name}.py" for name in _NAMES)
 
 MODULES: dict[str, tuple[str, ...]] = {
     "mind_kernels.linear_cross_entropy.backend_torch": _ROWS,
