@@ -1,0 +1,71 @@
+"""Numbers in words and in LaTeX as digits, and the signs of plain text."""
+
+from __future__ import annotations
+
+import pytest
+
+from mind.grading.number_notation import in_digits, plain_number
+from mind.grading.plain_text import plain_text, unwrapped
+
+
+@pytest.mark.parametrize(
+    ("words", "digits"),
+    {
+        "one half": "1/2",
+        "two halves": "2/2",
+        "two thirds": "2/3",
+        "2 3rds": "2/3",
+        "three quarters": "3/4",
+        "3 fourths": "3/4",
+        "1 4th": "1/4",
+        "four fifths": "4/5",
+        "3 5ths": "3/5",
+        "five sixths": "5/6",
+        "5 6ths": "5/6",
+        "3 eighths": "3/8",
+        "3 8ths": "3/8",
+        "7 tenths": "7/10",
+        "7 10ths": "7/10",
+        "one and a half million": "1.5 million",
+        "forty-two": "42",
+        "minus seven": "minus 7",
+        "a dozen": "1 dozen",
+    }.items(),
+)
+def test_words_are_digits(words, digits):
+    assert in_digits(words) == digits
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    {
+        "5 squared": "5^2",
+        "2 cubed": "2^3",
+        "10 to the power of 3": "10^3",
+        "10 to the 6th power": "10^6",
+        "2 raised to the minus 3 power": "2^-3",
+        "3 times 10 to the power 4": "3\u00d710^4",
+        "2 squared, 2 cubed and 2 to the power of 5": "2^2, 2^3 and 2^5",
+        "$2\\frac{1}{2}\\text{ m}$": "2 1/2 m",
+        "\\frac12": "1/2",
+        "x -> 5": "x = 5",
+        "0.1\\overline{6}": "0.1(6)",
+        "0.\\bar3": "0.(3)",
+    }.items(),
+)
+def test_notation_is_plain(text, plain):
+    assert plain_number(text) == plain
+
+
+@pytest.mark.parametrize("text", ["**5**", "*5*", "`5`", "_5_"])
+def test_emphasis_of_any_kind_is_left_out(text):
+    assert plain_text(text) == "5"
+
+
+def test_full_width_signs_end_with_the_tilde():
+    assert plain_text("\uff01 \uff5e \uff5f") == "!  ~ \uff5f"
+
+
+@pytest.mark.parametrize(("text", "plain"), [("5~m", "5 m"), ("\\text{B}", "B"), ("5\\,m", "5 m")])
+def test_fonts_and_spaces_are_left_out(text, plain):
+    assert unwrapped(text) == plain
