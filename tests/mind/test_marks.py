@@ -40,7 +40,7 @@ def test_the_end_of_a_long_response_is_read():
     ],
 )
 def test_a_mark_may_refer_to_what_is_below_it(response):
-    assert is_correct(response, SEVEN)
+    assert extract_answer(response, SEVEN) == "7"
 
 
 def test_a_gold_answer_may_be_marked_in_three_ways():

@@ -7,7 +7,7 @@ _NAMES = "answers", "marks", "answer_line", "answer_comparison", "by_hand", "uni
 _RESPONSES = tuple(f"tests/mind/test_{name}.py" for name in _NAMES)
 
 MODULES: dict[str, tuple[str, ...]] = {
-    "mind_kernels.linear_cross_entropy.backend_torch": _ROWS,
+    "mind_kernels.linear_cross_entropy.backend_torch": (*_ROWS, "tests/kernels/test_shard_kernels.py"),
     "mind_kernels.linear_cross_entropy.rows": (*_ROWS, "tests/kernels/test_sparse_gradient.py"),
     "mind_kernels.linear_cross_entropy.shard_rows": (
         "tests/kernels/test_shard_kernels.py",
@@ -17,10 +17,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/kernels/test_sparse_gradient.py",
         "tests/kernels/test_gradient_threshold.py",
     ),
-    "mind_kernels.row_chunks": (
-        "tests/kernels/test_linear_cross_entropy.py",
-        "tests/kernels/test_linear_pairwise_jsd.py",
-    ),
+    "mind_kernels.row_chunks": ("tests/kernels/test_row_chunks.py", "tests/kernels/test_chunk_plan.py"),
     "mind_kernels.linear_divergence.backend_torch": (
         "tests/kernels/test_divergence_kernels.py",
         "tests/kernels/test_linear_divergence.py",
