@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mind.grading.number_notation import in_digits, plain_number
-from mind.grading.plain_text import plain_text, unwrapped
+from mind.grading.plain_text import plain_text, unwrapped, with_overlines
 
 
 @pytest.mark.parametrize(
@@ -69,3 +69,13 @@ def test_full_width_signs_end_with_the_tilde():
 @pytest.mark.parametrize(("text", "plain"), [("5~m", "5 m"), ("\\text{B}", "B"), ("5\\,m", "5 m")])
 def test_fonts_and_spaces_are_left_out(text, plain):
     assert unwrapped(text) == plain
+
+
+def test_three_fonts_within_one_another_are_left_out():
+    assert unwrapped("\\textbf{\\text{\\mathrm{B}}}") == "B"
+    assert unwrapped("\\textbf{\\text{\\mathrm{\\text{B}}}}") == "\\textbf{B}"
+
+
+@pytest.mark.parametrize("dots", ["...", "\u2026", "\\dots", "\\ldots"])
+def test_repeating_digits_get_a_line_above(dots):
+    assert with_overlines(f"0.1666{dots}") == "0.1\\overline{6}"

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 
-from mind.grading.units import conversion, unit_at
+from mind.grading.units import conversion, is_unit, unit_at
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,12 @@ def test_units_are_converted_if_they_measure_the_same(one, other, ratio):
 )
 def test_a_unit_is_found_behind_a_number(text, unit):
     assert unit_at(text, 0) == unit
+
+
+@pytest.mark.parametrize(
+    ("letters", "known"),
+    [("kmh", True), ("mins", True), ("boxes", True), ("cups", True), ("sqrt", False), ("SQRT", False), ("xyz", False)],
+)
+def test_a_word_is_a_unit_and_a_root_is_not(letters, known):
+    assert is_unit(letters, "How long is it?") == known
+    assert is_unit("xyz", "How many xyz are there?")
