@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mind.grading.number_notation import in_digits, plain_number
+from mind.grading.number_notation import in_digits, part_size, plain_number
 from mind.grading.plain_text import plain_text, unwrapped, with_overlines
 
 
@@ -79,3 +79,8 @@ def test_three_fonts_within_one_another_are_left_out():
 @pytest.mark.parametrize("dots", ["...", "\u2026", "\\dots", "\\ldots"])
 def test_repeating_digits_get_a_line_above(dots):
     assert with_overlines(f"0.1666{dots}") == "0.1\\overline{6}"
+
+
+def test_parts_have_their_size_in_words_and_digits():
+    names = "half halves third thirds 3rds quarter fourths 4ths fifth 5th sixths 6ths eighth 8th tenths 10th".split()
+    assert [part_size(name) for name in names] == [2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 6, 6, 8, 8, 10, 10]
