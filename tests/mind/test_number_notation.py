@@ -82,5 +82,6 @@ def test_repeating_digits_get_a_line_above(dots):
 
 
 def test_parts_have_their_size_in_words_and_digits():
-    names = "half halves third thirds 3rds quarter fourths 4ths fifth 5th sixths 6ths eighth 8th tenths 10th".split()
-    assert [part_size(name) for name in names] == [2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 6, 6, 8, 8, 10, 10]
+    sizes = {"half": 2, "halves": 2, "third": 3, "3rds": 3, "quarters": 4, "fourth": 4, "4th": 4, "fifths": 5, "5th": 5}
+    sizes |= {"sixth": 6, "6ths": 6, "eighths": 8, "8th": 8, "tenth": 10, "10ths": 10}
+    assert {name: part_size(name) for name in sizes} == sizes
