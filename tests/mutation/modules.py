@@ -14,6 +14,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/kernels/test_exact_shards.py",
     ),
     "mind_kernels.sparse_gradient": (
+        "tests/kernels/test_sparse_limits.py",
         "tests/kernels/test_sparse_gradient.py",
         "tests/kernels/test_gradient_threshold.py",
     ),
