@@ -24,6 +24,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/kernels/test_linear_divergence.py",
     ),
     "mind_kernels.linear_pairwise_jsd.backend_torch": (
+        "tests/kernels/test_group_buffers.py",
         "tests/kernels/test_group_kernels.py",
         "tests/kernels/test_linear_pairwise_jsd.py",
         "tests/kernels/test_pairwise_zero_weights.py",
