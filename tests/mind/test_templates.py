@@ -266,7 +266,8 @@ def test_generation_stops_where_the_template_ends_a_turn(end, known, expected, m
     ],
 )
 def test_a_template_that_does_not_end_is_refused(program, message, monkeypatch):
-    monkeypatch.setattr(template_limits, "CPU_SECONDS", 1)
+    if message != BIG:  # fresh memory may take a busy machine longer
+        monkeypatch.setattr(template_limits, "CPU_SECONDS", 1)
     started = time.monotonic()
     with pytest.raises(MindError, match=message):
         read_template(with_template(program + turns()))
