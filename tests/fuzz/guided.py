@@ -42,12 +42,12 @@ def main() -> None:
 
 def find_nothing(name: str, options: argparse.Namespace) -> bool:
     """Fuzzes a parser in a process of its own: atheris ends the process, and has to see all imports."""
-    from tests.fuzz.parsers import MEMORY
+    from tests.fuzz.parsers import memory
 
     context = multiprocessing.get_context("spawn")
     inputs = context.RawValue("q")
     begin = time.monotonic()
-    with tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as folder:
+    with tempfile.TemporaryDirectory(dir=memory()) as folder:
         process = context.Process(target=fuzz, args=(name, options, Path(folder), inputs))
         process.start()
         process.join()

@@ -45,7 +45,6 @@ from tests.fuzz.mutations import mutated_bytes, mutated_json, mutated_text
 TIME_LIMIT = 2.0  # seconds of this process's own time, for 10 kB
 HANGS = 60  # seconds of that time
 MEMORY = "/dev/shm"
-"""A folder in memory, where there is one: a disk would take longer than most parsers."""
 
 QUESTIONS = (
     Question("n", "How many apples are left?", "1,234.5"),
@@ -283,10 +282,15 @@ def _empty_folder() -> Path:
     return folder
 
 
+def memory() -> str | None:
+    """Where temporary folders go: into memory, if that is a folder here, since a disk would take longer than most
+    parsers; None: where TMPDIR says, or the system."""
+    return MEMORY if "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK) else None
+
+
 @functools.cache
 def _folder() -> Path:
-    in_memory = "TMPDIR" not in os.environ and os.access(MEMORY, os.W_OK)
-    folder = tempfile.mkdtemp(dir=MEMORY if in_memory else None)
+    folder = tempfile.mkdtemp(dir=memory())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
 
