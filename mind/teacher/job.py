@@ -156,11 +156,13 @@ def run_job(
     def store(outcomes: Sequence[Outcome]) -> None:
         nonlocal answered
         responses = [outcome for outcome in outcomes if isinstance(outcome, Response)]
+        attempts = [outcome for outcome in outcomes if isinstance(outcome, Wasted)]
         failures.extend(outcome for outcome in outcomes if isinstance(outcome, Failure))
         journal.append(responses)
         answered += len(responses)
         ends.update(response.finish_reason for response in responses)
-        wasted.append(outcome for outcome in outcomes if isinstance(outcome, Wasted))
+        if attempts:  # a rare thing, and each call waits for the disk
+            wasted.append(attempts)
         bar.say(_spent(spending.usage, len(failures)))
         bar.update(len(responses))
 
