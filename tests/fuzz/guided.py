@@ -1,6 +1,6 @@
 """The tier `parsers` guided by coverage: inputs that reach new code are kept and changed further.
 
-    python -m tests.fuzz.guided [NAME ...] [--minutes 30] [--seed 0] [--corpus FOLDER] [--output FILE]
+    python -m tests.fuzz.guided [NAME ...] [--minutes 30] [--inputs N] [--seed 0] [--corpus FOLDER] [--output FILE]
 
 Needs the package atheris (pip install atheris; CPython 3.11 to 3.13 on Linux). It decides in place of hypothesis: an
 input is the numbers of the choices (tests/fuzz/choices.py), so a finding prints the same command. The first finding
@@ -27,7 +27,8 @@ from tests.fuzz.results import keep
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="of parsers; default: all, one after the other")
-    parser.add_argument("--minutes", type=float, default=30, help="of each")
+    parser.add_argument("--minutes", type=float, default=30, help="of each, at most")
+    parser.add_argument("--inputs", type=int, default=-1, metavar="N", help="of each, at most; default: no limit")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--corpus", type=Path, metavar="FOLDER", help="where inputs that reached new code are kept")
     parser.add_argument("--output", type=Path, metavar="FILE", help="of JSON lines, to which the counts are added")
@@ -81,7 +82,8 @@ def fuzz(name: str, options: argparse.Namespace, folder: Path, inputs: ctypes.c_
 
     corpus = folder / "corpus" if options.corpus is None else options.corpus / name
     corpus.mkdir(parents=True, exist_ok=True)
-    limits = [f"-max_total_time={round(60 * options.minutes)}", f"-seed={options.seed or 1}", "-max_len=400"]
+    limits = [f"-max_total_time={round(60 * options.minutes)}", f"-runs={options.inputs}"]
+    limits += [f"-seed={options.seed or 1}", "-max_len=400"]
     atheris.Setup([sys.argv[0], *limits, f"-artifact_prefix={folder}/", str(corpus)], one)
     atheris.Fuzz()
 
