@@ -53,11 +53,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)  # after markers have left out what they leave out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Files with a slow test come first: one at the end would leave the other processes of `make test` idle."""
+    """Among several processes, files with a slow test come first: one at the end would leave the others idle."""
     if config.getoption("fewer_cases"):
         _leave_out(config, items)
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    if hasattr(config, "workerinput"):  # pytest-xdist's
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
 
 
 def _leave_out(config: pytest.Config, items: list[pytest.Item]) -> None:

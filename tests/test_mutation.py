@@ -39,6 +39,14 @@ def test_a_change_that_no_test_notices_survives(tmp_path):
     assert len(found["survivors"]) == found["survived"] == 2
 
 
+def test_processes_that_a_test_starts_have_the_change_too(tmp_path):
+    words = [sys.executable, "-m", "pytest", "-q", str(ROOT / "tests/mind/test_bin_packing.py")]
+    test = tmp_path / "test_in_a_process.py"
+    test.write_text(f"import subprocess\n\ndef test_it():\n    assert subprocess.run({words!r}).returncode == 0\n")
+    done = with_tests(str(test), tmp_path / "found.jsonl")
+    assert (done.returncode, done.stdout) == (0, "mind.batches.bin_packing: 100 % of 2 noticed\n"), done.stderr
+
+
 @pytest.mark.parametrize(
     ("path", "prepared", "reason"),
     [

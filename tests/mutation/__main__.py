@@ -4,12 +4,14 @@
 
 A change that no test notices survives. Either a test is missing, or the changed code computes the same: equivalent.json
 lists those with the reason, and they do not count. Each change is tried in a child of a process that has imported and
-collected the module's tests, so that trying one takes as long as running them.
+collected the module's tests, so that trying one takes as long as running them. Processes that a test starts import the
+changed module.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import importlib
 import json
@@ -18,6 +20,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,11 +36,22 @@ BELOW = 3
 BEFORE_TESTS, NOT_TAKEN = 70, 71
 """Statuses of a child that failed before its tests, and of one whose module cannot be changed in this way."""
 EQUIVALENT = Path(__file__).with_name("equivalent.json")
-OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-m", "not nightly and not slow"]
+SITE = Path(__file__).with_name("site")
+OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-m", "not nightly"]
 
 
 def run_tests(tests: Sequence[str], mutant: Mutant | None, name: str, path: Path, limit_s: float) -> str:
     """ "noticed", "too slow" or "survived", in a child process."""
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as changed:
+        if mutant is not None:
+            changed.write(ast.unparse(mutant.tree))
+            changed.flush()
+        return _run_tests(tests, mutant, name, path, Path(changed.name), limit_s)
+
+
+def _run_tests(
+    tests: Sequence[str], mutant: Mutant | None, name: str, path: Path, changed: Path, limit_s: float
+) -> str:
     child = os.fork()
     if child == 0:
         status = BEFORE_TESTS
@@ -46,6 +60,8 @@ def run_tests(tests: Sequence[str], mutant: Mutant | None, name: str, path: Path
             os.setsid()
             import pytest
 
+            if mutant is not None:
+                _change_processes_too(name, path, changed)
             if mutant is None or swap(name, str(path), mutant.tree, mutant.where):
                 status = int(pytest.main([*OPTIONS, *tests]))
             else:
@@ -64,6 +80,12 @@ def run_tests(tests: Sequence[str], mutant: Mutant | None, name: str, path: Path
         os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return "too slow"
+
+
+def _change_processes_too(name: str, path: Path, changed: Path) -> None:
+    """Processes that a test starts import the module from the file `changed`."""
+    os.environ["MUTANT"] = os.pathsep.join((name, str(path), str(changed)))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(SITE), os.environ.get("PYTHONPATH"))))
 
 
 def _outcome(status: int, mutant: Mutant | None, path: Path) -> str:

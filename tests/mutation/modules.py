@@ -12,6 +12,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "mind_kernels.linear_cross_entropy.shard_rows": (
         "tests/kernels/test_shard_kernels.py",
         "tests/kernels/test_exact_shards.py",
+        "tests/kernels/test_vocabulary_parallel.py",
     ),
     "mind_kernels.sparse_gradient": (
         "tests/kernels/test_sparse_limits.py",
