@@ -25,7 +25,7 @@ def cases():
             yield pytest.param(backend, processes, names, name, id=f"{backend}-{processes}-{name}", marks=marks)
 
 
-@pytest.mark.parametrize("backend, processes, names, name", cases())
+@pytest.mark.parametrize("backend, processes, names, name", list(cases()))
 def test_shards(backend, processes, names, name):
     found = results(processes, backend, names)
     assert name in found, "the processes ended before it"
