@@ -23,6 +23,7 @@ from mind import processes
 from mind.display import one_line
 from mind.errors import MindError, require
 
+_ADDRESS = re.compile(r"(https?|s3|gs|hf|ftp):/")
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -240,6 +241,8 @@ def require_file(path: str | os.PathLike[str]) -> Path:
     except FileNotFoundError:
         is_link = os.path.lexists(file)
         missing = "a link to what is not there" if is_link else f"no such file{path_meant(file)}"
+        if address := _ADDRESS.match(str(file)):  # of which Path has taken a slash
+            missing += f"; {address[1]} addresses are not read: download the file first"
         raise MindError(f"{file}: {missing}") from None
     except (OSError, ValueError) as error:
         raise MindError(f"{str(file)!r:.100}: cannot be read: {_reason(error)}") from None

@@ -180,7 +180,9 @@ BRIEFS = {
             "--ray ADDRESS": "spread the runs over a Ray cluster",
         },
         (
-            "mind experiment word-problems --output experiments/first --jobs 2",
+            "# the questions are made as bench/testbed/README.md says:",
+            "mind experiment word-problems --set STUDENT=bench/testbed/student --set DATA=. \\\n"
+            "    --output experiments/first --jobs 2",
             "mind compare experiments/first",
         ),
         "PLAN",

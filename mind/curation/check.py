@@ -9,7 +9,7 @@ from typing import Any
 
 from mind.data.overlap import WORDS, Leaks, leaks_of
 from mind.data.problems import Faults, Problems
-from mind.data.questions import Asked, asked_in, knowledge, load_questions, named_rationales
+from mind.data.questions import Asked, asked_in, knowledge, load_questions, named_rationales, wrong_rationales
 from mind.data.sources import SourceConfig, read_source
 from mind.grading.type_counts import type_counts
 from mind.summary import Summary, counted
@@ -63,8 +63,9 @@ def check_source(config: SourceConfig, others: Sequence[str] = ()) -> CheckRepor
     for where, row, question in read_source(config, problems):
         values = row.get("rationales")
         named = problems.attempt(where, named_rationales, where, values, None, False)
+        wrong = problems.attempt(where, wrong_rationales, where, row.get("wrong_rationales"), question.answer)
         rules = problems.attempt(where, knowledge, where, row.get("knowledge"))
-        if named is None or rules is None:
+        if named is None or wrong is None or rules is None:
             continue
         with_knowledge += bool(rules)
         rationales.update(rationale.perspective for rationale in named)

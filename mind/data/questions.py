@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import functools
+import logging
 import os
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,7 +28,7 @@ from mind.data.fields import (
 from mind.data.parquet import write_parquet_rows
 from mind.data.problems import Problems
 from mind.data.rows import Rows, file_rows
-from mind.display import meant, number_of
+from mind.display import meant, number_of, readable
 from mind.errors import MindError, require
 from mind.files import write_json_rows
 from mind.records import Question, Rationale, WrongRationale
@@ -44,6 +47,11 @@ __all__ = [
     "split_heldout",
 ]
 
+logger = logging.getLogger(__name__)
+
+_OPTIONAL = {"rationales", "wrong_rationales", "knowledge", "generated"}
+_ALIKE = 0.8
+"""Of two names, by difflib: "choises" and "choices" have 0.86, "options" has 0.43."""
 TO_COMPARE = 2
 """Number of rationales per question that a method needs to compare them."""
 
@@ -73,7 +81,7 @@ def load_questions(
         named = problems.attempt(
             where, named_rationales, where, row.get("rationales", []), perspectives, require_rationales
         )
-        wrong = problems.attempt(where, wrong_rationales, where, row.get("wrong_rationales"))
+        wrong = problems.attempt(where, wrong_rationales, where, row.get("wrong_rationales"), question.answer)
         rules = problems.attempt(where, knowledge, where, row.get("knowledge"))
         known = problems.attempt(where, generated, where, row.get("generated"))
         if named is None or wrong is None or rules is None or known is None:
@@ -122,11 +130,14 @@ def read_questions(
     """Each row with its place and its question, without rationales.
 
     `rows` are those of the file at `path` unless they are given. Faults of a row, such as an id that an earlier row
-    has, are recorded in `problems`. Raises MindError if there are no rows.
+    has, are recorded in `problems`. Warns of columns that nothing reads, but whose names are like those of fields.
+    Raises MindError if there are no rows.
     """
     places: dict[str, str] = {}
+    misspelt: dict[str, str] = {}
     number = -1
     for number, (where, row) in enumerate(file_rows(path, problems) if rows is None else rows):
+        misspelt |= _misspelt(frozenset(row), columns)
         name = problems.attempt(where, id_of, where, row, columns, f"{Path(path).stem}-{number}")
         text = problems.attempt(where, field_of, where, row, columns.question)
         gold = problems.attempt(where, answer_of, where, row, columns)
@@ -141,6 +152,20 @@ def read_questions(
     if number < 0:
         problems.check([])
         raise MindError(f"{path}: there are no rows: expected a question per row")
+    for column, field in misspelt.items():
+        logger.warning('%s: "%s" is not read; perhaps "%s" is meant', path, readable(column), field)
+
+
+@functools.lru_cache(64)  # rows have the same columns, and comparing names takes time
+def _misspelt(row: frozenset[str], columns: Columns) -> dict[str, str]:
+    """Columns of a row that nothing reads, though their names are like that of a field that it lacks, with the
+    field."""
+    fields = _OPTIONAL | {columns.id or "id", columns.question, columns.answer, columns.choices or "choices"}
+    found = {}
+    for name in row - fields:
+        for field in difflib.get_close_matches(name, fields - row, 1, _ALIKE):
+            found[name] = field
+    return found
 
 
 def parse_answer(where: str, row: Mapping[str, Any]) -> Answer:
@@ -240,9 +265,9 @@ def named_rationales(
     return tuple(rationales.values())
 
 
-def wrong_rationales(where: str, values: Any) -> tuple[WrongRationale, ...]:
+def wrong_rationales(where: str, values: Any, gold: str) -> tuple[WrongRationale, ...]:
     """The wrong rationales of a row; raises a MindError that begins with `where` if they are not as `load_questions`
-    says."""
+    says, or one states the `gold` answer."""
     if values is None:
         return ()
     expected = '{"perspective", "text", "answer"}'
@@ -253,6 +278,7 @@ def wrong_rationales(where: str, values: Any) -> tuple[WrongRationale, ...]:
         perspective, text = _perspective_and_text(where, name, value)
         require("answer" in value, f'{where}: {name} has no "answer", the wrong one that it states')
         answer = text_of(where, f"{name}.answer", value["answer"], or_number=True)
+        require(answer.strip() != gold.strip(), f"{where}: {name} states {answer}, which is the right answer")
         right = None if value.get("right") is None else _rationale_text(where, f"{name}.right", value["right"])
         found.append(WrongRationale(perspective, text, answer, _source(where, value), right))
     return tuple(found)

@@ -126,12 +126,15 @@ def _csv_rows(path: str | os.PathLike[str], problems: Problems) -> Rows:
     header = [name.strip() for name in header]
     if len(set(header)) < len(header):
         raise MindError(f"{path}: two columns have the same name: {', '.join(header):.500}")
+    line = 0
     for line, row in rows:
         where = f"{path}:{line}"
         if len(row) == len(header):
             yield where, {name: cell for name, cell in zip(header, row, strict=True) if cell}
         else:
             problems.note(where, f"{len(row)} values for the {len(header)} columns {', '.join(header):.500}")
+    if any(header) and not line:
+        raise MindError(f"{path}: no row follows the first, which names the columns: {', '.join(header):.500}")
 
 
 def _cells(path: str | os.PathLike[str], text: str) -> Iterator[tuple[int, list[str]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -87,7 +88,7 @@ def read_source(config: SourceConfig, problems: Problems) -> Iterator[tuple[str,
 def _rows(config: SourceConfig, problems: Problems) -> Rows:
     path = Path(config.path)
     known = path.suffix.lower() in READERS
-    if path.is_dir() or not (known or path.is_file()):
+    if os.path.isdir(path) or not (known or os.path.exists(path)):
         return _dataset_rows(config)
     require(known, f"{path}: expected a file whose name ends in {', '.join(READERS)}")
     require(

@@ -247,12 +247,14 @@ def located(plan: Plan, folder: Path, variables: Mapping[str, str]) -> Plan:
 
     Raises MindError for a variable without a value, a value that nothing reads, and a missing file.
     """
-    used: set[str] = set()
+    template = plan.student.chat_template
+    uses = _uses(plan)
+    missing = [f"--set {name}=... for {', '.join(texts)}" for name, texts in uses.items() if name not in variables]
+    require(not missing, f"variables of the plan have no value: {'; '.join(missing)}")
+    unread = sorted(set(variables) - set(uses))
+    require(not unread, f"--set {', '.join(unread)}: the plan has no such variable")
 
     def filled(text: str) -> str:
-        used.update(_VARIABLE.findall(text))
-        for name in _VARIABLE.findall(text):
-            require(name in variables, f"{text}: the variable {name} is not given: --set {name}=...")
         return _VARIABLE.sub(lambda match: variables[match[1]], text)
 
     def place(text: str) -> str:
@@ -265,8 +267,7 @@ def located(plan: Plan, folder: Path, variables: Mapping[str, str]) -> Plan:
         name, there = filled(text), place(text)
         return name if name == EMBEDDED_STUDENT or not os.path.isdir(there) else there
 
-    template = plan.student.chat_template
-    result = dataclasses.replace(
+    return dataclasses.replace(
         plan,
         student=dataclasses.replace(
             plan.student,
@@ -280,9 +281,16 @@ def located(plan: Plan, folder: Path, variables: Mapping[str, str]) -> Plan:
         ),
         evaluation={name: dataclasses.replace(one, file=file(one.file)) for name, one in plan.evaluation.items()},
     )
-    unread = sorted(set(variables) - used)
-    require(not unread, f"--set {', '.join(unread)}: the plan has no such variable")
-    return result
+
+
+def _uses(plan: Plan) -> dict[str, list[str]]:
+    """The texts of the plan that name a variable, by the variable."""
+    files = [plan.data.train, plan.data.heldout, *(one.file for one in plan.evaluation.values())]
+    uses: dict[str, list[str]] = {}
+    for text in filter(None, (plan.student.model, plan.student.chat_template, *files)):
+        for name in dict.fromkeys(_VARIABLE.findall(text)):
+            uses.setdefault(name, []).append(text)
+    return uses
 
 
 def plan_hash(plan: Plan, digests: Mapping[str, str]) -> str:

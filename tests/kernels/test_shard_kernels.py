@@ -15,7 +15,9 @@ import pytest
 import torch
 from cases import DTYPES
 from kernel_cases import EVERYTHING, OPTIONS, PLAIN, Options, make_rows, statistics, truth_and_peer_of_rows, unluckiest
+from shard_cases import columns, joined, shards_of
 
+from mind_kernels.linear_cross_entropy import backend_torch
 from mind_kernels.linear_cross_entropy.contract import RowValues
 from mind_kernels.linear_cross_entropy.shard_contract import GradientTerms, RowSums
 from mind_kernels.row_chunks import accumulation_dtype
@@ -205,3 +207,31 @@ def test_non_finite_logits_show(implementation, value):
     sums = implementation.kernels(SHARDS).shard_sums(logits, target, PLAIN.spec(1009))
     assert (sums.maximum + sums.others).isfinite().tolist() == [True, False, True]
     assert 0 <= int(sums.argmax[1]) < 1009
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_are_joined(dtype):
+    """Of shards of any size, one of them empty, and one with the only entry that is not excluded."""
+    sizes = (20, 0, 40, 7)
+    logits, target, *_ = make_rows(6, sum(sizes), dtype)
+    logits[0] = torch.full_like(logits[0], -math.inf).index_fill(0, target[0], 1.5)
+    of_shards, spec = shards_of(sizes), PLAIN.spec(sum(sizes))
+    parts = [logits[:, columns(shard)].contiguous() for shard in of_shards]
+    sums = [
+        backend_torch.shard_sums(part, shard.local(target), spec) if shard.size else RowSums.empty(6, part)
+        for shard, part in zip(of_shards, parts, strict=True)
+    ]
+    found = joined(of_shards, sums, target, spec)
+    truth, of_target = logits.double(), logits.double().softmax(1).gather(1, target[:, None]).squeeze(1)
+    expected = statistics(truth.clamp(min=-1e30), target, spec)
+    others = truth.scatter(1, target[:, None], -math.inf)
+    expected["others"] = 1 - of_target
+    expected["lse_others"] = others.logsumexp(1).masked_fill(others.amax(1) == -math.inf, math.inf)
+    for rows, shard in zip(found, of_shards, strict=True):
+        values = rows.values._asdict() | rows._asdict()
+        for name, value in expected.items():
+            torch.testing.assert_close(values[name].double(), value, rtol=1e-5, atol=1e-5, msg=name)
+        here = others[:, columns(shard)].exp().sum(1) / truth.exp().sum(1)
+        torch.testing.assert_close(rows.here.double(), here, rtol=1e-5, atol=1e-5)
+        assert torch.equal(rows.extra["predicted"], logits.argmax(1))
+        assert torch.equal(rows.values.correct, logits.argmax(1) == target)

@@ -76,8 +76,8 @@ FAULTS = {
     "a share": ({"tuning": {"share": 2}}, r"tuning: share is 2: expected a number in \(0, 1\]"),
     "a file that is not there": ({"evaluation": {"near": {"file": "no.jsonl", "group": "id"}}}, "no.jsonl: no such f"),
     "a variable without a value": (
-        {"evaluation": {"near": {"file": "${DATA}/near.jsonl", "group": "id"}}},
-        "the variable DATA is not given: --set DATA=",
+        {"evaluation": {"near": {"file": "${DATA}/${KIND}.jsonl", "group": "id"}}, "student": {"model": "${STUDENT}"}},
+        r"no value: --set STUDENT=... for \${STUDENT}; --set DATA=... for \${DATA}/\${KIND}.jsonl; --set KIND=... for",
     ),
     "too few questions": (
         {"evaluation": {"near": {**NEAR, "questions": 9}}},

@@ -8,7 +8,11 @@ _RESPONSES = tuple(f"tests/mind/test_{name}.py" for name in _NAMES)
 
 MODULES: dict[str, tuple[str, ...]] = {
     "mind_kernels.linear_cross_entropy.backend_torch": (*_ROWS, "tests/kernels/test_shard_kernels.py"),
-    "mind_kernels.linear_cross_entropy.rows": (*_ROWS, "tests/kernels/test_sparse_gradient.py"),
+    "mind_kernels.linear_cross_entropy.rows": (
+        *_ROWS,
+        "tests/kernels/test_sparse_gradient.py",
+        "tests/kernels/test_gradient_error.py",
+    ),
     "mind_kernels.linear_cross_entropy.shard_rows": (
         "tests/kernels/test_shard_kernels.py",
         "tests/kernels/test_exact_shards.py",
