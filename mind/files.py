@@ -256,8 +256,8 @@ def path_meant(path: Path) -> str:
     this one exists."""
     found = Path(path.anchor)
     for part in path.parts[bool(path.anchor) :]:
-        if not (found / part).exists():
-            names = os.listdir(found) if os.access(found, os.R_OK) and found.is_dir() else []
+        if not os.path.exists(found / part):  # False for a name that is too long, too
+            names = os.listdir(found) if os.access(found, os.R_OK) and os.path.isdir(found) else []
             # Without suffixes first: ".json" alone makes no two files alike.
             stems = difflib.get_close_matches(Path(part).stem, {Path(name).stem for name in names})
             near = difflib.get_close_matches(part, [name for name in names if Path(name).stem in stems], n=1)

@@ -109,9 +109,9 @@ def is_local(option: str, name: str) -> bool:
     from huggingface_hub.utils import validate_repo_id
 
     path = Path(os.path.expanduser(name))  # Path.expanduser would raise for an unknown user
-    if path.is_dir():
+    if os.path.isdir(path):
         return True
-    if path.exists():
+    if os.path.exists(path):
         raise MindError(f"{option} {name}: is a file: expected a folder, or a name on the Hub")
     try:
         validate_repo_id(name)

@@ -111,7 +111,7 @@ def _dataset_rows(config: SourceConfig) -> Rows:
 
 def _dataset(config: SourceConfig) -> Any:
     folder = Path(config.path)
-    if folder.is_dir() and not any(file.is_file() for file in folder.rglob("*")):
+    if os.path.isdir(folder) and not any(file.is_file() for file in folder.rglob("*")):
         raise MindError(f"{config.path}: is a folder without files: expected one of questions")
     try:
         import datasets
@@ -120,7 +120,7 @@ def _dataset(config: SourceConfig) -> Any:
             f"{config.path}: this needs the package datasets: pip install 'mind-kernels[data]'"
         ) from error
     try:
-        if any((Path(config.path) / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        if any(os.path.isfile(folder / name) for name in ("state.json", "dataset_dict.json")):
             return _saved_dataset(config)
         if not is_local("the questions", config.path):
             return _hub_dataset(config)

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from mind.config import DataConfig, MindConfig
+from mind.curation.check import check_source
 from mind.curation.importing import import_perspectives, import_rationales
 from mind.data.questions import load_questions, save_questions, split_heldout
+from mind.data.sources import SourceConfig
 from mind.errors import MindError
 from mind.records import Question, Rationale, WrongRationale
 from mind.run.data import load_data
@@ -315,10 +317,14 @@ def test_the_answer_line_of_a_wrong_rationale_is_cut_off_in_every_notation(write
         ([{"text": "t", "answer": "1"}], 'wrong_rationales[0] is not an object with "perspective" and "text"'),
         ([{"perspective": "p", "text": "t", "answer": " "}], '"wrong_rationales[0].answer" is empty'),
         ([{"perspective": "p", "text": "t", "answer": "1", "source": 3}], '"source" is 3: expected a string'),
+        (
+            [{"perspective": "p", "text": "t", "answer": answer} for answer in (13, 12)],
+            "wrong_rationales[1] states 12, which is the right answer",
+        ),
     ],
 )
 def test_wrong_rationales_that_are_none_are_told(write, wrong, message):
     path = write({"id": "a", "question": "5 + 7?", "answer": "12", "wrong_rationales": wrong})
     with pytest.raises(MindError) as error:
         load_questions(path)
-    assert message in str(error.value)
+    assert message in str(error.value) and message in str(check_source(SourceConfig(str(path))).problems)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,41 @@ def test_a_file_without_text_has_no_rows(tmp_path, suffix, content):
     path = tmp_path / f"r.{suffix}"
     path.write_bytes(content)
     assert refusal(path) == f"{path}: there are no rows: expected a question per row"
+
+
+def test_a_file_with_one_line_has_a_header_alone(tmp_path):
+    (tmp_path / "r.csv").write_text("How many?,5\n")
+    message = "no row follows the first, which names the columns: How many?, 5"
+    assert refusal(tmp_path / "r.csv") == f"{tmp_path / 'r.csv'}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ("choises", '"choises" is not read; perhaps "choices" is meant'),
+        ("wrong_rationale Knowledge", '"Knowledge" is not read; perhaps "knowledge" is meant'),
+        ("options questions source", None),
+    ],
+)
+def test_misspelt_columns_are_told_once(tmp_path, caplog, columns, told):
+    rows = [{"id": str(n), "problem": f"{n}?", "answer": "1", **dict.fromkeys(columns.split(), "x")} for n in range(3)]
+    path = tmp_path / "r.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert len(load_source(SourceConfig(str(path), question_column="problem"))) == 3
+    messages = [record.getMessage() for record in caplog.records]
+    assert (f"{path}: {told}" in messages) is (told is not None)
+    assert len(messages) == (0 if told is None else len(columns.split()))
+
+
+def test_what_is_no_file_of_questions_is_told():
+    for name, message in {
+        "https://there.org/a.jsonl": "no such file; https addresses are not read: download the file first",
+        "/dev/null": "expected a file whose name ends in .jsonl, .json, .csv, .parquet",
+        f"{'a' * 300}.jsonl": "cannot be read: File name too long",
+        "a" * 300: "no such folder",
+    }.items():
+        with pytest.raises(MindError, match=message):
+            load_source(SourceConfig(name))
 
 
 def test_a_cell_may_be_longer_than_the_csv_module_takes_by_default(tmp_path):

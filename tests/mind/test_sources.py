@@ -179,6 +179,7 @@ def test_every_form_of_choices(tmp_path, choices, answer, expected):
     ("row", "message"),
     [
         ({"question": "?", "solution": "2"}, '"answer" is missing: the row has solution'),
+        ({"Question": "?", "Answer": "2"}, '"question" is missing: the row has Question, Answer; perhaps you meant Qu'),
         ({**ROW, "answer": None}, '"answer" is null: expected a string or a number'),
         ({**ROW, "answer": " "}, '"answer" is empty'),
         ({**ROW, "answer": "\u200b\x00"}, '"answer" is empty'),
