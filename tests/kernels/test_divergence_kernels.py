@@ -12,7 +12,7 @@ from divergence_cases import EXTREME_KINDS, KINDS
 from kernel_cases import unluckiest
 
 from mind_kernels.head import Head
-from mind_kernels.linear_divergence import reference
+from mind_kernels.linear_divergence import backend_torch, reference
 from mind_kernels.linear_divergence.contract import RowValues
 from mind_kernels.linear_divergence.kinds import divergence_of
 from mind_kernels.testing import assert_within_budget
@@ -176,3 +176,15 @@ def test_deterministic(implementation, form):
     inputs = make(implementation, 1003, form)
     first, second = (run(implementation, inputs, SOFTCAPPED, DIVERGENCES[3]) for _ in range(2))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("error")  # PyTorch's, of a buffer that does not fit
+@pytest.mark.parametrize("form", FORMS)
+def test_blocks_of_rows_change_nothing(form, monkeypatch):
+    """Of backend torch; the last block has fewer rows."""
+    [torch_backend] = [one for one in implementations.of("linear_divergence") if one.backend == "torch"]
+    inputs, divergence = make(torch_backend, 67, form), DIVERGENCES[0]
+    at_once = run(torch_backend, inputs, SOFTCAPPED, divergence)
+    monkeypatch.setattr(backend_torch, "rows_per_block", lambda *_: 10)
+    for found, expected in zip(run(torch_backend, inputs, SOFTCAPPED, divergence), at_once, strict=True):
+        torch.testing.assert_close(found, expected)

@@ -63,6 +63,8 @@ def _children(node: ast.AST) -> Iterator[ast.AST]:
         yield from node.body
     elif isinstance(node, ast.AnnAssign):
         yield from [node.value] if node.value else []
+    elif isinstance(node, ast.keyword) and node.arg == "strict":
+        pass  # of zip, for sequences of one length
     elif not isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr | ast.Import | ast.ImportFrom):
         yield from ast.iter_child_nodes(node)
 

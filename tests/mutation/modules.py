@@ -27,6 +27,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "mind_kernels.linear_divergence.backend_torch": (
         "tests/kernels/test_divergence_kernels.py",
         "tests/kernels/test_linear_divergence.py",
+        "tests/kernels/test_masked_divergences.py",
+        "tests/kernels/test_vocabulary_parallel_divergence.py",
     ),
     "mind_kernels.linear_pairwise_jsd.backend_torch": (
         "tests/kernels/test_group_buffers.py",
