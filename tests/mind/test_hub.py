@@ -58,6 +58,7 @@ def server(monkeypatch):
     Thread(target=found.serve_forever, daemon=True).start()
     Hub.asked = []
     use_endpoint(monkeypatch, f"http://127.0.0.1:{found.server_port}")
+    monkeypatch.setattr(hub, "TIMEOUT_S", 60)  # a busy machine is slow, and a Hub that is slow "does not answer"
     yield Hub.asked
     found.shutdown()
     found.server_close()
