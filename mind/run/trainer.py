@@ -156,10 +156,16 @@ class MethodTrainer(CheckpointedTrainer):
                 where = f"step {self._step}, {named_questions(self._questions)}"
                 # Resuming would end there again: a method stops because of its options.
                 way_back = f"; {self.folder.way_back()}" if isinstance(error, NotFiniteError) else ""
-                raise type(error)(f"{where}: {error}{way_back}") from None
+                raise type(error)(f"{where}: {error}{self._too_fast(error)}{way_back}") from None
         if self._last_step.paused:
             raise PausedError(f"{self.folder.path}: paused after step {self.state.global_step}; --resume goes on")
         return result
+
+    def _too_fast(self, error: Exception) -> str:
+        """The end of a message about numbers that training, and not the data, may have made infinite."""
+        if not isinstance(error, NotFiniteError) or self._step == 1:
+            return ""
+        return f"; a train.learning_rate below {self.context.config.train.learning_rate:g} may keep it finite"
 
     @contextmanager
     def compiled_trunk(self) -> Iterator[None]:
