@@ -14,7 +14,7 @@ from bench.measure import RESULTS, read_results
 from bench.roofline import DEVICES
 from docs.experiment_tables import accuracies, differences, latent
 from docs.generated import replaced, table
-from docs.trust_tables import chaos, compatibility, fuzz, long_runs, mutation, source_coverage
+from docs.trust_tables import chaos, compatibility, fuzz, guided, long_runs, mutation, source_coverage
 from mind.intervals import paired_difference, wilson
 
 DOCS = Path(__file__).resolve().parent
@@ -349,6 +349,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "chaos": chaos,
     "compatibility": compatibility,
     "fuzz": fuzz,
+    "fuzz-guided": guided,
     "long_runs": long_runs,
     "mutation": mutation,
     "source_coverage": source_coverage,

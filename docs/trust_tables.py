@@ -29,6 +29,21 @@ def fuzz() -> str:
     return table(["tier", "calls", "hours", "findings"], body)
 
 
+def guided() -> str:
+    """Sums over all starts of the guided fuzzer, by parser; a start takes one."""
+    inputs, seconds, findings = Counter[str](), Counter[str](), Counter[str]()
+    for row in rows_of("fuzz"):
+        if row["tier"] == "parsers, guided":
+            [(name, count)] = row["calls"].items()
+            inputs[name] += count
+            seconds[name] += row["seconds"]
+            findings[name] += row["findings"]
+    body = [
+        [f"`{name}`", f"{count:,}", str(seconds[name] // 60), str(findings[name])] for name, count in inputs.items()
+    ]
+    return table(["parser", "inputs", "minutes", "findings"], sorted(body))
+
+
 def chaos() -> str:
     """The disturbed runs of each command, and what came of them."""
     names = ("cases", "disturbed_starts", "by_itself", "error", "killed", "violations")
