@@ -40,7 +40,7 @@ else
     slower=1
     OUT=${OUT:-runs/bench}
     # Those whose cases run on the device if there is one, the ones of most kernels first.
-    TESTS=${TESTS:-linear_cross_entropy linear_divergence linear_pairwise_jsd linear_mind_loss masked_vocabulary masked_rows spoilt_rows \
+    TESTS=${TESTS:-linear_cross_entropy linear_divergence linear_pairwise_jsd linear_mind_loss masked_vocabulary masked_rows spoilt_rows weights_of_any_size \
         masked_groups masked_divergences row_kernels shard_kernels sparse_gradient triton_stream triton_rows triton_pairs group_kernels \
         jeffreys_kernels linear_pairwise_jeffreys stream_tiles divergence_kernels confident_rows listed_log_prob linear_log_prob linear_top_k extra_stats gather_rows triton_math triton_scale cuda \
         backend linear_divergence_contract operations prompt_sharing exact_rows projected_logits dense_products sparse_shard_kernels}

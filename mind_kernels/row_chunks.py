@@ -146,11 +146,18 @@ def weighted(losses: Tensor, weight: Tensor) -> Tensor:
     return torch.where(weight == 0, 0, weight * losses)
 
 
-def reduced(losses: Tensor, weight: Tensor, reduction: str) -> Tensor:
-    """For "none" the weighted losses (N,), for "sum" their sum, for "mean" their sum over the sum of the weights."""
-    if reduction == "none":
-        return losses
-    return losses.sum() / weight.sum() if reduction == "mean" else losses.sum()
+def scale_of_rows(weight: Tensor, reduction: str) -> Tensor:
+    """The factors (N,) of the rows' losses: their weights or, for "mean", their shares in the sum of the weights."""
+    if reduction != "mean":
+        return weight
+    total = weight.sum(dtype=torch.float64)  # it may be beyond float32's numbers, and so may weight * loss
+    return torch.where(total.isinf(), torch.nan, weight.double() / total).to(weight.dtype)
+
+
+def reduced(losses: Tensor, scale: Tensor, reduction: str) -> Tensor:
+    """For "none" the losses times their `scale_of_rows` (N,), else the sum of that."""
+    scaled = weighted(losses, scale)
+    return scaled if reduction == "none" else scaled.sum()
 
 
 def row_major(matrix: Tensor) -> Tensor:

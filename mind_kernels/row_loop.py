@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mind_kernels.head import HeadGradients, Scalable
-from mind_kernels.row_chunks import Rows, chunks, has_gradient, reduced, selects_by_weight, weighted, write_rows
+from mind_kernels.row_chunks import Rows, chunks, has_gradient, reduced, scale_of_rows, selects_by_weight, write_rows
 
 
 class RowWise(Scalable, Protocol):
@@ -64,10 +64,10 @@ def loss_of_rows(
     `run(rows, scale)` fills `losses` for the rows and adds their gradients, given d(loss) / d(losses) = scale (N,). If
     scale is None, it adds no gradients.
     """
-    scale = weight / weight.sum() if reduction == "mean" else weight
+    scale = scale_of_rows(weight, reduction)
     gradients.choose_unit(scale, z_loss=z_loss)
     visit_rows(valid, weight != 0, scale, gradients, run)
-    return reduced(weighted(losses, weight), weight, reduction)
+    return reduced(losses, scale, reduction)
 
 
 def visit_rows(

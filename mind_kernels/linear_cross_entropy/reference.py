@@ -22,7 +22,7 @@ from mind_kernels.head import Head
 from mind_kernels.linear_cross_entropy.batch_rows import SPAN, WEIGHT_SHARE
 from mind_kernels.linear_cross_entropy.contract import RowSpec, RowTerms, RowValues, RowWeights
 from mind_kernels.linear_cross_entropy.extra_stats import ExtraStats
-from mind_kernels.row_chunks import accumulation_dtype, has_gradient, reduced, row_weights, weighted
+from mind_kernels.row_chunks import accumulation_dtype, has_gradient, reduced, row_weights, scale_of_rows
 from mind_kernels.sparse_gradient import sampled_of_batch, sampled_rows
 
 
@@ -40,7 +40,7 @@ def forward(
     valid = target != ignore_index
     weights = RowWeights(row_weights(row_weight, valid, hidden))
     terms = row_terms(without_ignored(hidden, valid), target, valid, weights, spec, extra=extra)
-    return reduced(weighted(terms.values.loss, weights.loss), weights.loss, reduction), terms
+    return reduced(terms.values.loss, scale_of_rows(weights.loss, reduction), reduction), terms
 
 
 def without_ignored(hidden: Tensor, valid: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from mind_kernels.head import Head
 from mind_kernels.linear_divergence.contract import DivergenceOutputs, RowValues
 from mind_kernels.linear_divergence.kinds import Divergence
 from mind_kernels.linear_divergence.teachers import ListTeacher, Teacher
-from mind_kernels.row_chunks import accumulation_dtype, reduced, row_weights, weighted
+from mind_kernels.row_chunks import accumulation_dtype, reduced, row_weights, scale_of_rows
 
 
 def events(
@@ -59,5 +59,5 @@ def forward(
         log_p = torch.log_softmax(teacher.head.logits(teacher.hidden).to(log_q.dtype), -1)
     log_p = divergence.target(log_q, log_p)
     rows = divergence.of(log_q, log_p)
-    loss = reduced(weighted(rows, weight), weight, reduction)
+    loss = reduced(rows, scale_of_rows(weight, reduction), reduction)
     return DivergenceOutputs(loss, RowValues(rows.detach(), row_entropy.detach(), entropy(log_p)))

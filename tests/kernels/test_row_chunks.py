@@ -19,6 +19,7 @@ from mind_kernels.row_chunks import (
     row_weights,
     rows_per_block,
     rows_per_chunk,
+    scale_of_rows,
     selects_by_weight,
     upstream_weights,
     weighted,
@@ -118,10 +119,23 @@ def test_where_weights_do_not_select_rows_without_one_hold_numbers(monkeypatch):
 
 def test_losses_are_weighted_and_reduced():
     losses, weight = torch.tensor([2.0, torch.nan, 5.0]), torch.tensor([0.5, 0.0, 2.0])
-    found = weighted(losses, weight)
-    assert found.tolist() == [1, 0, 10]
-    assert reduced(found, weight, "none") is found and float(reduced(found, weight, "sum")) == 11
-    assert float(reduced(found, weight, "mean")) == pytest.approx(11 / 2.5)
+    assert weighted(losses, weight).tolist() == reduced(losses, weight, "none").tolist() == [1, 0, 10]
+    assert float(reduced(losses, weight, "sum")) == 11
+    assert scale_of_rows(weight, "none") is weight is scale_of_rows(weight, "sum")
+    shares = scale_of_rows(weight, "mean")
+    assert shares.dtype == torch.float32 and shares.tolist() == pytest.approx([0.2, 0, 0.8])
+    assert float(reduced(losses, shares, "mean")) == pytest.approx(11 / 2.5)
+
+
+@pytest.mark.parametrize("size", [1e-42, 1e-30, 3e38])
+def test_shares_of_weights_whose_sum_float32_does_not_hold(size):
+    shares = scale_of_rows(torch.tensor([size, 0.0, size]), "mean")
+    assert shares.tolist() == pytest.approx([0.5, 0, 0.5])
+
+
+def test_an_infinite_sum_has_no_shares():
+    assert scale_of_rows(torch.tensor([torch.inf, 1.0]), "mean").isnan().all()
+    assert scale_of_rows(torch.tensor([1e308, 1e308], dtype=torch.float64), "mean").isnan().all()
 
 
 def test_rows_are_contiguous():
