@@ -6,6 +6,7 @@ from __future__ import annotations
 from mind.grading.answer_type import AnswerType
 from mind.grading.choice import Choice
 from mind.grading.clock_time import ClockTime
+from mind.grading.date import Date
 from mind.grading.digit_groups import DigitGroups
 from mind.grading.latex import Latex
 from mind.grading.number import Number
@@ -13,7 +14,16 @@ from mind.grading.words import Words
 from mind.grading.yes_no import YesNo
 from mind.records import Question
 
-ANSWER_TYPES: tuple[AnswerType, ...] = (YesNo(), Choice(), ClockTime(), Number(), DigitGroups(), Words(), Latex())
+ANSWER_TYPES: tuple[AnswerType, ...] = (
+    YesNo(),
+    Choice(),
+    ClockTime(),
+    Date(),
+    Number(),
+    DigitGroups(),
+    Words(),
+    Latex(),
+)
 """The answer types; the first one that fits a question is used. Latex fits whatever the others do not."""
 
 

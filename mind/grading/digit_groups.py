@@ -6,7 +6,8 @@ import re
 from fractions import Fraction
 
 from mind.grading.answer_type import AnswerType
-from mind.grading.calendar_day import is_moment, moment_of, same_day, same_moment, stated_moment
+from mind.grading.calendar_day import Day, days_in, is_moment, same_day, same_moment, stated_moment
+from mind.grading.date import compare_day
 from mind.grading.plain_text import sentences, without_latex_text
 from mind.records import Grade, Question
 
@@ -41,15 +42,20 @@ class DigitGroups(AnswerType):
 
     def unmarked(self, text: str, question: Question) -> str | None:
         """The only groups of digits in the last sentence that has any."""
-        moment = is_moment(question.answer)
+        moment, day = is_moment(question.answer), _day(question.answer)
         for sentence in reversed(sentences(without_latex_text(text))):
             if moment and (stated := stated_moment(sentence)):
                 return stated
+            if day and _is_named(sentence):
+                return sentence if compare_day(sentence, day)[0] == "right" else None
             if found := {match[0] for match in _FOUND.finditer(_TO.sub("-", sentence))}:
                 return found.pop() if len(found) == 1 else None
         return None
 
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
+        day = _day(question.answer)
+        if day and _is_named(stated):
+            return compare_day(stated, day)
         gold, said = question.answer.strip().removesuffix("."), self.unmarked(stated, question)
         if said is not None and is_moment(gold):
             return same_moment(said, gold)
@@ -57,10 +63,19 @@ class DigitGroups(AnswerType):
             return "unparsed", "not in the notation of the answer"
         if _values(said) == _values(gold):
             return "right", "the same groups of digits"
-        day, asked = moment_of(said), moment_of(gold)
-        if day is not None and asked is not None and day.year_first != asked.year_first:
-            return same_day(day, asked)
+        if day and (days := days_in(said)) and days[0].notation != day.notation:
+            return same_day(days[0], day)
         return "wrong", "other groups of digits"
+
+
+def _day(gold: str) -> Day | None:
+    """The date that a gold answer is; None for other groups of digits, and for a date with a time of day."""
+    return None if is_moment(gold) else next(iter(days_in(gold)), None)
+
+
+def _is_named(text: str) -> bool:
+    """Whether `text` has a date with the name of a month."""
+    return any(day.notation == "named" for day in days_in(text))
 
 
 def _values(text: str) -> list[Fraction]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from mind.grading.answer_type import AnswerType
+from mind.grading.calendar_day import full_name
 from mind.grading.latex import compare_latex
 from mind.grading.plain_text import LATEX_SIGNS, bare, sentences, without_latex_text
 from mind.records import Grade, Question
@@ -17,8 +18,10 @@ _FRAME = re.compile(
     r"(?:(?:it|he|she|they|this|that|which)\s(?:is|are|was|were|falls\son|lands\son|must\sbe|would\sbe)\s)?"
     r"(?:on\s|in\s|at\s)?(?:an?\s|the\s)?"
 )
-_CLAUSE_END = re.compile(r"[,;](?=\s)|\s?\(|\s(?:because|since|as)\s|\s-\s|\u2014")
+_CLAUSE_END = re.compile(r"[,;](?=\s)(?!\s(?:or|nor)\b)|\s?\(|\s(?:because|since|as)\s|\s-\s|\u2014")
 _SAID_LAST = r"\b(?:is|are|was|were|be|on|in|at|named|called)\s(?:an?\s|the\s)?"
+_ALSO_WORDS = frozenset({"sun", "sat", "wed", "mon", "mar", "jan", "jun", "dec"})
+"""Abbreviations of months and days of the week that may mean something else in a gold answer."""
 _DENIAL = re.compile(r"\b(?:not|no|never|neither|nor|cannot|or|either|rather\sthan|instead\sof|over)\b|n't\b")
 
 
@@ -45,17 +48,29 @@ class Words(AnswerType):
         return last[0] if last and self.compare(last[0], question)[0] == "right" else None
 
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
-        gold, said = _normal(question.answer), _normal(stated)
-        clause = _normal(_CLAUSE_END.split(without_latex_text(stated), maxsplit=1)[0])
-        if gold in (said, clause):
-            return "right", "the same words"
-        if re.search(rf"(?<!\w){re.escape(gold)}(?!\w)", said):
-            return _mentioned(gold, said)
-        if not said:
-            return "unparsed", "no words"
-        if LATEX_SIGNS.search(without_latex_text(stated)) and not _FONT.fullmatch(question.answer):
-            return compare_latex(question.answer, stated)
-        return "wrong", "other words"
+        return compare_words(question.answer, stated)
+
+
+def compare_words(gold: str, stated: str) -> tuple[Grade, str]:
+    """Whether `stated` says `gold` and, but for a frame or a clause after it, no more."""
+    words, said = _normal(gold), _normal(stated)
+    clause = _normal(_CLAUSE_END.split(without_latex_text(stated), maxsplit=1)[0])
+    if words in (said, clause):
+        return "right", "the same words"
+    if re.search(rf"(?<!\w){re.escape(words)}(?!\w)", said):
+        return _mentioned(words, said)
+    if not said:
+        return "unparsed", "no words"
+    if _same_name(words, said) or _same_name(words, clause):
+        return ("unparsed", "perhaps abbreviated") if words in _ALSO_WORDS else ("right", "the same name")
+    if LATEX_SIGNS.search(without_latex_text(stated)) and not _FONT.fullmatch(gold):
+        return compare_latex(gold, stated)
+    return "wrong", "other words"
+
+
+def _same_name(gold: str, said: str) -> bool:
+    """Whether both are names of the same month or day of the week, as in "Tue" and "Tuesday"."""
+    return full_name(gold) == full_name(said)
 
 
 def _normal(text: str) -> str:

@@ -22,7 +22,7 @@ from mind.records import Question
 from mind.teacher.requests import user_turn
 
 GUIDES = Path(__file__).resolve().parents[2] / "docs" / "how-to"
-FAIR = Question("t", "A fair begins on 28 April 2024 and ends 5 days later. When does it end?", "3 May 2024")
+CENTURY = Question("t", "A painter was born in the century before the XX and died in it. In which one?", "XIX")
 
 
 def guide_module(guide: str, folder: Path):
@@ -46,8 +46,8 @@ def terse(tmp_path, monkeypatch) -> str:
 
 
 @pytest.fixture
-def date(tmp_path, monkeypatch) -> None:
-    added = guide_module("new-answer-type.md", tmp_path).Date
+def roman(tmp_path, monkeypatch) -> None:
+    added = guide_module("new-answer-type.md", tmp_path).Roman
     monkeypatch.setattr(grading, "ANSWER_TYPES", (added(), *grading.ANSWER_TYPES))
 
 
@@ -112,47 +112,45 @@ def test_a_perspective_gets_a_writer(monkeypatch, terse):
     assert len(both.rationales) == 8, "the other level has no writer for it"
 
 
-def test_without_the_type_a_date_is_compared_as_words():
-    assert grading.answer_type(FAIR).name == "words"
-    assert judge_text("So it ends on 2024-05-03.", FAIR).verdict == "unparsed"
+def test_without_the_type_a_numeral_is_compared_as_words():
+    assert grading.answer_type(CENTURY).name == "words"
+    assert judge_text("So it was the 19.", CENTURY).verdict == "unparsed"
 
 
 @pytest.mark.parametrize(
     ("response", "judgement"),
     [
-        ("5 days after 28 April 2024 it is 3 May 2024.", ("right", "3 May 2024", "the same date")),
-        ("So it ends on\n#### 2024-05-03", ("right", "2024-05-03", "the same date")),
-        ("#### Date\nIt is the 3 May 2024", ("right", "3 May 2024", "the same date")),
-        ("The answer is 4 May 2024.", ("wrong", "4 May 2024", "another date")),
-        ("#### in spring", ("unparsed", "in spring", "not a date")),
+        ("The one before XX, so it is XIX.", ("right", "XIX", "the same number")),
+        ("So it was\n#### 19", ("right", "19", "the same number")),
+        ("#### Century\nIt is the XIX", ("right", "XIX", "the same number")),
+        ("The answer is XXI.", ("wrong", "XXI", "another number")),
+        ("#### the last one", ("unparsed", "the last one", "not a numeral")),
         ("Nobody knows.", ("unparsed", None, "no answer found")),
     ],
 )
-def test_an_answer_type_judges(date, response, judgement):
-    assert judge_text(response, FAIR) == judgement
+def test_an_answer_type_judges(roman, response, judgement):
+    assert judge_text(response, CENTURY) == judgement
 
 
-def test_an_answer_type_is_used_by_grade_and_import(tmp_path, date):
-    row = {"id": "t", "question": FAIR.question, "answer": FAIR.answer}
-    source = write_rows(
-        tmp_path / "r.jsonl", row | {"response": "On 2024-05-03."}, row | {"response": "On 4 May 2024."}
-    )
+def test_an_answer_type_is_used_by_grade_and_import(tmp_path, roman):
+    row = {"id": "t", "question": CENTURY.question, "answer": CENTURY.answer}
+    source = write_rows(tmp_path / "r.jsonl", row | {"response": "It was 19."}, row | {"response": "It was XXI."})
     assert main(["grade", str(source), "--output", str(tmp_path / "g.jsonl")]) == 0
     assert [graded["correct"] for graded in read_rows(tmp_path / "g.jsonl")] == [True, False]
-    texts = ["28 April 2024 and 5 days: 3 May 2024.", "It ends on 2024-05-03.", "It ends on 4 May 2024."]
+    texts = ["The one before XX: XIX.", "It was the 19.", "It was the XXI."]
     unnamed = write_rows(tmp_path / "u.jsonl", row | {"rationales": texts})
     assert main(["data", "import", str(unnamed), "--output", str(tmp_path / "i.jsonl")]) == 0
     (question,) = load_questions(tmp_path / "i.jsonl", require_rationales=True)
     assert [rationale.text for rationale in question.rationales] == texts[:2]
 
 
-def test_an_answer_type_knows_leaks_and_what_the_teacher_is_asked_for(date):
-    assert leaks_answer("The answer is 3 May 2024. Add 5 days to 28 April 2024.", FAIR)
-    assert leaks_answer("It ends on 3 May 2024. To get this answer, add.", FAIR)
-    assert not leaks_answer("The answer is 28 April 2024 and 5 days, so 3 May 2024.", FAIR)
-    assert 'holds "#### " and the date, and nothing else.' in user_turn(FAIR, show_answer=False)
+def test_an_answer_type_knows_leaks_and_what_the_teacher_is_asked_for(roman):
+    assert leaks_answer("The answer is XIX. Take one from XX.", CENTURY)
+    assert leaks_answer("It was the XIX. To get this answer, take one from XX.", CENTURY)
+    assert not leaks_answer("The answer is one less than XX, so XIX.", CENTURY)
+    assert 'holds "#### " and the numeral, and nothing else.' in user_turn(CENTURY, show_answer=False)
 
 
-def test_the_other_types_stay(date):
+def test_the_other_types_stay(roman):
     assert grading.answer_type(Question("n", "?", "1,430")).name == "number"
     assert grading.answer_type(Question("c", "?", "A", {"A": "2 h", "B": "3 h"})).name == "choice"

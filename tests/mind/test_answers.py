@@ -25,6 +25,7 @@ CHOICE = Question("c", "Where is a revolving door?", "B", {"A": "book store", "B
 YES_NO = Question("y", "Is frost common in May?", "no", {"yes": "yes", "no": "no"})
 TIME = Question("t", "A train leaves at 14:05 and takes 25 minutes. When does it arrive?", "2:30 pm")
 GROUPS = Question("d", "How did the match end?", "3-2")
+DATE = Question("d", "When is the party?", "July 4")
 WORDS = Question("w", "Which day is it?", "\\text{Tuesday}")
 LATEX = Question("l", "Which point?", "\\left( 3, \\frac{\\pi}{2} \\right)")
 
@@ -50,8 +51,8 @@ def patient(monkeypatch):
         ("\\text{No}", "yes_no"),
         ("TRUE", "yes_no"),
         ("Paris", "words"),
-        ("July 4", "words"),
-        ("4 July", "words"),
+        ("July 4", "date"),
+        ("4 July", "date"),
         ("3rd place", "words"),
         ("don't know", "words"),
         ("\\text{(C)}", "words"),
@@ -93,8 +94,8 @@ def test_other_answers_are_latex(answer):
 
 @pytest.mark.parametrize(
     "question",
-    [NUMBER, CHOICE, YES_NO, TIME, GROUPS, WORDS, LATEX],
-    ids=["number", "choice", "yes_no", "time", "digit group", "words", "latex"],
+    [NUMBER, CHOICE, YES_NO, TIME, DATE, GROUPS, WORDS, LATEX],
+    ids=["number", "choice", "yes_no", "time", "date", "digit group", "words", "latex"],
 )
 def test_what_holds_for_every_answer_type(question, request):
     kind = answer_type(question)

@@ -61,6 +61,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "mind.grading.answers": _RESPONSES,
     "mind.grading.clock_time": _RESPONSES,
     "mind.grading.calendar_day": ("tests/mind/test_calendar_day.py",),
+    "mind.grading.date": ("tests/mind/test_calendar_day.py",),
     "mind.grading.digit_groups": (*_RESPONSES, "tests/mind/test_calendar_day.py"),
     "mind.grading.latex_notation": (*_RESPONSES, "tests/mind/test_latex_equality.py"),
     "mind.grading.number_notation": ("tests/mind/test_number_notation.py", *_RESPONSES),
