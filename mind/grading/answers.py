@@ -13,7 +13,7 @@ from typing import NamedTuple
 from mind.answer_line import ANSWER_MARKER, answer_part
 from mind.grading import answer_type
 from mind.grading.answer_type import AnswerType
-from mind.grading.marks import corrections, is_heading, marks, turns, without_chatter
+from mind.grading.marks import corrections, is_heading, marks, replacement, turns, without_chatter
 from mind.grading.plain_text import MAX_ANSWER_CHARACTERS, plain_text
 from mind.records import Grade, Question
 
@@ -39,7 +39,7 @@ def judge_text(response: str, question: Question) -> Judgement:
     stated = _stated(response, question, kind)
     if stated is None:
         return Judgement("unparsed", None, "no answer found")
-    verdict, reason = kind.compare(stated, question)
+    verdict, reason = _compared(stated, question, kind)
     return Judgement(verdict, stated, reason)
 
 
@@ -48,7 +48,7 @@ def is_correct(stated: str | None, question: Question) -> bool:
     if stated is None:
         return False
     question = with_final_answer(question)
-    verdict, _ = answer_type(question).compare(plain_text(stated[:MAX_ANSWER_CHARACTERS]), question)
+    verdict, _ = _compared(plain_text(stated[:MAX_ANSWER_CHARACTERS]), question, answer_type(question))
     return verdict == "right"
 
 
@@ -83,6 +83,18 @@ def with_final_answer(question: Question) -> Question:
     return question if answer == question.answer else dataclasses.replace(question, answer=answer)
 
 
+def _compared(stated: str, question: Question, kind: AnswerType) -> tuple[Grade, str]:
+    """The grade of `stated`; undecided if it takes its answer back, or says another one instead."""
+    grade = kind.compare(stated, question)
+    new = replacement(stated) if grade[0] != "unparsed" else None
+    if new is None:
+        return grade
+    verdict = kind.compare(new.answer, question)[0] if new.answer else "unparsed"
+    if verdict == grade[0] or (verdict == "unparsed" and not new.is_withdrawn):
+        return grade
+    return "unparsed", "replaced by another answer"
+
+
 def _stated(response: str, question: Question, kind: AnswerType) -> str | None:
     for turn in turns(plain_text(answer_part(response[-MAX_RESPONSE_CHARACTERS:]))):
         text = without_chatter(turn)
@@ -103,7 +115,7 @@ def _marked(text: str, question: Question, kind: AnswerType, depth: int) -> str 
             continue
         is_answer = not is_heading(statement) and not (depth == 0 and "\\boxed" in mark.below)
         if is_answer and (reading := kind.marked(statement, question)):
-            return statement if mark.is_whole else reading
+            return statement if mark.is_whole or replacement(statement) else reading
         if mark.is_whole:
             if depth == 0 and (below := _marked(mark.below, question, kind, 1) or kind.unmarked(mark.below, question)):
                 return below

@@ -34,9 +34,19 @@ _CORRECTION = re.compile(
     r"|wait(?=\s?(?:[,.!:;\u2014-]|\Z)|\s(?:no|it|i|that|actually|let|a)\b)"
     r"|correction|oops|scratch that|on second thought"
     r"|i (?:made|see) (?:a|my|an) (?:mistake|error)|i apologi[sz]e|my mistake)\b"
-    r"|(?:,|\.\.\.|\u2014)\s?(?:no,|(?:or rather|i mean|sorry|make that),?)\s(?:it(?:'s| is)\s)?"
+    r"|(?:[,;(]|\.\.\.|\s-|\u2014)\s?(?:no,|(?:or rather|i mean|sorry|make that),?)\s(?:it(?:'s| is)\s)?"
     r"(?=\(?(?:[-$]?[0-9]|(?-i:[A-H])\b(?!')))"
     r"|\bchanged? (?:it|my (?:mind|answer))(?: from \S+)? to\b",
+    re.IGNORECASE,
+)
+_BUT = r"(?:[,;:(\u2014]|\.\.\.|\s-|\b(?:but|although|though|which)\b)\s?(?:(?:but|although|though|which|yet)\s)?"
+_REPLACEMENT = re.compile(
+    rf"(?P<is_withdrawn>{_BUT}(?:that|this|it)(?:'s|\sis|\swas)\s(?:wrong|incorrect|false|not\s(?:right|correct)|a\smistake)\b"
+    r"|\bbut\s(?:(?:it|this|that)\s)?(?:should|ought\sto)\s(?:\w+\s)?(?:be|have\sbeen)\b"
+    rf"|{_BUT}(?:no,?\swait|wait(?=\s?[,.!:;\u2014-]|\s(?:no|it|i|that|actually|let)\b))\b)"
+    rf"|{_BUT}(?:(?:it|this|that)\s)?(?:(?:should|ought\sto)\s(?:\w+\s)?(?:be|have\sbeen)\b"
+    r"|(?:the\s)?(?:correct|right|true)\s(?:(?:answer|value|number|result|one|total|date|day)\s)?(?:is|was|would\sbe)\b"
+    r"|(?:or\s)?rather\b(?!\sthan)|(?:no|nope|sorry)\b,|actually\b|i\smean\b|make\sthat\b)",
     re.IGNORECASE,
 )
 _CHATTER = re.compile(
@@ -121,6 +131,14 @@ _ANSWERING = ("answer", "option", "choice", "letter", "result", "antwort", "r\u0
 _ANSWERING += ("resposta", "\u043e\u0442\u0432\u0435\u0442", "\u7b54\u6848")
 
 
+class Replacement(NamedTuple):
+    """What a statement says in place of the answer that it has stated before."""
+
+    answer: str
+    is_withdrawn: bool
+    """Whether the first answer does not count any more, whatever the new one is."""
+
+
 class Marked(NamedTuple):
     """A place where a response marks its answer."""
 
@@ -176,6 +194,12 @@ def marks(text: str) -> Iterator[Marked]:
     yield from _behind_phrases(text)
 
 
+def replacement(statement: str) -> Replacement | None:
+    """What `statement` says last instead of its first answer, as in "12, but should be 13"; None without any."""
+    last = next(reversed(list(_REPLACEMENT.finditer(statement))), None)
+    return last and Replacement(statement[last.end() :].lstrip(" ,.:;-\u2014"), last["is_withdrawn"] is not None)
+
+
 def is_heading(statement: str) -> bool:
     """Whether `statement` only announces an answer: "Final answer"."""
     return _HEADING.match(statement) is not None
@@ -210,7 +234,9 @@ def _boxed(text: str) -> Iterator[Marked]:
             depth += 1 if brace[0] == "{" else -1
             if depth == 0:
                 end = match.end() + brace.start()
-                yield Marked(text[match.end() : end], text[end + 1 :], True)
+                statement, below = text[match.end() : end], text[end + 1 :]
+                line, _, _ = below.lstrip("$ )").partition("\n")
+                yield Marked(statement + line if _REPLACEMENT.match(line) else statement, below, True)
                 break
 
 

@@ -8,7 +8,8 @@ import pytest
 from test_answers import CHOICE, LATEX, NUMBER, YES_NO, with_answer
 
 from mind.grading import latex_equality
-from mind.grading.answers import is_correct
+from mind.grading.answers import is_correct, judge_text
+from mind.records import Question
 
 
 @pytest.fixture(autouse=True)
@@ -144,3 +145,37 @@ def test_latex_compares_in_any_thread():
     for thread in threads:
         thread.join()
     assert outcomes == [True] * 3
+
+
+PARIS, DAY, EQUATION = Question("p", "Where?", "Paris"), Question("d", "When?", "July 4"), Question("x", "?", "x^2")
+
+
+@pytest.mark.parametrize(
+    ("question", "responses", "verdict"),
+    [
+        (NUMBER, ["12, but should be 13", "12, but it should be 13", "12 but should be 13", "12 (should be 13)",
+                  "12; actually 13", "12 (actually 13)", "12, should have been 13", "12, which should be 13",
+                  "12, although the correct value is 13", "12, but that is wrong", "12, wait, that is wrong",
+                  "\\boxed{12}, but should be 13", "$\\boxed{12}$ (should be 13)"], "unparsed"),
+        (NUMBER, ["13, but should be 12", "13; actually 12"], "unparsed"),
+        (NUMBER, ["12, no wait, 13", "12, wait, 13", "12 or rather 13", "12, or rather 13", "12 - no, 13", "12; no, 13",
+                  "12... no, 13", "12, I mean 13", "12, correction: 13", "12, but the correct answer is 13",
+                  "13, not 12", "14, but should be 13"], "wrong"),
+        (NUMBER, ["12, not 13", "12, actually", "13, no wait, 12", "12; it should be 12", "It should be 12",
+                  "12, rather than 13", "12 (which is the right number of pears)"], "right"),
+        (CHOICE, ["B, but should be C", "bank, but it should be the mall"], "unparsed"),
+        (YES_NO, ["no, but should be yes"], "unparsed"),
+        (PARIS, ["Paris, but should be London", "Paris, no wait, London", "Paris, or London"], "unparsed"),
+        (PARIS, ["Paris, no doubt", "Paris, rather than London", "Since it is hot, it should be Paris"], "right"),
+        (DAY, ["July 4, but should be July 5", "July 4, no wait, the 5th"], "unparsed"),
+    ],
+)  # fmt: skip
+def test_an_answer_that_is_taken_back_does_not_count(question, responses, verdict):
+    for response in responses:
+        assert judge_text(f"#### {response}", question).verdict == verdict, response
+
+
+def test_an_answer_in_a_sentence_is_taken_back_too():
+    for sentence in ("The answer is 12, but should be 13.", "The answer is 12 (actually 13)."):
+        judgement = judge_text(sentence, NUMBER)
+        assert judgement.verdict == "unparsed" and not is_correct(judgement.extracted, NUMBER), sentence
