@@ -34,7 +34,7 @@ _CORRECTION = re.compile(
     r"|wait(?=\s?(?:[,.!:;\u2014-]|\Z)|\s(?:no|it|i|that|actually|let|a)\b)"
     r"|correction|oops|scratch that|on second thought"
     r"|i (?:made|see) (?:a|my|an) (?:mistake|error)|i apologi[sz]e|my mistake)\b"
-    r"|(?:[,;(]|\.\.\.|\s-|\u2014)\s?(?:no,|(?:or rather|i mean|sorry|make that),?)\s(?:it(?:'s| is)\s)?"
+    r"|(?:[,;(.]|\s-|\u2014)\s?(?:no,|(?:or rather|i mean|sorry|make that),?)\s(?:it(?:'s| is)\s)?"
     r"(?=\(?(?:[-$]?[0-9]|(?-i:[A-H])\b(?!')))"
     r"|\bchanged? (?:it|my (?:mind|answer))(?: from \S+)? to\b",
     re.IGNORECASE,

@@ -9,7 +9,7 @@ from fractions import Fraction
 from mind.grading.answer_type import AnswerType
 from mind.grading.latex import compare_latex
 from mind.grading.latex_notation import FUNCTIONS
-from mind.grading.number_notation import plain_number
+from mind.grading.number_notation import in_digits, plain_number
 from mind.grading.number_text import (
     alternatives,
     begins_with_number,
@@ -17,8 +17,9 @@ from mind.grading.number_text import (
     equal_in_cents,
     has_number,
     spelled_numbers,
+    without_enumeration,
 )
-from mind.grading.plain_text import LATEX_SIGNS, LATEX_THOUSANDS
+from mind.grading.plain_text import LATEX_SIGNS, LATEX_THOUSANDS, sentences
 from mind.grading.quantity import (
     Quantity,
     begins_with,
@@ -34,6 +35,8 @@ from mind.records import Grade, Question
 
 CACHED_ANSWERS = 4_096
 
+_DIGIT = re.compile("[0-9]")
+_INFERENCE = re.compile(r"\b(?:so|therefore|thus|hence)\b", re.IGNORECASE)
 _MONTH = re.compile(
     r"\b(?:january|february|march|april|may|june|july|august|september|october|november|december)\b", re.IGNORECASE
 )
@@ -56,6 +59,13 @@ _CALCULATION = re.compile(
 )
 """Marks of a value that is none of the numbers in the text."""
 _OF = re.compile(r"\s+of\s+[$\u20ac\u00a3]?")
+_SHARE = re.compile(r"(?:\s(?!out\b)[a-z]+)?\s(?:(?P<out>out\sof)|of|in)\s(?:(?:every|each|the|a)\s)?", re.IGNORECASE)
+"""Words between the two numbers of a share: "3 out of 5"."""
+_SAID = re.compile(r"\b(?:is|be|was|equals|an?)\s\Z", re.IGNORECASE)
+_PART_OF = re.compile(r"of\b", re.IGNORECASE)
+_HALF = re.compile(r"\W*half\W*", re.IGNORECASE)
+_PERCENT = re.compile(r"%|percent", re.IGNORECASE)
+_RATIO = re.compile(r"([0-9]{1,9})\s?(?::|to)\s?([0-9]{1,9})(?![0-9:])")
 _CALCULATES = re.compile(
     r"(?:\s[a-z]+)?\s(?:(?:more|less|fewer|greater|smaller)\sthan|times|plus|minus|(?:multiplied|divided)\sby)\s"
     r"[$\u20ac\u00a3]?"
@@ -92,6 +102,9 @@ class Number(AnswerType):
     def unmarked(self, text: str, question: Question) -> str | None:
         """The number with which `text` concludes (`concluding_number`)."""
         number = concluding_number(text, question.question and _asked(question))
+        claim = next((one for one in reversed(sentences(text)) if _DIGIT.search(one)), "") if number else ""
+        if number and (share := _share(claim, _asked(question))) and number.value in (share.value, share.scale):
+            return share.text
         if number and _BOUNDED.match(text) and len(list(quantities(text))) == 1:
             return text.strip()
         return _with_unit(number, question) if number else None
@@ -109,10 +122,15 @@ class Number(AnswerType):
         scale = 1 if unit and is_known(number.unit) else number.scale
         if gold.value in (number.value * ratio, number.value * ratio / scale):
             return "right", "equal as numbers"
-        if number.percent != gold.percent and number.value / 100**number.percent == gold.value / 100**gold.percent:
+        fraction = gold.value / 100**gold.percent
+        if number.percent != gold.percent and fraction * 100**number.percent in (number.value, number.value / scale):
             return "right", "equal as percentages"
         if equal_in_cents(stated, question.answer, question.question):
             return "right", "equal in cents"
+        if gold.value == number.scale > max(number.value, 1):
+            return "unparsed", "perhaps the total"
+        if _is_part(number, stated) and fraction >= 1 and not _PERCENT.search(question.question):
+            return "unparsed", "a part of something"
         return "wrong", "different as numbers"
 
     def begins_with_gold(self, statement: str, question: Question) -> bool:
@@ -163,6 +181,8 @@ def _stated(statement: str, question: str) -> Quantity | None:
     for part in parts:
         if (number := quantity(part, question)) is not None:
             return number
+    if share := _share(text, question):
+        return share
     numbers = not_denied(text, list(quantities(text, question)))
     if not _WORD.search(_COMMAND.sub(" ", text)):
         is_one = len(numbers) == 1 and "=" not in right_side(text)
@@ -175,8 +195,41 @@ def _stated(statement: str, question: str) -> Quantity | None:
     if begins_with(text, numbers[0]) and (
         len(numbers) == 1 or not _JOINED.match(text, numbers[0].end, numbers[1].start)
     ):
-        return numbers[0]
-    return concluding_number(text, question)
+        return _undecided_if_two(text, numbers[0], question) if _INFERENCE.search(text) else numbers[0]
+    return _undecided_if_two(text, concluding_number(text, question), question)
+
+
+def _undecided_if_two(text: str, number: Quantity | None, question: str) -> Quantity | None:
+    """`number`, without a value if the first sentence of `text` is a number alone, and the others conclude another:
+    "12. That is the answer to question 3."
+    """
+    first, *others = sentences(without_enumeration(text)) or [""]
+    alone = quantity(first, question) if others else None
+    last = concluding_number(text, question) if alone else None
+    if number is None or alone is None or last is None or alone.value == last.value:
+        return number
+    return number._replace(value=None)
+
+
+def _share(text: str, question: str) -> Quantity | None:
+    """The number of a `text` that says "3 out of 5", with 5 as its scale, since 3/5 is meant as well; None for other
+    texts, and for "3 in 5" or "3 of 5" within more words."""
+    text = text if _DIGIT.search(text) else in_digits(text)
+    numbers = list(quantities(text, question))
+    if len(numbers) != 2 or not (joint := _SHARE.fullmatch(text, numbers[0].end, numbers[1].start)):
+        return None
+    part, total = numbers
+    if part.value is None or total.value is None or part.percent or total.percent or part.value.denominator > 1:
+        return None
+    said = joint["out"] or begins_with(text, part) or _SAID.search(text, max(part.start - 8, 0), part.start)
+    is_share = said and 0 <= part.value <= total.value and total.value
+    return part._replace(text=text[part.start : total.end], scale=total.value) if is_share else None
+
+
+def _is_part(number: Quantity, stated: str) -> bool:
+    """Whether `number` is a part of something uncounted: "half", "a third of the students", "50% of them"."""
+    is_fraction = number.value is not None and (number.percent or 0 < number.value < 1)
+    return is_fraction and bool(_PART_OF.match(number.unit) or _HALF.fullmatch(stated))
 
 
 def _is_calculated(text: str, one: Quantity, other: Quantity) -> bool:
@@ -192,7 +245,9 @@ def _compared_undecided(stated: str, gold: Fraction, is_a_number: bool) -> tuple
         return compare_latex(_latex(gold), formula)
     if not is_a_number:
         return "unparsed", "not a number"
-    undecided = may_be(stated, gold) or _CALCULATION.search(stated)
+    ratio = _RATIO.search(stated)
+    is_ratio = ratio is not None and int(ratio[1]) == int(ratio[2]) * gold
+    undecided = is_ratio or may_be(stated, gold) or _CALCULATION.search(stated)
     return ("unparsed", "not one number") if undecided else ("wrong", "different, whatever it means")
 
 

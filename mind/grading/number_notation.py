@@ -44,7 +44,11 @@ _PART_SIZES = {"half": 2, "halv": 2, "thir": 3, "3rd": 3, "quar": 4, "four": 4, 
 _PART_SIZES |= {"sixt": 6, "6th": 6, "eigh": 8, "8th": 8, "tent": 10, "10th": 10}
 PART = r"(half|halves|(?:third|quarter|fourth|fifth|sixth|eighth|tenth|3rd|4th|5th|6th|8th|10th)s?)\b"
 _SOME = re.compile(r"\b(?:hundreds|thousands|millions|billions)\b", re.IGNORECASE)
-_ONE = re.compile(r"\ban?\s(?=(?:hundred|thousand|million|billion|dozen|half|third|quarter)\b)", re.IGNORECASE)
+_ONE = re.compile(
+    r"\ban?\s(?=(?:hundred|thousand|million|billion|dozen|half|third|quarter)\b"
+    r"|(?:fourth|fifth|sixth|eighth|tenth)(?:\W*\Z|\sof\b))",
+    re.IGNORECASE,
+)
 _ONE_AND_A_HALF = re.compile(r"\b(?:an?|one)\s([a-z]+)\sand\sa\shalf\b(?![\s-]\w)", re.IGNORECASE)
 _HYPHEN = re.compile(rf"(?<=[a-z])-(?={PART})")
 _AND_A_HALF = re.compile(r"(?<=[0-9])\sand\s(?:a|1|one)\shalf\b", re.IGNORECASE)

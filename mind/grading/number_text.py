@@ -98,7 +98,7 @@ def concluding_number(text: str, question: str) -> Quantity | None:
 
     `question` may be empty; then the numbers that it states are unknown.
     """
-    text = _without_check(_without_enumeration(plain_number(text)))
+    text = _without_check(without_enumeration(plain_number(text)))
     said = sentences(text)
     numbered = [i for i, sentence in enumerate(said) if _DIGIT.search(sentence)]
     claiming = [i for i in numbered if not _IN_PARENTHESES.fullmatch(said[i])]
@@ -169,7 +169,7 @@ def _without_check(text: str) -> str:
     return text if _CONCLUSION.search(text, check.end()) else text[: check.start()]
 
 
-def _without_enumeration(text: str) -> str:
+def without_enumeration(text: str) -> str:
     """`text` without the numbers of its steps: "1) Add.", "2) Done."."""
     steps = [
         step for step, number in zip(_ENUMERATED.finditer(text), range(1, 100), strict=False) if int(step[1]) == number

@@ -63,6 +63,7 @@ _MORE_DIGITS = re.compile(r"(?:(?:\.{2,3}|[.,:/_'-])?[0-9])++")
 _BELOW_ZERO = re.compile(r"[^0-9.,;]{0,24}?\b(?:below|under)\s(?:zero|freezing|0\b)")
 _LETTERS = re.compile("[A-Za-z\u00b5]+")
 _PART_OF_FORMULA = re.compile(r"[0-9_(]|\^(?!\{?-?[0-9])")
+_HALF = re.compile(r"half\b(?:\s(?:of\s)?an?(?=\s))?(?!-|\spast\b)", re.IGNORECASE)
 _PARTS = re.compile(rf"\s{PART}")
 # Texts that make another number of the one before or after them.
 _OPERATOR_BEHIND = re.compile(
@@ -162,7 +163,7 @@ def quantity(text: str, question: str = "") -> Quantity | None:
         return None
     text = right_side(text.strip())
     if not _DIGIT.search(text):
-        text = in_digits(text)
+        text = in_digits(_with_one_half(text))
     if _WRAPPED.fullmatch(text):
         text = text.rstrip(".")[1:-1]
     found = next(quantities(text, question), None)
@@ -176,6 +177,13 @@ def quantity(text: str, question: str = "") -> Quantity | None:
     if not is_known(unit_text) and not _MORE_OF_UNIT.match(unit_text.removeprefix(found.unit)):
         unit_text = found.unit or unit_text  # "hours of work", "miles away"
     return found._replace(unit=unit_text, value=None if _BOUND.match(unit[0]) else found.value)
+
+
+def _with_one_half(text: str) -> str:
+    """`text` with "one half" for a "half" or "half an" at its start, which in a longer text is often no number."""
+    start = len(before[0]) if (before := _BEFORE.match(text)) else 0
+    half = _HALF.match(text, start)
+    return f"{text[:start]}one half{text[half.end() :]}" if half else text
 
 
 def not_denied(text: str, numbers: list[Quantity]) -> list[Quantity]:

@@ -179,3 +179,54 @@ def test_an_answer_in_a_sentence_is_taken_back_too():
     for sentence in ("The answer is 12, but should be 13.", "The answer is 12 (actually 13)."):
         judgement = judge_text(sentence, NUMBER)
         assert judgement.verdict == "unparsed" and not is_correct(judgement.extracted, NUMBER), sentence
+
+
+HALF, FRACTION, MINUTES = with_answer("0.5"), with_answer("\\frac{1}{2}"), with_answer("30 minutes")
+THIRD, TWELFTH = with_answer("1/3"), with_answer("12")
+
+
+@pytest.mark.parametrize(
+    ("question", "responses", "verdict"),
+    [
+        (with_answer("3/5"), ["3 out of 5", "3 in 5", "3 of 5", "three out of five", "3 out of every 5", "6 out of 10",
+                              "3 out of 5 people", "The probability is 3 out of 5.", "a 3 in 5 chance"], "right"),
+        (with_answer("3/5"), ["2 out of 5", "5 out of 3", "3 in 4"], "wrong"),
+        (with_answer("3/5"), ["3:5", "3 to 5"], "unparsed"),
+        (with_answer("0.6"), ["3 out of 5", "3 in 5"], "right"),
+        (with_answer("60%"), ["3 out of 5"], "right"),
+        (NUMBER, ["12 out of 20", "12 of the 20", "12 in 20", "twelve out of twenty"], "right"),
+        (NUMBER, ["20 out of 30", "20 in 30"], "wrong"),
+        (with_answer("20"), ["12 out of 20"], "unparsed"),
+        (with_answer("20"), ["20 in 2019", "20 of the 30 pears"], "right"),
+        (with_answer("3:5"), ["3 to 5", "3 is to 5", "The ratio is 3 to 5.", "three to five", "3 : 5"], "right"),
+        (with_answer("3:5"), ["5 to 3", "3 to 4"], "wrong"),
+        (with_answer("3:4:5"), ["3 to 4 to 5"], "right"),
+        (HALF, ["half", "Half.", "one half", "a half", "one-half", "about half", "half of it"], "right"),
+        (FRACTION, ["half", "one half", "a half"], "right"),
+        (THIRD, ["a third", "a third of them", "one third"], "right"),
+        (with_answer("2/3"), ["two thirds", "two-thirds of it"], "right"),
+        (with_answer("\\frac{3}{4}"), ["three quarters", "three fourths"], "right"),
+        (with_answer("1/4"), ["a quarter", "a fourth", "a fourth of it", "one quarter"], "right"),
+        (HALF, ["a third", "two halves"], "wrong"),
+        (MINUTES, ["half an hour", "half of an hour"], "right"),
+        (with_answer("6"), ["half a dozen"], "right"),
+        (TWELFTH, ["half", "half of the students", "a third of the students", "50% of them"], "unparsed"),
+        (TWELFTH, ["half of 20", "half-life"], "unparsed"),
+        (TWELFTH, ["12. That is 12.", "12. It is the number of pears."], "right"),
+        (TWELFTH, ["12. That is the answer to question 3.", "12. So 13 in all."], "unparsed"),
+        (with_answer("3"), ["12. That is the answer to question 3."], "unparsed"),
+        (TWELFTH, ["12. No, 13."], "wrong"),
+    ],
+)  # fmt: skip
+def test_shares_ratios_and_parts_in_words(question, responses, verdict):
+    for response in responses:
+        assert judge_text(f"#### {response}", question).verdict == verdict, response
+
+
+@pytest.mark.parametrize(
+    ("response", "verdict"),
+    [("She answered 12 out of 20 questions.", "right"), ("She answered 20 out of 30 questions.", "wrong")],
+)
+def test_a_share_in_a_sentence_is_its_first_number(response, verdict):
+    assert judge_text(response, Question("q", "How many questions did she answer?", "12")).verdict == verdict
+    assert judge_text(response, Question("q", "Which part did she answer?", "3/5")).verdict == verdict
