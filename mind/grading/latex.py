@@ -6,8 +6,9 @@ import re
 
 from mind.grading.answer_type import AnswerType
 from mind.grading.latex_equality import LATEX_TIMEOUT_SECONDS, latex_equality
-from mind.grading.latex_notation import FUNCTIONS
+from mind.grading.latex_notation import FUNCTIONS, normal_latex
 from mind.grading.marks import FORMULA
+from mind.grading.number_notation import in_digits
 from mind.grading.number_text import has_number
 from mind.grading.quantity import number_value
 from mind.records import Grade, Question
@@ -23,6 +24,14 @@ _GRADES: dict[str, tuple[Grade, str]] = {
 _WORD = re.compile(
     rf"(?<![A-Za-z\\])(?!(?:sqrt|pi|infinity|or|and|[nxyz]?(?:{FUNCTIONS})[nxyz]?)(?![A-Za-z]))[A-Za-z]{{2,}}"
 )
+
+
+_DIGIT = re.compile("[0-9]")
+_RATIO = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:\s?:\s?[0-9]+(?:\.[0-9]+)?)+")
+_TO = re.compile(r"(?<=[0-9])\s(?:is\s)?to\s(?=[0-9])")
+_NOT = re.compile(r"\b(?:not|or|nor|between)\b|n't\b", re.IGNORECASE)
+_PROSE = re.compile(rf"(?<![A-Za-z\\])(?!(?:sqrt|and|{FUNCTIONS})(?![A-Za-z]))[A-Za-z][a-z]{{2,}}(?![A-Za-z])")
+"""Words that are neither functions nor names of points."""
 
 
 class Latex(AnswerType):
@@ -48,16 +57,32 @@ class Latex(AnswerType):
         return formulas[0] if len(formulas) == 1 else None
 
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
-        """As LaTeX; "75%" is equal to 75 and to 3/4."""
-        grade = compare_latex(question.answer, stated)
-        value = number_value(stated) if grade[0] == "wrong" and "%" in stated and "%" not in question.answer else None
-        if value is None:
+        """As LaTeX; "75%" is equal to 75 and to 3/4, "one half" to 1/2, and "3 to 5" to 3:5."""
+        gold = question.answer
+        stated = _with_colons(stated) if _RATIO.fullmatch(gold) else stated
+        grade = compare_latex(gold, stated)
+        if grade[0] != "wrong":
             return grade
-        return compare_latex(question.answer, rf"\frac{{{value.numerator}}}{{{100 * value.denominator}}}")
+        value, is_percent = number_value(stated), "%" in stated
+        if value is not None and (not _DIGIT.search(stated) or (is_percent and "%" not in gold)):
+            exact = rf"\frac{{{value.numerator}}}{{{100**is_percent * value.denominator}}}"
+            read = compare_latex(gold, exact)
+            if read[0] == "right" or " of " not in stated:
+                return read
+        gold, stated = normal_latex(gold), normal_latex(stated)
+        in_words = not gold.isalpha() and set(_PROSE.findall(stated)) - set(_PROSE.findall(gold))
+        return ("unparsed", "in words") if in_words else grade
 
     def mentions_gold(self, sentence: str, question: Question) -> bool:
         """Only as a number: a longer formula would have to be found in any notation."""
         return has_number(sentence, question.answer)
+
+
+def _with_colons(text: str) -> str:
+    """The only ratio in `text`, as 3:5 for "The ratio is 3 to 5"; `text` itself without a single one."""
+    text = _TO.sub(":", text if _DIGIT.search(text) else in_digits(text))
+    ratios = _RATIO.findall(text)
+    return ratios[0] if len(ratios) == 1 and not _DIGIT.search(_RATIO.sub("", text)) and not _NOT.search(text) else text
 
 
 def _is_formula(text: str) -> bool:

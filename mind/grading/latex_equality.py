@@ -41,6 +41,7 @@ MAX_LATEX_CHARACTERS = 500
 _NAME = re.compile(r"[A-Za-z]\s*=|[A-Za-z]\s*\\in(?![a-z])")
 _SPACE_WITHIN = re.compile(r"(?<![0-9]) +| +(?![0-9])")
 _WORD = re.compile(r"[A-Za-z]{2,}")
+_FIGURE = re.compile(r"\\(angle|triangle|overline|overrightarrow|overleftrightarrow)(?![A-Za-z])")
 _BASED = re.compile(r"[0-9]+\s*_\s*(?:[0-9]+|\{\s*[0-9]+\s*\})")
 
 # Started by path, so that it runs however this package was found; -P keeps the modules beside it from shadowing
@@ -135,10 +136,22 @@ def latex_equality(gold: str, extracted: str) -> Equality:
         if gold.lower() == extracted.lower():
             return "equal"
         return "unparsed" if len(gold) < 4 and sorted(gold) == sorted(extracted) else "different"
+    if _FIGURE.search(gold) or _FIGURE.search(extracted):
+        return _figure_equality(gold, extracted)
     if _BASED.fullmatch(gold) or _BASED.fullmatch(extracted):  # SymPy ignores the base of a number
         gold, extracted = (re.sub(r"[{}\s]", "", text) for text in (gold, extracted))
         return "equal" if extracted in (gold, gold.partition("_")[0]) else "different"
     return _compared(gold, extracted)
+
+
+def _figure_equality(gold: str, extracted: str) -> Equality:
+    """Whether two figures are named by the same points in the same order; undecided if only one says what it is."""
+    one, other = (re.sub(r"[{}\s]", "", _FIGURE.sub("", text)) for text in (gold, extracted))
+    if not (one.isalpha() and other.isalpha()):
+        return _compared(gold, extracted)
+    if one == other and _FIGURE.findall(gold) == _FIGURE.findall(extracted):
+        return "equal"
+    return "unparsed" if sorted(one) == sorted(other) else "different"
 
 
 def _unspaced(text: str) -> str:

@@ -51,7 +51,7 @@ def main() -> None:
             return "unparsed"
         options: Any = {"float_rounding": DECIMALS, "timeout_seconds": None, "allow_set_relation_comp": True}
         equal = math_verify.verify(parsed_gold, parsed, **options) or same_equation(parsed_gold[0], parsed[0])
-        return "equal" if equal else "different"
+        return "equal" if equal else with_imaginary_unit(parsed_gold[0], parsed[0])
 
     print("ready", file=replies)
     for line in sys.stdin:
@@ -105,6 +105,24 @@ def close(one: Any, other: Any) -> bool | None:
         return bool(abs(first - second) <= sympy.Float(10) ** -digits * max(abs(first), abs(second)))
     except (TypeError, ValueError):
         return None
+
+
+def with_imaginary_unit(one: Any, other: Any) -> str:
+    """How two different expressions compare if i is the imaginary unit, not a variable: certainly so in e^{i\\pi},
+    perhaps in i^2."""
+    import sympy
+
+    pair = (one, other)
+    if not all(isinstance(expression, sympy.Expr) for expression in pair):
+        return "different"
+    symbols = one.free_symbols | other.free_symbols
+    units = {symbol for symbol in symbols if symbol.name == "i"}
+    # By name, since the parser takes a variable for real in some expressions alone.
+    plain = {symbol: sympy.I if symbol in units else sympy.Symbol(symbol.name) for symbol in symbols}
+    if not units or not close(*(expression.subs(plain) for expression in pair)):
+        return "different"
+    exponentials = one.atoms(sympy.exp) | other.atoms(sympy.exp)
+    return "equal" if any(exponential.free_symbols & units for exponential in exponentials) else "unparsed"
 
 
 def same_equation(one: Any, other: Any) -> bool:

@@ -7,6 +7,7 @@ import re
 from mind.grading.answer_type import AnswerType
 from mind.grading.calendar_day import full_name
 from mind.grading.latex import compare_latex
+from mind.grading.latex_notation import normal_latex
 from mind.grading.plain_text import LATEX_SIGNS, bare, sentences, without_latex_text
 from mind.records import Grade, Question
 
@@ -65,6 +66,8 @@ def compare_words(gold: str, stated: str) -> tuple[Grade, str]:
         return ("unparsed", "perhaps abbreviated") if words in _ALSO_WORDS else ("right", "the same name")
     if LATEX_SIGNS.search(without_latex_text(stated)) and not _FONT.fullmatch(gold):
         return compare_latex(gold, stated)
+    if normal_latex(gold) == normal_latex(stated):
+        return "right", "the same in LaTeX"
     return "wrong", "other words"
 
 
