@@ -25,7 +25,7 @@ _MONTHS = ("january", "february", "march", "april", "may", "june")
 _MONTHS += ("july", "august", "september", "october", "november", "december")
 _WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _FULL_NAMES = {short: name for name in (*_MONTHS, *_WEEKDAYS) for short in (name, name[:3])}
-_FULL_NAMES |= {"sept": "september", "tues": "tuesday", "thur": "thursday", "thurs": "thursday"}
+_FULL_NAMES |= {name[:length]: name for name in _WEEKDAYS for length in (4, 5)} | {"sept": "september"}
 _MONTH_NAME, _WEEKDAY_NAME = (
     "(?:{})".format("|".join(sorted((short for short, name in _FULL_NAMES.items() if name in names), key=len)[::-1]))
     for names in (_MONTHS, _WEEKDAYS)

@@ -26,7 +26,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
         ("no solution", ["5", "one solution"], "wrong"),
         ("\\angle ABC", ["\\angle{ABC}", "angle ABC", "\u2220ABC"], "right"),
         ("\\angle ABC", ["ABC", "ACB", "\\angle CBA", "\\angle ACB", "\\triangle ABC"], "unparsed"),
-        ("\\angle ABC", ["\\angle ABD", "angle XYZ", "90"], "wrong"),
+        ("\\angle ABC", ["\\angle ABX", "angle XYZ", "90"], "wrong"),
         ("\\triangle ABC", ["\u25b3ABC", "triangle ABC"], "right"),
         ("\\overline{AB}", ["\\overline{CD}", "CD"], "wrong"),
         ("0.\\overline{3}", ["1/3"], "right"),
