@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 # Characters that are invisible or can reorder the text around them: shown by name. Surrogates cannot be encoded in
 # UTF-8.
@@ -71,6 +73,23 @@ def meant(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     folded = {name.casefold(): name for name in known}
     near = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=cutoff)
     return f"; perhaps you meant {folded[near[0]]}" if near else ""
+
+
+def path_meant(path: Path) -> str:
+    """A suggestion for the end of a message: the existing path most similar to this one; empty if none is similar, or
+    this one exists."""
+    found = Path(path.anchor)
+    for part in path.parts[bool(path.anchor) :]:
+        if not os.path.exists(found / part):  # False for a name that is too long, too
+            names = os.listdir(found) if os.access(found, os.R_OK) and os.path.isdir(found) else []
+            # Without suffixes first: ".json" alone makes no two files alike.
+            stems = difflib.get_close_matches(Path(part).stem, {Path(name).stem for name in names})
+            near = difflib.get_close_matches(part, [name for name in names if Path(name).stem in stems], n=1)
+            if not near:
+                return ""
+            part = near[0]
+        found /= part
+    return "" if found == path else f"; perhaps you meant {found}"
 
 
 def describe(error: BaseException) -> str:

@@ -6,7 +6,6 @@ A row is the JSON object of one line.
 from __future__ import annotations
 
 import codecs
-import difflib
 import errno
 import fcntl
 import json
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mind import processes
-from mind.display import one_line
+from mind.display import one_line, path_meant
 from mind.errors import MindError, require
 
 _ADDRESS = re.compile(r"(https?|s3|gs|hf|ftp):/")
@@ -249,23 +248,6 @@ def require_file(path: str | os.PathLike[str]) -> Path:
     require(stat.S_ISREG(found.st_mode), f"{file}: is {_kind(file)}: expected a file")
     require(os.access(file, os.R_OK), f"{file}: cannot be read: {os.strerror(errno.EACCES)}")
     return file
-
-
-def path_meant(path: Path) -> str:
-    """A suggestion for the end of a message: the existing path most similar to this one; empty if none is similar, or
-    this one exists."""
-    found = Path(path.anchor)
-    for part in path.parts[bool(path.anchor) :]:
-        if not os.path.exists(found / part):  # False for a name that is too long, too
-            names = os.listdir(found) if os.access(found, os.R_OK) and os.path.isdir(found) else []
-            # Without suffixes first: ".json" alone makes no two files alike.
-            stems = difflib.get_close_matches(Path(part).stem, {Path(name).stem for name in names})
-            near = difflib.get_close_matches(part, [name for name in names if Path(name).stem in stems], n=1)
-            if not near:
-                return ""
-            part = near[0]
-        found /= part
-    return "" if found == path else f"; perhaps you meant {found}"
 
 
 def _kind(path: Path) -> str:

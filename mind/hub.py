@@ -8,9 +8,9 @@ import warnings
 from pathlib import Path
 from typing import Literal
 
-from mind.display import one_line
+from mind.display import one_line, path_meant
 from mind.errors import MindError, require
-from mind.files import path_meant, read_object
+from mind.files import read_object
 
 TIMEOUT_S = 10
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"

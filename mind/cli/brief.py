@@ -181,8 +181,8 @@ BRIEFS = {
         },
         (
             "# the questions are made as bench/testbed/README.md says:",
-            "mind experiment word-problems --set STUDENT=bench/testbed/student --set DATA=. \\\n"
-            "    --output experiments/first --jobs 2",
+            "mind experiment word-problems --set STUDENT=bench/testbed/student \\\n"
+            "    --set DATA=. --output experiments/first --jobs 2",
             "mind compare experiments/first",
         ),
         "PLAN",

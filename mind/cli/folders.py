@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from mind.cli.terminal import command_line
+from mind.display import path_meant
 from mind.errors import MindError, require
 from mind.experiment.folder import ExperimentFolder
-from mind.files import path_meant
 from mind.run_folder import RunFolder
 from mind.teacher.folder import DatasetFolder
 

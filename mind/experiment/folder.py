@@ -24,9 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mind.display import path_meant
 from mind.errors import MindError, require
 from mind.experiment.plan import BASE, BASE_MARKER, Plan
-from mind.files import path_meant, read_object
+from mind.files import read_object
 from mind.run_folder import RunFolder
 from mind.typed_json import build, write_json
 

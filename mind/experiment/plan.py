@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mind.config import EMBEDDED_STUDENT, WORD_PROBLEMS, DataConfig, StudentConfig, flat
-from mind.display import meant
+from mind.display import meant, path_meant
 from mind.errors import MindError, require
-from mind.files import path_meant, require_file
+from mind.files import require_file
 from mind.provenance import text_digest
 from mind.typed_json import build, check_fields, read_json
 
