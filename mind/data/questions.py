@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 _OPTIONAL = {"rationales", "wrong_rationales", "knowledge", "generated"}
 _ALIKE = 0.8
-"""Of two names, by difflib: "choises" and "choices" have 0.86, "options" has 0.43."""
+"""Of two names, by difflib: "rationale" and "rationales" have 0.95, "options" has 0.43."""
 TO_COMPARE = 2
 """Number of rationales per question that a method needs to compare them."""
 

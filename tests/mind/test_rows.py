@@ -54,7 +54,7 @@ def test_a_file_with_one_line_has_a_header_alone(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "told"),
     [
-        ("choises", '"choises" is not read; perhaps "choices" is meant'),
+        ("rationale", '"rationale" is not read; perhaps "rationales" is meant'),
         ("wrong_rationale Knowledge", '"Knowledge" is not read; perhaps "knowledge" is meant'),
         ("options questions source", None),
     ],
