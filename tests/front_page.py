@@ -206,7 +206,7 @@ def _experiment() -> list[Sequence[str]]:
     found = comparison("word-problems")
     of = {(one["other"], one["on"]): one for one in found["versus"]}
     seeds = len(found["planned_seeds"])
-    command = "[`mind experiment word-problems`](docs/experiments.md#word-problems)"
+    command = "`mind experiment word-problems`, [how](docs/experiments.md#word-problems)"
     rows = []
     for group, where in (
         ("macro ID", "of the kinds trained on"),

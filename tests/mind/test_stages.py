@@ -36,7 +36,7 @@ def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("stages")
     write_student(place / "model", build_model())
     questions = [
-        dataclasses.replace(one, wrong_rationales=(WrongRationale(NAMES[0], one.rationales[0].text[:-2] + "!", "7"),))
+        dataclasses.replace(one, wrong_rationales=(WrongRationale(NAMES[0], one.rationales[0].text[:-2] + "!", "-7"),))
         for one in build_questions(10)
     ]
     save_questions(questions, place / "train.jsonl")
