@@ -12,6 +12,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         *_ROWS,
         "tests/kernels/test_sparse_gradient.py",
         "tests/kernels/test_gradient_error.py",
+        "tests/kernels/test_linear_log_prob.py",
     ),
     "mind_kernels.linear_cross_entropy.shard_rows": (
         "tests/kernels/test_shard_kernels.py",
