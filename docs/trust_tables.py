@@ -4,7 +4,7 @@ versions."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from bench.measure import RESULTS, read_results
@@ -19,29 +19,32 @@ def rows_of(name: str) -> list[dict[str, Any]]:
 
 def fuzz() -> str:
     """Sums over all starts, by tier and sanitizer."""
-    calls, seconds, findings = Counter[str](), Counter[str](), Counter[str]()
-    for row in rows_of("fuzz"):
-        of = row["tier"] + (f", sanitizer of {row['sanitizer']}" if row["sanitizer"] else "")
-        calls[of] += row["total"]
-        seconds[of] += row["seconds"]
-        findings[of] += row["findings"]
-    body = [[of, f"{calls[of]:,}", f"{seconds[of] / 3600:.1f}", str(findings[of])] for of in sorted(calls)]
+
+    def tier(row: Mapping[str, Any]) -> str:
+        return row["tier"] + (f", sanitizer of {row['sanitizer']}" if row["sanitizer"] else "")
+
+    sums = _of_starts(rows_of("fuzz"), tier)
+    body = [[of, f"{calls:,}", f"{seconds / 3600:.1f}", str(findings)] for of, (calls, seconds, findings) in sums]
     return table(["tier", "calls", "hours", "findings"], body)
 
 
 def guided() -> str:
     """Sums over all starts of the guided fuzzer, by parser; a start takes one."""
-    inputs, seconds, findings = Counter[str](), Counter[str](), Counter[str]()
-    for row in rows_of("fuzz"):
-        if row["tier"] == "parsers, guided":
-            [(name, count)] = row["calls"].items()
-            inputs[name] += count
-            seconds[name] += row["seconds"]
-            findings[name] += row["findings"]
-    body = [
-        [f"`{name}`", f"{count:,}", str(seconds[name] // 60), str(findings[name])] for name, count in inputs.items()
-    ]
-    return table(["parser", "inputs", "minutes", "findings"], sorted(body))
+    rows = [row for row in rows_of("fuzz") if row["tier"] == "parsers, guided"]
+    sums = _of_starts(rows, lambda row: "".join(row["calls"]))
+    body = [[f"`{of}`", f"{inputs:,}", str(seconds // 60), str(findings)] for of, (inputs, seconds, findings) in sums]
+    return table(["parser", "inputs", "minutes", "findings"], body)
+
+
+def _of_starts(
+    rows: Iterable[Mapping[str, Any]], of: Callable[[Mapping[str, Any]], str]
+) -> list[tuple[str, list[int]]]:
+    """The sums of calls, seconds and findings of the fuzzer's starts, by `of` a row, in order."""
+    sums: dict[str, list[int]] = {}
+    for row in rows:
+        before = sums.get(of(row), [0, 0, 0])
+        sums[of(row)] = [before[n] + row[name] for n, name in enumerate(("total", "seconds", "findings"))]
+    return sorted(sums.items())
 
 
 def chaos() -> str:

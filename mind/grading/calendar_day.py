@@ -21,14 +21,14 @@ _ZONE = r"(?:Z|\s?UTC|\+00:?00)?"
 _TIME = re.compile(rf"(?:(?<=[0-9]T)|(?<![\w:.])){_CLOCK}(?=Z|\+00|(?![\w:]|\s?[ap]\.?m\b))", re.IGNORECASE)
 _MOMENT = re.compile(rf"\s*{_DAY_TEXT}(?:T|\s+){_CLOCK}{_ZONE}\s*")
 
-_MONTHS = ("january", "february", "march", "april", "may", "june")
-_MONTHS += ("july", "august", "september", "october", "november", "december")
+MONTHS = ("january", "february", "march", "april", "may", "june")
+MONTHS += ("july", "august", "september", "october", "november", "december")
 _WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-_FULL_NAMES = {short: name for name in (*_MONTHS, *_WEEKDAYS) for short in (name, name[:3])}
+_FULL_NAMES = {short: name for name in (*MONTHS, *_WEEKDAYS) for short in (name, name[:3])}
 _FULL_NAMES |= {name[:length]: name for name in _WEEKDAYS for length in (4, 5)} | {"sept": "september"}
 _MONTH_NAME, _WEEKDAY_NAME = (
     "(?:{})".format("|".join(sorted((short for short, name in _FULL_NAMES.items() if name in names), key=len)[::-1]))
-    for names in (_MONTHS, _WEEKDAYS)
+    for names in (MONTHS, _WEEKDAYS)
 )
 _MONTH = re.compile(rf"(?<![^\W\d_]){_MONTH_NAME}(?![^\W_])", re.IGNORECASE)
 _WEEKDAY = re.compile(rf"{_WEEKDAY_NAME}\b", re.IGNORECASE)
@@ -143,7 +143,7 @@ def _named(match: re.Match[str]) -> Day | None:
     """The date that `match` writes with the name of a month; None for a day that this month does not have."""
     weekday, month = _WEEKDAY.match(match[0]), _MONTH.search(match[0])
     assert month is not None
-    number = 1 + _MONTHS.index(full_name(month[0].lower()))
+    number = 1 + MONTHS.index(full_name(month[0].lower()))
     numbers = re.findall("[0-9]+", match[0])
     year = next((int(digits) for digits in numbers if len(digits) == 4), None)
     day = next(int(digits) for digits in numbers if len(digits) < 4)

@@ -7,6 +7,7 @@ import re
 from fractions import Fraction
 
 from mind.grading.answer_type import AnswerType
+from mind.grading.calendar_day import MONTHS
 from mind.grading.latex import compare_latex
 from mind.grading.latex_notation import FUNCTIONS
 from mind.grading.number_notation import in_digits, plain_number
@@ -37,9 +38,7 @@ CACHED_ANSWERS = 4_096
 
 _DIGIT = re.compile("[0-9]")
 _INFERENCE = re.compile(r"\b(?:so|therefore|thus|hence)\b", re.IGNORECASE)
-_MONTH = re.compile(
-    r"\b(?:january|february|march|april|may|june|july|august|september|october|november|december)\b", re.IGNORECASE
-)
+_MONTH = re.compile(rf"\b(?:{'|'.join(MONTHS)})\b", re.IGNORECASE)
 _NO_UNIT = re.compile(r"(?:st|nd|rd|th|[rR])\b")
 _MAYBE_VARIABLE = re.compile(r"(?<![$\u20ac\u00a3])\b[0-9.,]+\s?[kKMB]\Z")
 _WORD = re.compile(rf"(?<![A-Za-z\\])(?!(?:sqrt|{FUNCTIONS})(?![A-Za-z]))[A-Za-z]{{2,}}")
