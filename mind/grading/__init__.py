@@ -10,6 +10,7 @@ from mind.grading.date import Date
 from mind.grading.digit_groups import DigitGroups
 from mind.grading.latex import Latex
 from mind.grading.number import Number
+from mind.grading.ratio import Ratio
 from mind.grading.words import Words
 from mind.grading.yes_no import YesNo
 from mind.records import Question
@@ -17,6 +18,7 @@ from mind.records import Question
 ANSWER_TYPES: tuple[AnswerType, ...] = (
     YesNo(),
     Choice(),
+    Ratio(),
     ClockTime(),
     Date(),
     Number(),

@@ -21,6 +21,9 @@ class AnswerType(ABC):
     request: ClassVar[str] = "the final answer"
     """What the teacher is asked to write after "####"."""
 
+    reads_denials: ClassVar[bool] = False
+    """Whether the methods below understand "A is wrong"; if not, a statement that denies its answer is undecided."""
+
     @abstractmethod
     def fits(self, question: Question) -> bool:
         """Whether the gold answer of `question` is of this type."""

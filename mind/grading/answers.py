@@ -13,8 +13,8 @@ from typing import NamedTuple
 from mind.answer_line import ANSWER_MARKER, answer_part
 from mind.grading import answer_type
 from mind.grading.answer_type import AnswerType
-from mind.grading.marks import corrections, is_heading, marks, replacement, turns, without_chatter
-from mind.grading.plain_text import MAX_ANSWER_CHARACTERS, plain_text
+from mind.grading.marks import corrections, is_denied, is_heading, marks, replacement, turns, without_chatter
+from mind.grading.plain_text import MAX_ANSWER_CHARACTERS, plain_text, sentences
 from mind.records import Grade, Question
 
 MAX_RESPONSE_CHARACTERS = 20_000
@@ -84,8 +84,10 @@ def with_final_answer(question: Question) -> Question:
 
 
 def _compared(stated: str, question: Question, kind: AnswerType) -> tuple[Grade, str]:
-    """The grade of `stated`; undecided if it takes its answer back, or says another one instead."""
+    """The grade of `stated`; undecided if it denies its answer, takes it back, or says another one instead."""
     grade = kind.compare(stated, question)
+    if grade[0] != "unparsed" and _denies(stated, question, kind):
+        return "unparsed", "denied"
     new = replacement(stated) if grade[0] != "unparsed" else None
     if new is None:
         return grade
@@ -95,14 +97,26 @@ def _compared(stated: str, question: Question, kind: AnswerType) -> tuple[Grade,
     return "unparsed", "replaced by another answer"
 
 
+def _denies(text: str, question: Question, kind: AnswerType) -> bool:
+    """Whether `text` denies the answer that it states, which is no part of a gold answer such as "not enough"."""
+    return not kind.reads_denials and is_denied(text) and not is_denied(question.answer)
+
+
 def _stated(response: str, question: Question, kind: AnswerType) -> str | None:
     for turn in turns(plain_text(answer_part(response[-MAX_RESPONSE_CHARACTERS:]))):
         text = without_chatter(turn)
         for part, counts_unmarked in corrections(text):
-            stated = _marked(part, question, kind, 0) or (counts_unmarked and kind.unmarked(part, question))
+            stated = _marked(part, question, kind, 0) or (counts_unmarked and _unmarked(part, question, kind))
             if stated:
                 return stated[:MAX_ANSWER_CHARACTERS]
     return None
+
+
+def _unmarked(text: str, question: Question, kind: AnswerType) -> str | None:
+    """The answer that `text` states without a mark, if its last sentence does not deny it."""
+    return (
+        None if _denies(sentences(text)[-1] if text.strip() else "", question, kind) else kind.unmarked(text, question)
+    )
 
 
 def _marked(text: str, question: Question, kind: AnswerType, depth: int) -> str | None:
@@ -115,9 +129,11 @@ def _marked(text: str, question: Question, kind: AnswerType, depth: int) -> str 
             continue
         is_answer = not is_heading(statement) and not (depth == 0 and "\\boxed" in mark.below)
         if is_answer and (reading := kind.marked(statement, question)):
-            return statement if mark.is_whole or replacement(statement) else reading
+            return statement if mark.is_whole or replacement(statement) or is_denied(statement) else reading
         if mark.is_whole:
-            if depth == 0 and (below := _marked(mark.below, question, kind, 1) or kind.unmarked(mark.below, question)):
+            if depth == 0 and (
+                below := _marked(mark.below, question, kind, 1) or _unmarked(mark.below, question, kind)
+            ):
                 return below
             unread = unread or (None if is_heading(statement) else statement)
     return unread

@@ -77,6 +77,7 @@ class Choice(AnswerType):
 
     name = "choice"
     request = "the label of the right choice"
+    reads_denials = True
 
     def fits(self, question: Question) -> bool:
         return question.choices is not None
@@ -246,7 +247,9 @@ def _names(choices: tuple[tuple[str, str], ...]) -> _Names:
 
 
 _START = re.compile(rf"[\s\"'*_(\[{{<]*(?:(?:an?|the)\s)?(?:{_KIND})?[\s\"'*_(\[{{<:]*", re.IGNORECASE)
-_JOINT = re.compile(r"\s?(?:,|/|&|\bor\b|\band\b)\s?(?:or\s|and\s)?(?:maybe\s|perhaps\s|possibly\s|even\s|also\s)?")
+_JOINT = re.compile(
+    r"\s?(?:[,;/&+\u2192]|->|\b(?:or|and|nor|vs|versus)\b\.?)\s?(?:or\s|and\s)?(?:maybe\s|perhaps\s|possibly\s|even\s|also\s)?"
+)
 _BESIDE = re.compile(r"\s?\(?")
 _REJECTED = re.compile(r"\W{0,2}(?:\?|\s?(?:is|are|was|were|cannot|can't|can|could)(?:n't)?\b[^,;.]*)", re.IGNORECASE)
 _VERB = re.compile(r"\s(?:is|are|was|were|can|cannot|do|does|fit|fits|seems?|would|might|could)\b")

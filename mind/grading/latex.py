@@ -8,7 +8,6 @@ from mind.grading.answer_type import AnswerType
 from mind.grading.latex_equality import LATEX_TIMEOUT_SECONDS, latex_equality
 from mind.grading.latex_notation import FUNCTIONS, normal_latex
 from mind.grading.marks import FORMULA
-from mind.grading.number_notation import in_digits
 from mind.grading.number_text import has_number
 from mind.grading.quantity import number_value
 from mind.records import Grade, Question
@@ -27,9 +26,6 @@ _WORD = re.compile(
 
 
 _DIGIT = re.compile("[0-9]")
-_RATIO = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:\s?:\s?[0-9]+(?:\.[0-9]+)?)+")
-_TO = re.compile(r"(?<=[0-9])\s(?:is\s)?to\s(?=[0-9])")
-_NOT = re.compile(r"\b(?:not|or|nor|between)\b|n't\b", re.IGNORECASE)
 _PROSE = re.compile(rf"(?<![A-Za-z\\])(?!(?:sqrt|and|{FUNCTIONS})(?![A-Za-z]))[A-Za-z][a-z]{{2,}}(?![A-Za-z])")
 """Words that are neither functions nor names of points."""
 
@@ -57,9 +53,8 @@ class Latex(AnswerType):
         return formulas[0] if len(formulas) == 1 else None
 
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
-        """As LaTeX; "75%" is equal to 75 and to 3/4, "one half" to 1/2, and "3 to 5" to 3:5."""
+        """As LaTeX; "75%" is equal to 75 and to 3/4, and "one half" to 1/2."""
         gold = question.answer
-        stated = _with_colons(stated) if _RATIO.fullmatch(gold) else stated
         grade = compare_latex(gold, stated)
         if grade[0] != "wrong":
             return grade
@@ -76,13 +71,6 @@ class Latex(AnswerType):
     def mentions_gold(self, sentence: str, question: Question) -> bool:
         """Only as a number: a longer formula would have to be found in any notation."""
         return has_number(sentence, question.answer)
-
-
-def _with_colons(text: str) -> str:
-    """The only ratio in `text`, as 3:5 for "The ratio is 3 to 5"; `text` itself without a single one."""
-    text = _TO.sub(":", text if _DIGIT.search(text) else in_digits(text))
-    ratios = _RATIO.findall(text)
-    return ratios[0] if len(ratios) == 1 and not _DIGIT.search(_RATIO.sub("", text)) and not _NOT.search(text) else text
 
 
 def _is_formula(text: str) -> bool:

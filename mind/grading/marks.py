@@ -49,6 +49,14 @@ _REPLACEMENT = re.compile(
     r"|(?:or\s)?rather\b(?!\sthan)|(?:no|nope|sorry)\b,|actually\b|i\smean\b|make\sthat\b)",
     re.IGNORECASE,
 )
+_WRONG = r"(?:wrong|incorrect|false|invalid|not\s(?:the\s)?(?:right|correct|valid|true|answer|case))\b"
+_DENIED = re.compile(
+    rf"\A(?:[^,;.:(\[\n]|[.:](?=\S)){{1,60}}\s(?:is|are|was|were)\s(?:clearly\s|obviously\s|therefore\s|also\s)?{_WRONG}(?!\s(?:by|to)\b)"
+    rf"|(?:,\s|[(\[]\s?|\s-\s|\u2014\s?)(?:(?:which|that|this|it)\s(?:is|was)\s)?{_WRONG}(?=\s?(?:[)\].,;!]|\Z))"
+    r"|\A\W*(?:not\s(?!.*\sbut\s)|(?:the\s)?(?:wrong|incorrect)\sanswer\b|(?:any(?:thing)?|every(?:thing)?|all)\s(?:but|except)\s)"
+    r"|\s(?:does|do|did)\s?(?:not|n't)\swork\b|\?\s?(?:no|wrong|incorrect)\b|[\u274c\u2717\u2718]",
+    re.IGNORECASE,
+)
 _CHATTER = re.compile(
     r"[\s(*_>-]*(?:\[[0-9]+\]\s*)?"
     r"(?:let me know|feel free|i hope|hope (?:this|that|it)|if you (?:have|need|would|want|'d)"
@@ -198,6 +206,11 @@ def replacement(statement: str) -> Replacement | None:
     """What `statement` says last instead of its first answer, as in "12, but should be 13"; None without any."""
     last = next(reversed(list(_REPLACEMENT.finditer(statement))), None)
     return last and Replacement(statement[last.end() :].lstrip(" ,.:;-\u2014"), last["is_withdrawn"] is not None)
+
+
+def is_denied(statement: str) -> bool:
+    """Whether `statement` says that what it names is not the answer: "12 is wrong", "12 (incorrect)", "not 12"."""
+    return _DENIED.search(statement) is not None
 
 
 def is_heading(statement: str) -> bool:

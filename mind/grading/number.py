@@ -30,6 +30,7 @@ from mind.grading.quantity import (
     quantities,
     quantity,
     right_side,
+    with_digits,
 )
 from mind.grading.units import conversion, is_known, unit_at
 from mind.records import Grade, Question
@@ -41,7 +42,7 @@ _INFERENCE = re.compile(r"\b(?:so|therefore|thus|hence)\b", re.IGNORECASE)
 _MONTH = re.compile(rf"\b(?:{'|'.join(MONTHS)})\b", re.IGNORECASE)
 _NO_UNIT = re.compile(r"(?:st|nd|rd|th|[rR])\b")
 _MAYBE_VARIABLE = re.compile(r"(?<![$\u20ac\u00a3])\b[0-9.,]+\s?[kKMB]\Z")
-_WORD = re.compile(rf"(?<![A-Za-z\\])(?!(?:sqrt|{FUNCTIONS})(?![A-Za-z]))[A-Za-z]{{2,}}")
+_WORD = re.compile(rf"(?<![A-Za-z\\])(?!(?:and|or|sqrt|{FUNCTIONS})(?![A-Za-z]))[A-Za-z]{{2,}}")
 _CROSS = re.compile(r"(?<!\b0)(?<=[0-9])\s?x\s?(?=[0-9])")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _OPERATION = re.compile(r"[+*/^|\u00d7\u00f7\u00b7\u221a\u03c0(]|\s-\s|\\|[0-9)]!")
@@ -176,17 +177,18 @@ def _with_unit(number: Quantity, question: Question) -> str:
 def _stated(statement: str, question: str) -> Quantity | None:
     """The number that `statement` is, begins with or, if it is a sentence, concludes with; None for a formula."""
     text = plain_number(statement).replace("<=", "\u2264").replace(">=", "\u2265").strip()
+    is_spelled, text = not _DIGIT.search(text), with_digits(text)
     parts = [text] if has_several_equations(text) else [text, _CLAUSE_END.split(text, maxsplit=1)[0]]
     for part in parts:
         if (number := quantity(part, question)) is not None:
             return number
     if share := _share(text, question):
         return share
-    numbers = not_denied(text, list(quantities(text, question)))
+    numbers = spelled_numbers(text, question) if is_spelled else list(quantities(text, question))
+    numbers = not_denied(text, numbers)
     if not _WORD.search(_COMMAND.sub(" ", text)):
         is_one = len(numbers) == 1 and "=" not in right_side(text)
         return numbers[0]._replace(value=numbers[0].value if is_one else None) if numbers else None
-    numbers = numbers or spelled_numbers(text, question)
     if not numbers or _BOUNDED.match(text) or (alternatives(text, question) and len(numbers) == 2):
         return numbers[0]._replace(value=None) if numbers else None
     if len(numbers) == 2 and begins_with(text, numbers[0]) and _is_calculated(text, *numbers):

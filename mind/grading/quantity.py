@@ -54,9 +54,13 @@ _SCALES |= {"quadrillion": 10**15, "quintillion": 10**18, "sextillion": 10**21}
 _SCALES |= {"lakh": 10**5, "crore": 10**7, "k": 10**3, "m": 10**6, "mn": 10**6, "mln": 10**6, "mio": 10**6}
 _SCALES |= {"b": 10**9, "bn": 10**9, "bln": 10**9}
 _SCALE = re.compile(
-    r"\s?(?P<name>hundred|thousand|million|billion|trillion|quadrillion|quintillion|sextillion|lakh|crore|dozen)s?\b"
+    r"\s?(?P<name>(?i:hundred|thousand|million|billion|trillion|quadrillion|quintillion|sextillion|lakh|crore|dozen))s?\b"
     r"|(?P<short>[kK]|bn|bln|mn|mln|mio|M|B)\b(?!\^)|\s(?P<spaced>k|bn|mln|mn)\b",
 )
+_REST = re.compile(
+    r"\s(?:and\s)?(?P<digits>[0-9]{1,3}(?:,?[0-9]{3})*)(?:\s(?P<name>(?i:hundred|thousand|million))\b)?(?![\w.,/])"
+)
+"""Behind a scale: the 500 of "1 million 500", and "500 thousand"."""
 _PERCENT = re.compile(r"\s?(?:%|per\s?cent\b|pct\b)")
 _WHOLE_HOUR = re.compile(r":00(?![0-9:])")
 _MORE_DIGITS = re.compile(r"(?:(?:\.{2,3}|[.,:/_'-])?[0-9])++")
@@ -162,8 +166,7 @@ def quantity(text: str, question: str = "") -> Quantity | None:
     if len(text) > MAX_ANSWER_CHARACTERS:
         return None
     text = right_side(text.strip())
-    if not _DIGIT.search(text):
-        text = in_digits(_with_one_half(text))
+    text = with_digits(text)
     if _WRAPPED.fullmatch(text):
         text = text.rstrip(".")[1:-1]
     found = next(quantities(text, question), None)
@@ -177,6 +180,13 @@ def quantity(text: str, question: str = "") -> Quantity | None:
     if not is_known(unit_text) and not _MORE_OF_UNIT.match(unit_text.removeprefix(found.unit)):
         unit_text = found.unit or unit_text  # "hours of work", "miles away"
     return found._replace(unit=unit_text, value=None if _BOUND.match(unit[0]) else found.value)
+
+
+def with_digits(text: str) -> str:
+    """`text` with its numbers in digits, if it has none in digits yet; "twelve!" is no factorial."""
+    if _DIGIT.search(text):
+        return text
+    return plain_number(in_digits(_with_one_half(text.replace("!", "."))))
 
 
 def _with_one_half(text: str) -> str:
@@ -252,12 +262,14 @@ def _quantity(text: str, match: re.Match[str], question: str) -> Quantity:
     asked = 1
     if exponent := _EXPONENT.match(text, end):
         value, end = _powered(value, exponent), exponent.end()
-    if (scale := _SCALE.match(text, end)) and not (scale["short"] and asks_for(scale["short"], question)):
-        factor = _SCALES[(scale["name"] or scale["short"] or scale["spaced"]).lower()]
+    while (scale := _SCALE.match(text, end)) and not (scale["short"] and asks_for(scale["short"], question)):
+        name = (scale["name"] or scale["short"] or scale["spaced"]).lower()
+        factor = _SCALES[name]
         value, end = value and value * factor, scale.end()
-        asked = (
-            factor if scale["name"] and (scale["name"] in question.lower() or (factor == 12 and not question)) else 1
-        )
+        asked = factor if scale["name"] and (name in question.lower() or (factor == 12 and not question)) else 1
+        if (rest := _REST.match(text, end)) and value is not None:
+            more = int(rest["digits"].replace(",", "")) * _SCALES.get((rest["name"] or "").lower(), 1)
+            value, end = (value + more if more < factor else None), rest.end()
     if whole_hour := _WHOLE_HOUR.match(text, end):
         end = whole_hour.end()
     if percent := _PERCENT.match(text, end):

@@ -10,7 +10,7 @@ from mind.grading import answer_type
 from mind.grading.answers import with_final_answer
 from mind.records import Question
 
-_NOUNS = ("number", "choice", "time", "date", "digit group")
+_NOUNS = ("number", "choice", "ratio", "time", "date", "digit group")
 """The names of types that have a plural."""
 
 

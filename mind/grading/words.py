@@ -19,11 +19,15 @@ _FRAME = re.compile(
     r"(?:(?:it|he|she|they|this|that|which)\s(?:is|are|was|were|falls\son|lands\son|must\sbe|would\sbe)\s)?"
     r"(?:on\s|in\s|at\s)?(?:an?\s|the\s)?"
 )
-_CLAUSE_END = re.compile(r"[,;](?=\s)(?!\s(?:or|nor)\b)|\s?\(|\s(?:because|since|as)\s|\s-\s|\u2014")
+_OR = r"(?:or|nor|maybe|perhaps|possibly)\b"
+_CLAUSE_END = re.compile(rf"[,;](?=\s)(?!\s{_OR})|\s?\((?!{_OR})|\s(?:because|since|as)\s|\s-\s|\u2014")
 _SAID_LAST = r"\b(?:is|are|was|were|be|on|in|at|named|called)\s(?:an?\s|the\s)?"
 _ALSO_WORDS = frozenset({"sun", "sat", "wed", "mon", "mar", "jan", "jun", "dec"})
 """Abbreviations of months and days of the week that may mean something else in a gold answer."""
-_DENIAL = re.compile(r"\b(?:not|no|never|neither|nor|cannot|or|either|rather\sthan|instead\sof|over)\b|n't\b")
+_DENIAL = re.compile(
+    r"\b(?:not|no|never|neither|nor|cannot|or|either|rather\sthan|instead\sof|over|wrong|doubt|doubtful|used\sto|maybe|perhaps"
+    r"|(?:many|some|most|people)\s(?:\w+\s)?(?:think|thought|say|said|believe|guess))\b|n't\b"
+)
 
 
 class Words(AnswerType):

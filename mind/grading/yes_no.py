@@ -61,6 +61,7 @@ class YesNo(AnswerType):
 
     name = "yes_no"
     request = "yes or no"
+    reads_denials = True
 
     def fits(self, question: Question) -> bool:
         if question.choices is None:

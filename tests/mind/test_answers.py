@@ -24,6 +24,7 @@ NUMBER = Question("n", "Ann has 5 pears and buys 7 more. How many pears has she?
 CHOICE = Question("c", "Where is a revolving door?", "B", {"A": "book store", "B": "bank", "C": "store", "D": "mall"})
 YES_NO = Question("y", "Is frost common in May?", "no", {"yes": "yes", "no": "no"})
 TIME = Question("t", "A train leaves at 14:05 and takes 25 minutes. When does it arrive?", "2:30 pm")
+RATIO = Question("r", "What is the ratio of cats to dogs?", "3:5")
 GROUPS = Question("d", "How did the match end?", "3-2")
 DATE = Question("d", "When is the party?", "July 4")
 WORDS = Question("w", "Which day is it?", "\\text{Tuesday}")
@@ -46,7 +47,12 @@ def patient(monkeypatch):
         ("9:15", "time"),
         ("3:20 p.m.", "time"),
         ("10 am", "time"),
-        ("3:4", "latex"),
+        ("3:4", "ratio"),
+        ("3 : 4 : 5.5.", "ratio"),
+        ("$3{:}4$", "ratio"),
+        ("3:40", "time"),
+        ("3 to 4", "latex"),
+        ("2:\\sqrt{3}", "latex"),
         ("Yes.", "yes_no"),
         ("\\text{No}", "yes_no"),
         ("TRUE", "yes_no"),
@@ -94,8 +100,8 @@ def test_other_answers_are_latex(answer):
 
 @pytest.mark.parametrize(
     "question",
-    [NUMBER, CHOICE, YES_NO, TIME, DATE, GROUPS, WORDS, LATEX],
-    ids=["number", "choice", "yes_no", "time", "date", "digit group", "words", "latex"],
+    [NUMBER, CHOICE, YES_NO, RATIO, TIME, DATE, GROUPS, WORDS, LATEX],
+    ids=["number", "choice", "yes_no", "ratio", "time", "date", "digit group", "words", "latex"],
 )
 def test_what_holds_for_every_answer_type(question, request):
     kind = answer_type(question)
