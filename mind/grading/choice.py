@@ -204,9 +204,11 @@ class _Names:
             rf"(?ai:[(\[<{{\"']\s?({label})\s?[)\]>}}\"'])|\b(?ai:{_KIND}({label}))(?![\w']){_AFTER_LABEL}"
             rf"|(?<![\w'.])({label})(?=[):](?!\w))|(?<![-\w'.])({letter})(?![\w']|-\w)"
         )
-        self._first = re.compile(rf"(?ai:({label}))(?=\s*(?:[.):,;(\-\u2014]|\Z)|\s(?:because|as|since)\b)")
+        self._first = re.compile(rf"(?ai:({label}))(?=\s*(?:[.,](?![0-9])|[):;(\-\u2014]|\Z)|\s(?:because|as|since)\b)")
         # "book store" is not also a mention of "store".
-        longest_first = "|".join(map(re.escape, sorted(self._texts, key=len, reverse=True)))
+        # A number counts by its value, and is none in "5 + 3".
+        texts = [] if self._values else sorted(self._texts, key=len, reverse=True)
+        longest_first = "|".join(map(re.escape, texts))
         self._text = re.compile(rf"(?<!\w)({longest_first})(?:s|es)?(?!\w)" if longest_first else r"(?!)()")
 
     def whole(self, statement: str) -> str | None:

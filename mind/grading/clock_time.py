@@ -19,6 +19,11 @@ _HALF_IN_WORDS = re.compile(
     r"(?<=[0-9])(?:\s?(?:[ap]\.?m\.?|h))?\s(?:in\sthe\s(?:(morning)|afternoon|evening))\b", re.IGNORECASE
 )
 _POINT = re.compile(r"(?<![0-9.])([0-9]{1,2})\.(?=[0-5][0-9]\s?[ap]\.?\s?m\b)", re.IGNORECASE)
+_OTHER = re.compile(
+    r"(?:\b(?:quarter|half|minutes?|hours?|(?<![:0-9])[0-9]{1,2})\s(?:past|to|before|after|of|till)|\b(?:before|after|past))\s\Z",
+    re.IGNORECASE,
+)
+"""Words directly before a time that make another one of it: "half past 3 pm"."""
 _TWELVE = re.compile(r"\W*(?:12(?::00)?\s)?(?:(noon|midday)|midnight)\W*", re.IGNORECASE)
 Time = tuple[int, bool | None]
 """Seconds since midnight (modulo 12 hours if "am" or "pm" is known), and whether it is "am" (False) or "pm" (True);
@@ -52,7 +57,8 @@ class ClockTime(AnswerType):
             found = {_read(match): match[0] for match in _TIME.finditer(sentence)}
             new = {time: written for time, written in found.items() if time not in given} or found
             if new:
-                return next(iter(new.values())) if len(new) == 1 else None
+                time = next(iter(new.values()))
+                return None if len(new) > 1 or _OTHER.search(sentence.partition(time)[0]) else time
         return None
 
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
@@ -61,6 +67,8 @@ class ClockTime(AnswerType):
         gold = _TIME.search(_plain(question.answer))
         if match is None or gold is None:
             return "unparsed", "not a time"
+        if _OTHER.search(_plain(stated).partition(match[0])[0]):
+            return "unparsed", "before or after the time"
         if not _same(_read(match), _read(gold)):
             return "wrong", "another time"
         hours = {_hours(match), _hours(gold)}

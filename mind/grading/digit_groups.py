@@ -21,6 +21,7 @@ _FOUND = re.compile(
 )
 _TO = re.compile(r"(?<=[0-9])\s(?:to|until|through)\s(?=[$\u20ac\u00a3]?[0-9])")
 _BASE = re.compile(_BASED)
+_SEPARATOR = re.compile("[-/.]")
 
 
 class DigitGroups(AnswerType):
@@ -33,7 +34,7 @@ class DigitGroups(AnswerType):
     name = "digit group"
 
     def fits(self, question: Question) -> bool:
-        fits = _GOLD.fullmatch(question.answer) is not None or is_moment(question.answer)
+        fits = _GOLD.fullmatch(_with_hyphen(question.answer)) is not None or is_moment(question.answer)
         return question.choices is None and fits
 
     def marked(self, statement: str, question: Question) -> str | None:
@@ -48,7 +49,7 @@ class DigitGroups(AnswerType):
                 return stated
             if day and _is_named(sentence):
                 return sentence if compare_day(sentence, day)[0] == "right" else None
-            if found := {match[0] for match in _FOUND.finditer(_TO.sub("-", sentence))}:
+            if found := {match[0] for match in _FOUND.finditer(_with_hyphen(sentence))}:
                 return found.pop() if len(found) == 1 else None
         return None
 
@@ -56,21 +57,37 @@ class DigitGroups(AnswerType):
         day = _day(question.answer)
         if day and _is_named(stated):
             return compare_day(stated, day)
-        gold, said = question.answer.strip().removesuffix("."), self.unmarked(stated, question)
+        gold, said = _with_hyphen(question.answer).strip().removesuffix("."), self.unmarked(stated, question)
         if said is not None and is_moment(gold):
             return same_moment(said, gold)
         if said is None or bool(_BASE.fullmatch(said)) != bool(_BASE.fullmatch(gold)):
             return "unparsed", "not in the notation of the answer"
         if _values(said) == _values(gold):
             return "right", "the same groups of digits"
-        if day and (days := days_in(said)) and days[0].notation != day.notation:
-            return same_day(days[0], day)
+        if day:
+            return _compared_dates(said, gold, day)
         return "wrong", "other groups of digits"
+
+
+def _with_hyphen(text: str) -> str:
+    """`text` with "3-5" for "3 to 5"."""
+    return _TO.sub("-", text)
 
 
 def _day(gold: str) -> Day | None:
     """The date that a gold answer is; None for other groups of digits, and for a date with a time of day."""
     return None if is_moment(gold) else next(iter(days_in(gold)), None)
+
+
+def _compared_dates(said: str, gold: str, day: Day) -> tuple[Grade, str]:
+    """The grade of other digits than those of `gold`, a date: 25.12.2024 is 12/25/2024, whose order is certain."""
+    stated = next(iter(days_in(said)), None)
+    if stated is None:
+        return "unparsed", "not a date with a year of four digits"
+    if stated.notation != day.notation or 1 in (len(stated.days), len(day.days)):
+        return same_day(stated, day)
+    unknown = stated.days == day.days and _SEPARATOR.findall(said) != _SEPARATOR.findall(gold)
+    return ("unparsed", "day and month in unknown order") if unknown else ("wrong", "another date")
 
 
 def _is_named(text: str) -> bool:

@@ -47,7 +47,10 @@ FUNCTIONS = "(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|ln|log|exp"
 """A pattern for the names of functions that are also written without a backslash."""
 _FUNCTION = rf"(?<!\\)(?:(?<![A-Za-z])|(?<=(?<![A-Za-z\\])[nxyz]))(?!sec\W*\Z)({FUNCTIONS})(?=[nxyz]?(?![A-Za-z]))"
 """Such a name, also directly beside a variable: 2ln3, xln(x), sinx; not "sec" at the end, a unit."""
-_NOTHING = r"(?i:(?:there\s(?:is|are)\s)?(?:no\ssolutions?|(?:(?:an?|the)\s)?empty\sset))"
+_NOTHING = (
+    r"(?i:(?:(?:(?:the|this)\s(?:equation|system|inequality)|it|there)\s(?:is|are|has|have)\s|has\s)?"
+    r"(?:no\s(?:solutions?|roots?)(?:\sexists?)?|(?:(?:an?|the)\s)?empty\sset)|\\\{\s?\\\})"
+)
 _TYPESETTING = (
     (r"(?<![A-Za-z\\])(angle|triangle)\s?(?=[A-Z]{1,3}(?![A-Za-z]))", r"\\\1 "),
     (r"[\s~]+|(?<!\\)\\(?:[,;:!> ]|q?quad(?![A-Za-z]))", " "),
@@ -75,7 +78,7 @@ _UNITS_AND_NOTATION = (
     (r"([_^])\s*\{\s*(\w)\s*\}", r"\1\2"),
     (r"(?<=[0-9])\s*(?:\\cdot|\\times|\*)\s*(?=[A-Za-z]|\\(?:pi|sqrt)(?![a-z]))", ""),
     (r"(?<![\w}/.^])([0-9]+)/([0-9]+)(?![\w{/.^])", r"\\frac{\1}{\2}"),
-    (rf"\A\W*{_NOTHING}\W*\Z|\\varnothing(?![A-Za-z])", r"\\emptyset "),
+    (rf"\A[^\w{{\\]*{_NOTHING}\W*\Z|\\varnothing(?![A-Za-z])", r"\\emptyset "),
 )
 _LESS, _GREATER = r"\\l(?:t|e|eq|eqslant)(?![a-z])|<", r"\\g(?:t|e|eq|eqslant)(?![a-z])|>"
 _BOTH, _EITHER = (

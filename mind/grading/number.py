@@ -32,7 +32,7 @@ from mind.grading.quantity import (
     right_side,
     with_digits,
 )
-from mind.grading.units import conversion, is_known, unit_at
+from mind.grading.units import conversion, is_known, is_quotient, is_symbol, unit_at
 from mind.records import Grade, Question
 
 CACHED_ANSWERS = 4_096
@@ -116,7 +116,7 @@ class Number(AnswerType):
             return _compared_undecided(stated, gold.value, is_a_number=number is not None)
         unit = _measure(question)
         ratio = conversion(number.unit, unit)
-        if ratio is None and gold.unit:
+        if ratio is None and (gold.unit or not (is_quotient(number.unit) or is_quotient(unit))):
             return "unparsed", f"{number.unit}, not {unit}"
         ratio = ratio or 1  # "How many hours ... a week?" can be answered by "3 hours" or "3 hours a week"
         scale = 1 if unit and is_known(number.unit) else number.scale
@@ -154,12 +154,14 @@ def gold_number(text: str) -> Quantity | None:
 
 
 def _measure(question: Question) -> str:
-    """The unit of the gold answer, or of "How many minutes", if it is a known unit."""
+    """The unit of the gold answer, or of "How many minutes", if it is a known unit or a symbol."""
     gold = gold_number(question.answer)
-    if gold and is_known(gold.unit):
+    if gold and (is_known(gold.unit) or is_symbol(gold.unit)):
         return gold.unit
-    asked = next(reversed(list(_HOW_MANY.finditer(question.question))), None)
-    return unit_at(question.question, asked.end()) if asked and gold and not gold.unit else ""
+    asked = sentences(question.question) or [""]
+    last = next((one for one in reversed(asked) if "?" in one), asked[-1])
+    how_many = next(reversed(list(_HOW_MANY.finditer(last))), None)
+    return unit_at(last, how_many.end()) if how_many and gold and not gold.unit else ""
 
 
 def _asked(question: Question) -> str:

@@ -20,6 +20,7 @@ _SPELLINGS = {
     "g": "gram gramme g",
     "kg": "kilogram kilo kg",
     "t": "tonne",
+    "ton": "ton",
     "oz": "ounce oz",
     "lb": "pound lb",
     "cl": "centiliter centilitre cl",
@@ -38,6 +39,19 @@ _SPELLINGS = {
     "yr": "year yr",
     "mi/h": "mph",
     "km/h": "kph kmh",
+    "deg": "degree",
+    "rad": "radian",
+    "\u00b0C": "celsius \u00b0C",
+    "\u00b0F": "fahrenheit \u00b0F",
+    "K": "kelvin",
+    "N": "newton",
+    "kN": "kilonewton kN",
+    "J": "joule",
+    "kJ": "kilojoule kJ",
+    "cal": "calorie cal",
+    "kcal": "kilocalorie kcal",
+    "W": "watt",
+    "kW": "kilowatt kW",
     "c": "cent \u00a2",
     "$": "dollar USD buck $",
     "\u20ac": "euro EUR \u20ac",
@@ -68,11 +82,18 @@ _SIZES = {
     },
     "s": {"min": "60", "h": "3600", "d": "86400", "wk": "604800"},
     "mo": {"yr": "12"},
+    "N": {"kN": "1000"},
+    "J": {"kJ": "1000"},
+    "cal": {"kcal": "1000"},
+    "W": {"kW": "1000"},
     "$": {"c": "1/100"},
 }
 """The size of other units in base units."""
+_SAME_WORD = ({"lb", "\u00a3"}, {"deg", "\u00b0C"}, {"deg", "\u00b0F"}, {"m", "min"})
+"""A pound is a weight or a currency, a degree an angle or a temperature, and "90m" may be minutes."""
 _BASES = {symbol: (base, Fraction(size)) for base, sizes in _SIZES.items() for symbol, size in sizes.items()}
 _POWERS = (
+    (re.compile(r"\b(?:degrees?|deg\.?)\s(?=celsius|fahrenheit)", re.IGNORECASE), ""),
     (re.compile(r"\b(?:square|sq\.?)\s([A-Za-z]+)"), r"\1^2"),
     (re.compile(r"\b(?:cubic|cu\.?)\s([A-Za-z]+)"), r"\1^3"),
     (re.compile(r"\s?\b(?:per|an?)\b\s?|\s?/\s?"), "/"),
@@ -83,7 +104,7 @@ _NAMES = "|".join(sorted((re.escape(name) for name in _SYMBOLS), key=len, revers
 UNIT_NAME = rf"(?!in\s[a-z])(?:{_NAMES})s?(?![A-Za-z])"
 """A pattern for units: "km", "hours", but not the word in "12 in all"."""
 _UNIT = re.compile(
-    rf"\s?((?:(?:square|cubic|sq\.?|cu\.?)\s)?{UNIT_NAME}(?:\s(?:squared|cubed)|\^\{{?-?[0-9]\}}?)?"
+    rf"\s?((?:degrees?\s(?=celsius|fahrenheit))?(?:(?:square|cubic|sq\.?|cu\.?)\s)?{UNIT_NAME}(?:\s(?:squared|cubed)|\^\{{?-?[0-9]\}}?)?"
     rf"(?:\s?(?:/|\b(?:per|an?)\b)\s?{UNIT_NAME}(?:\^\{{?-?[0-9]\}}?)?)?)",
     re.IGNORECASE,
 )
@@ -143,14 +164,29 @@ def is_known(unit: str) -> bool:
     return _symbols(unit) is not None
 
 
+def is_symbol(unit: str) -> bool:
+    """Whether `unit` is a symbol or an abbreviation, which has one meaning: "kN", "pm", "AD"; not a word such as
+    "boxes"."""
+    return unit in _ABBREVIATIONS or unit in _SYMBOLS or re.fullmatch("[A-Z]{1,3}", unit) is not None
+
+
+def is_quotient(unit: str) -> bool:
+    """Whether `unit` is a quotient or a power of known units: "hours a week", "kg/m^3"."""
+    return not {*"/^"}.isdisjoint(_symbols(unit) or "")
+
+
 def conversion(one: str, other: str) -> Fraction | None:
     """How many of the unit `other` one of the unit `one` is: 60 for "hours" and "minutes".
 
-    1 if one of them is unknown or empty; None if they measure different things, such as "km" and "km/h".
+    1 if one of them is unknown or empty; None if they measure different things, such as "km" and "km/h", or if both are
+    symbols and one is unknown, such as "V" and "mV".
     """
     first, second = _symbols(one), _symbols(other)
-    if first is None or second is None or {first, second} == {"lb", "\u00a3"}:  # a pound is a weight or a currency
+    if {first, second} in _SAME_WORD:
         return Fraction(1)
+    if first is None or second is None:
+        are_symbols = is_symbol(one) and is_symbol(other)
+        return None if are_symbols and one.strip("\u00b0") != other.strip("\u00b0") else Fraction(1)
     size, powers = _in_base_units(first)
     other_size, other_powers = _in_base_units(second)
     return size / other_size if powers == other_powers else None

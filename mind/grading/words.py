@@ -62,6 +62,9 @@ def compare_words(gold: str, stated: str) -> tuple[Grade, str]:
     clause = _normal(_CLAUSE_END.split(without_latex_text(stated), maxsplit=1)[0])
     if words in (said, clause):
         return "right", "the same words"
+    gold_latex = normal_latex(gold)
+    if gold_latex == normal_latex(stated):
+        return "right", "the same in LaTeX"
     if re.search(rf"(?<!\w){re.escape(words)}(?!\w)", said):
         return _mentioned(words, said)
     if not said:
@@ -70,8 +73,8 @@ def compare_words(gold: str, stated: str) -> tuple[Grade, str]:
         return ("unparsed", "perhaps abbreviated") if words in _ALSO_WORDS else ("right", "the same name")
     if LATEX_SIGNS.search(without_latex_text(stated)) and not _FONT.fullmatch(gold):
         return compare_latex(gold, stated)
-    if normal_latex(gold) == normal_latex(stated):
-        return "right", "the same in LaTeX"
+    if gold_latex == r"\emptyset" and not re.search("[0-9]", stated):
+        return "unparsed", "perhaps no solution in other words"  # none, impossible
     return "wrong", "other words"
 
 
@@ -82,7 +85,7 @@ def _same_name(gold: str, said: str) -> bool:
 
 def _normal(text: str) -> str:
     """`text` in lower case, without punctuation around words and without articles before nouns."""
-    return _FRAME.sub("", bare(text).replace("-", " "), count=1)
+    return _FRAME.sub("", " ".join(re.sub("[-,]", " ", bare(text)).split()), count=1)
 
 
 def _mentioned(gold: str, said: str) -> tuple[Grade, str]:

@@ -51,7 +51,7 @@ def patient(monkeypatch):
         ("3 : 4 : 5.5.", "ratio"),
         ("$3{:}4$", "ratio"),
         ("3:40", "time"),
-        ("3 to 4", "latex"),
+        ("3 to 4", "digit group"),
         ("2:\\sqrt{3}", "latex"),
         ("Yes.", "yes_no"),
         ("\\text{No}", "yes_no"),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 _ROWS = ("tests/kernels/test_row_kernels.py", "tests/kernels/test_linear_cross_entropy.py")
-_NAMES = "answers", "marks", "answer_line", "answer_comparison", "by_hand", "units", "graded_responses", "number_text"
+_NAMES = (
+    "answers", "marks", "answer_line", "answer_comparison", "stated_answers", "by_hand", "units", "graded_responses",
+    "number_text",
+)  # fmt: skip
 _RESPONSES = tuple(f"tests/mind/test_{name}.py" for name in _NAMES)
 
 MODULES: dict[str, tuple[str, ...]] = {
@@ -68,6 +71,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "mind.grading.latex_notation": (*_RESPONSES, "tests/mind/test_latex_equality.py"),
     "mind.grading.number_notation": ("tests/mind/test_number_notation.py", *_RESPONSES),
     "mind.grading.plain_text": ("tests/mind/test_number_notation.py", *_RESPONSES),
+    "mind.grading.ratio": _RESPONSES,
     "mind.grading.units": _RESPONSES,
     "mind.grading.words": _RESPONSES,
     "mind.grading.yes_no": _RESPONSES,

@@ -1,0 +1,116 @@
+"""What statements of a person would say are right, wrong or neither, type by type."""
+
+from __future__ import annotations
+
+import pytest
+
+from mind.grading.answers import is_correct, judge_text
+from mind.records import Question
+
+NUMBERED = {"A": "2", "B": "5", "C": "2.5", "D": "8"}
+
+
+def asked(answer, question="What is it?", choices=None):
+    return Question("q", question, answer, choices)
+
+
+@pytest.mark.parametrize(
+    ("question", "right", "wrong", "unparsed"),
+    [
+        (
+            asked("3:5", "What is the ratio of cats to dogs?"),
+            ["3:5", "3 : 5", "6:10", "3 to 5", "3 is to 5", "three to five", "3/5", "0.6", "$3:5$", "cats to dogs 3:5"],
+            ["5:3", "5 to 3", "3:5:7", "5/3", "3:6", "half"],
+            ["dogs to cats 5:3", "3:5 or 5:3", "not 3:5", "from 3 to 5"],
+        ),
+        (asked("1:2:3"), ["2:4:6", "1 to 2 to 3", "0.5:1:1.5"], ["1:2", "3:2:1"], ["1/6"]),
+        (asked("3 to 5"), ["3-5", "3 to 5", "3 \u2013 5"], ["5 to 3", "3 to 6"], ["between 3 and 5", "15"]),
+    ],
+    ids=["two terms", "three terms", "range"],
+)
+def test_a_ratio_has_an_order(question, right, wrong, unparsed):
+    check(question, right, wrong, unparsed)
+
+
+@pytest.mark.parametrize(
+    ("gold", "right", "wrong", "unparsed"),
+    [
+        (
+            "12",
+            ["twelve!", "twelve", "12!!"],
+            ["twelve squared", "13"],
+            ["12 and 13", "twelve or thirteen", "12 is wrong"],
+        ),
+        ("144", ["twelve squared", "144", "12 squared"], ["twelve"], []),
+        ("1000500", ["1 million 500", "1,000,500"], ["1 million", "1 Million"], []),
+        ("1000000", ["1 Million", "one million", "a million", "one thousand thousand"], ["1 million 500"], []),
+        ("2500000", ["2.5 million", "2 million 500 thousand", "two and a half million"], ["2.5"], []),
+    ],
+)
+def test_a_number_in_words_is_the_number_in_digits(gold, right, wrong, unparsed):
+    check(asked(gold), right, wrong, unparsed)
+
+
+@pytest.mark.parametrize(
+    ("gold", "right", "wrong", "unparsed"),
+    [
+        ("12 kN", ["12 kN", "12 kilonewtons", "12"], ["13 kN", "12 newtons"], ["12 kg", "12 N"]),
+        ("90 degrees", ["90\u00b0", "90 deg", "90"], ["80\u00b0"], ["90 radians"]),
+        ("20 \u00b0C", ["20 degrees Celsius", "20 C", "20 degrees"], ["21 \u00b0C"], ["20 \u00b0F", "20 K"]),
+        ("5 mV", ["5 mV", "5"], ["6 mV"], ["5 V"]),
+        ("2 kcal", ["2000 calories", "2 kilocalories"], ["2 calories"], ["2 kJ"]),
+        ("3 hours", ["180 minutes", "3"], ["3 minutes"], ["3 miles"]),
+    ],
+)
+def test_a_number_in_another_unit_is_converted_or_undecided(gold, right, wrong, unparsed):
+    check(asked(gold), right, wrong, unparsed)
+
+
+@pytest.mark.parametrize(
+    ("question", "right", "unparsed"),
+    [
+        ("How many hours a week did she practice?", ["5", "5 hours", "5 hours a week"], []),
+        ("It needs many gallons. How many gallons is not our question. How much does it cost?", ["$5", "5"], []),
+        ("They count how many gallons they need. How much does it cost?", ["$5", "5 dollars"], []),
+        ("How many gallons do they need?", ["5 gallons", "20 quarts"], ["$5"]),
+    ],
+)
+def test_the_unit_is_that_of_the_last_question(question, right, unparsed):
+    check(asked("5", question), right, [], unparsed)
+
+
+@pytest.mark.parametrize(
+    ("gold", "right", "wrong", "unparsed"),
+    [
+        ("12/25/2024", ["25.12.2024", "25/12/2024", "2024-12-25"], ["12/24/2024", "24.12.2024"], ["12/25/24"]),
+        ("03/04/2024", ["3/4/2024"], ["03/05/2024"], ["April 3, 2024", "2024-04-03"]),
+        ("3:00 pm", ["3 pm", "15:00", "at 3:00 pm"], ["3 am", "4 pm"], ["half past 3 pm", "before 3 pm", "10 to 3 pm"]),
+    ],
+)
+def test_dates_and_times_in_other_notations(gold, right, wrong, unparsed):
+    check(asked(gold), right, wrong, unparsed)
+
+
+def test_nothing_has_many_names():
+    for gold in ("no solution", "\\emptyset"):
+        right = ["No solution exists", "The equation has no roots", "\\{\\}", "There are no solutions"]
+        check(asked(gold), right, ["5", "x = 5"], ["none", "impossible", "no real roots"])
+
+
+def test_a_choice_that_is_a_number_counts_by_its_value():
+    for label, statement in {"A": "2", "B": "5.0", "C": "The answer is 2.5.", "D": "5 + 3 = 8"}.items():
+        assert is_correct(statement, asked(label, choices=NUMBERED)), statement
+    for statement in ("2.5", "2.", "5 + 3 = 8"):
+        assert not is_correct(statement, asked("B", choices=NUMBERED)), statement
+
+
+@pytest.mark.parametrize("response", ["12 is wrong", "12 (incorrect)", "not 12", "12? No."])
+def test_an_answer_that_is_denied_is_undecided(response):
+    for gold in ("12", "13"):
+        assert judge_text(f"#### {response}", asked(gold)).verdict == "unparsed"
+
+
+def check(question, right, wrong, unparsed):
+    found = {said: judge_text(f"#### {said}", question).verdict for said in (*right, *wrong, *unparsed)}
+    expected = {**dict.fromkeys(right, "right"), **dict.fromkeys(wrong, "wrong"), **dict.fromkeys(unparsed, "unparsed")}
+    assert found == expected
