@@ -71,7 +71,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "mind.grading.latex_notation": (*_RESPONSES, "tests/mind/test_latex_equality.py"),
     "mind.grading.number_notation": ("tests/mind/test_number_notation.py", *_RESPONSES),
     "mind.grading.plain_text": ("tests/mind/test_number_notation.py", *_RESPONSES),
-    "mind.grading.ratio": _RESPONSES,
+    "mind.grading.ratio": ("tests/mind/test_stated_answers.py", "tests/mind/test_answers.py"),
     "mind.grading.units": _RESPONSES,
     "mind.grading.words": _RESPONSES,
     "mind.grading.yes_no": _RESPONSES,
