@@ -70,9 +70,15 @@ def listed(names: Sequence[str], limit: int = 3) -> str:
 def meant(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """A suggestion for the end of a message: the name among `known` most similar to `word`; empty if none is
     similar."""
+    near = alike(word, known, cutoff)
+    return f"; perhaps you meant {near}" if near else ""
+
+
+def alike(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The name among `known` most similar to `word`, in any case; None if none is similar."""
     folded = {name.casefold(): name for name in known}
     near = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=cutoff)
-    return f"; perhaps you meant {folded[near[0]]}" if near else ""
+    return folded[near[0]] if near else None
 
 
 def path_meant(path: Path) -> str:

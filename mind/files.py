@@ -341,7 +341,7 @@ def _decoded(where: str, text: bytes) -> str:
         line = text.count(b"\n", 0, error.start)
         place = f"{where}:{line + 1}" if line else where
         other = _other_format(text)
-        raise MindError(f"{place}: not UTF-8 text{f' but {other}' if other else ''}") from None
+        raise MindError(f"{place}: not UTF-8 text{f' but {other}' if other else ': save it as UTF-8'}") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from mind.teacher.folder import DatasetFolder
 
 _TABLES = (".csv", ".tsv", ".xls", ".xlsx", ".parquet", ".arrow")
 """Endings of files that programs read as tables, which JSON in them is not."""
+_WRITTEN_BY = {"a run": "mind train", "an experiment": "mind experiment", "a data set": "mind data generate"}
+"""The command that makes a folder of each kind."""
 SHOWN = 3
 """Number of runs that a message names if the folder holds them."""
 
@@ -34,6 +36,8 @@ def check_kind(path: str, expected: str) -> None:
     require(os.path.lexists(path), f"{path}: no such folder{path_meant(Path(path))}")
     kind, remedy = _kind(Path(path))
     if kind and kind != expected:
+        if not remedy and expected in _WRITTEN_BY:
+            remedy = f": the folder that `{_WRITTEN_BY[expected]}` writes"
         raise MindError(f"{path} is {kind}, and {expected} is expected here{remedy}")
 
 

@@ -21,6 +21,7 @@ from mind.records import Question, Rationale, WrongRationale
 from mind.summary import Summary
 from mind.teacher.folder import DatasetFolder
 from mind.teacher.journal import load_responses
+from mind.typed_json import described
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def import_rationales(
     for where, row, question in read_questions(path, problems):
         texts = row.get("rationales")
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            problems.note(where, '"rationales" is not a list of strings: there is nothing to import')
+            problems.note(where, f"{_not_texts(texts)}: there is nothing to import")
             continue
         rules = problems.attempt(where, knowledge, where, row.get("knowledge"))
         if rules is None:
@@ -107,6 +108,17 @@ def import_rationales(
     if knowledge_folder is not None:
         questions, counts["questions_given_knowledge"] = _with_rules_of(knowledge_folder, questions)
     return questions, ImportReport(**counts)
+
+
+def _not_texts(rationales: object) -> str:
+    """What is wrong with the "rationales" of a row, which should be a list of strings."""
+    if rationales is None:
+        return '"rationales" is missing'
+    is_list = isinstance(rationales, list)
+    item = next((one for one in rationales if not isinstance(one, str)), None) if is_list else rationales
+    if isinstance(item, dict) and {"perspective", "text"} <= item.keys():
+        return '"rationales" have perspectives already, and can be trained on as they are'
+    return f'"rationales" {"holds" if is_list else "is"} {described(item)}, and a list of strings is expected'
 
 
 def _with_rules_of(path: str | os.PathLike[str], questions: Sequence[Question]) -> tuple[list[Question], int]:

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from mind.answer_line import ANSWER_MARKER
-from mind.display import meant
+from mind.display import alike
 from mind.errors import MindError, require
 from mind.files import parse_json
 from mind.typed_json import described
@@ -146,8 +146,10 @@ def whole_text(where: str, name: str, text: str) -> str:
 
 def _present(where: str, row: Mapping[str, Any], name: str) -> Any:
     if name not in row:
-        others = [str(column) for column in row if column not in _KNOWN]
-        hint = f": the row has {', '.join(others):.500}{meant(name, others)}" if others else ""
+        others = [str(column) for column in row if name not in _KNOWN or column not in _KNOWN]
+        near = alike(name, others)
+        remedy = f'; if "{near}" is meant, rename it' if near else ""
+        hint = f": the row has {', '.join(others):.500}{remedy}" if others else ""
         raise MindError(f'{where}: "{name}" is missing{hint}')
     return row[name]
 

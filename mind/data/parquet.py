@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from itertools import chain, islice
 from types import ModuleType
 from typing import Any
+
+import numpy
 
 from mind.errors import MindError, MissingError, require
 from mind.files import replacing_file, require_file
 
 BATCH_ROWS = 4096
 """Number of rows in memory at a time."""
-_NOT_IN_JSON = re.compile(r"\b(?:date|time|timestamp|duration|decimal|month)")
-"""The names of Arrow's types, within a schema, whose values JSON does not have."""
 
 
 def parquet_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each row of a Parquet file as the equivalent JSON object, with its "path: row n", n from 0.
 
-    Dates, times and decimals become texts, such as "2024-01-05". Bytes, which have no equivalent, stay as they are.
+    Dates, times and decimals become texts, such as "2024-01-05", and durations "7200 seconds". Bytes, which have no
+    equivalent, stay as they are.
     Raises MindError for a missing file, for a file that is not Parquet, and without pyarrow.
     """
     pyarrow = _pyarrow(path)
@@ -32,11 +32,11 @@ def parquet_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, 
         with pyarrow.parquet.ParquetFile(require_file(path)) as file:
             names = file.schema_arrow.names
             require(len(set(names)) == len(names), f"{path}: two columns have the same name: {', '.join(names)}")
-            batches = map(_with_short_numbers, file.iter_batches(batch_size=BATCH_ROWS))
+            fields = {field.name: convert for field in file.schema_arrow if (convert := _to_json(field.type))}
+            batches = file.iter_batches(batch_size=BATCH_ROWS)
             rows = chain.from_iterable(batch.to_pylist(maps_as_pydicts="strict") for batch in batches)
-            equivalent = _in_json if _NOT_IN_JSON.search(str(file.schema_arrow)) else dict
             for number, row in enumerate(rows):
-                yield f"{path}: row {number}", equivalent(row)
+                yield f"{path}: row {number}", _each_field(fields, row)
     except (pyarrow.ArrowException, ValueError, KeyError, OverflowError, OSError) as error:
         raise MindError(f"{path}: cannot be read as Parquet: {error}") from None
 
@@ -64,28 +64,64 @@ def write_parquet_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLik
             writer.write_batch(pyarrow.RecordBatch.from_pylist(batch, schema))
 
 
-def _in_json(value: Any) -> Any:
-    """`value` with texts in place of dates, times and decimals."""
-    if isinstance(value, dict):
-        return {name: _in_json(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_in_json(item) for item in value]
+Convert = Callable[[Any], Any]
+
+
+def _to_json(kind: Any) -> Convert | None:
+    """What makes values of this Arrow type JSON values; None if they are."""
+    from pyarrow import types
+
+    if types.is_float16(kind) or types.is_float32(kind):
+        return _short16 if types.is_float16(kind) else _short32
+    if types.is_duration(kind):
+        return _seconds
+    if types.is_temporal(kind) or types.is_decimal(kind):
+        return _text
+    if types.is_dictionary(kind):
+        return _to_json(kind.value_type)
+    if types.is_struct(kind):
+        fields = {field.name: convert for field in kind if (convert := _to_json(field.type))}
+        return functools.partial(_each_field, fields) if fields else None
+    if types.is_map(kind):
+        return _of_values(_to_json(kind.item_type))
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return _of_values(_to_json(kind.value_type)) if is_list else None
+
+
+def _of_values(convert: Convert | None) -> Convert | None:
+    return convert and functools.partial(_each_value, convert)
+
+
+def _each_field(fields: Mapping[str, Convert], row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: fields[name](value) if name in fields and value is not None else value for name, value in row.items()}
+
+
+def _each_value(convert: Convert, values: Any) -> Any:
+    if isinstance(values, dict):
+        return {name: value if value is None else convert(value) for name, value in values.items()}
+    return [value if value is None else convert(value) for value in values]
+
+
+def _short32(value: float) -> float:
+    """The number that was written: 0.1 for 0.10000000149011612, and whole numbers as they are."""
+    return value if value.is_integer() else float(str(numpy.float32(value)))
+
+
+def _short16(value: float) -> float:
+    """As `_short32`, for float16: 0.1 for 0.0999755859375."""
+    return value if float(value).is_integer() else float(str(numpy.float16(value)))
+
+
+def _text(value: Any) -> str:
+    """A date, a time or a decimal as it is written: 2024-01-05 14:30:00."""
     if isinstance(value, datetime):
         return value.isoformat(" ")
-    if isinstance(value, date | time):
-        return value.isoformat()
-    return str(value) if isinstance(value, timedelta | Decimal) else value
+    return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
-def _with_short_numbers(batch: Any) -> Any:
-    """`batch` in which 32-bit numbers become the ones that were written: 0.1 instead of 0.10000000149011612."""
-    import pyarrow
-
-    for index, field in enumerate(batch.schema):
-        if pyarrow.types.is_float32(field.type):
-            numbers = batch.column(index).cast(pyarrow.string()).cast(pyarrow.float64())
-            batch = batch.set_column(index, field.name, numbers)
-    return batch
+def _seconds(value: timedelta) -> str:
+    """With its unit, since 2:00:00 would be a time of day."""
+    return f"{value.total_seconds():.9f}".rstrip("0").rstrip(".") + " seconds"
 
 
 def _parquet_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,11 @@ T = TypeVar("T")
 Rows = Iterator[tuple[str, Mapping[str, Any]]]
 """Each row as a JSON object, with its "path:line" or, in a format without lines, "path: row n", n from 0."""
 
+_CSV_REMEDIES = {
+    "unexpected end": ": the text lacks its closing quote",
+    "expected after": ': write a quote within a text twice: ""',
+}
+"""What to do about a message of the csv module, which names no remedy."""
 _MOST_OF_A_CELL = 2**30
 """Characters that a cell of CSV may have. The default of the csv module, 131,072, is less than some texts have."""
 
@@ -118,6 +123,9 @@ def _object(where: str, line: bytes) -> dict[str, Any]:
 def _csv_rows(path: str | os.PathLike[str], problems: Problems) -> Rows:
     """An empty cell counts as a missing field, since CSV has no other way to say so."""
     text = read_text(path)
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise MindError(f"{path}:{line}: holds the character NUL, which no text has: take it out")
     first, _, _ = text.partition("\n")
     if "," not in first and (other := next((sign for sign in ";\t|" if sign in first), None)):
         raise MindError(f"{path}: its columns are separated by {json.dumps(other)}: expected commas")
@@ -146,7 +154,8 @@ def _cells(path: str | os.PathLike[str], text: str) -> Iterator[tuple[int, list[
         try:
             row = next(rows, None)
         except csv.Error as error:
-            raise MindError(f"{path}:{line}: not CSV: {error}") from None
+            remedy = next((remedy for what, remedy in _CSV_REMEDIES.items() if what in str(error)), "")
+            raise MindError(f"{path}:{line}: not CSV: {error}{remedy}") from None
         finally:
             csv.field_size_limit(limit)
         if row is None:
@@ -208,6 +217,8 @@ def _remedy(error: json.JSONDecodeError) -> str | None:
         return "JSON has no comments: take it out"
     if error.msg.startswith("Expecting value") and _NUMBER.match(rest):
         return "write a number as 0.5, or as a text in quotes"
+    if rest[:1] == "}":
+        return "it ends an object that begins above: write each object whole, on its own line"
     if not rest:
         return "it breaks off: write each object whole, on its own line"
     return None

@@ -81,7 +81,8 @@ def without_leaks(train: list[Question], found: Mapping[str, Leaks], data: DataC
 def described_leaks(found: Leaks) -> str:
     """The leaks in words: "3 training questions have 13 words in a row of 2 of its questions"."""
     training, test = len(found.training), len(found.test)
-    return f"{number_of(training, 'training question')} share {WORDS} words in a row with {test} of its questions"
+    share = "shares" if training == 1 else "share"
+    return f"{number_of(training, 'training question')} {share} {WORDS} words in a row with {test} of its questions"
 
 
 def trained_on(questions: Sequence[Question], data: DataConfig) -> list[Question]:

@@ -244,11 +244,17 @@ def test_an_import_keeps_right_rationales_and_counts_the_others(write):
 
 
 def test_an_import_refuses_what_it_cannot_name(write):
-    for rationales in (NAMED, None):
+    named = '"rationales" have perspectives already, and can be trained on as they are'
+    for rationales, message in (
+        (NAMED, named),
+        (None, '"rationales" is missing'),
+        ("a", '"rationales" is "a", and a list of strings is expected'),
+        (["a", 1], '"rationales" holds 1, and a list of strings is expected'),
+    ):
         path = write({**GOOD, "rationales": rationales})
         with pytest.raises(MindError) as error:
             import_rationales(path)
-        assert str(error.value) == f'{path}:1: "rationales" is not a list of strings: there is nothing to import'
+        assert str(error.value) == f"{path}:1: {message}: there is nothing to import"
     with pytest.raises(MindError, match="minimum 3 and keep 2: expected 1 <= minimum <= keep"):
         import_rationales(path, keep=2, minimum=3)
 

@@ -260,9 +260,9 @@ def test_a_cache_that_cannot_be_is_named(place, monkeypatch):
         (b"\xef\xbb\xbf\r\n", "w: is empty: expected JSON"),
         (b'{"a": "b', "w: not JSON: Unterminated string starting at column 7"),
         (b'["a\tb"]', "w: not JSON: Invalid control character at column 4"),
-        (b'{"a": 1,\n\n"b": "\xff"}', "w:3: not UTF-8 text"),
+        (b'{"a": 1,\n\n"b": "\xff"}', "w:3: not UTF-8 text: save it as UTF-8"),
         (b"\xff\xfe{\0}\0", "w: not UTF-8 text but UTF-16: save it as UTF-8"),
-        ('{"ä": 1}'.encode("latin-1"), "w: not UTF-8 text"),
+        ('{"ä": 1}'.encode("latin-1"), "w: not UTF-8 text: save it as UTF-8"),
     ],
 )
 def test_what_is_not_json_is_named(text, message):

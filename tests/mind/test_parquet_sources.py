@@ -7,11 +7,13 @@ import datetime
 import json
 from decimal import Decimal
 
+import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_sources import QUESTIONS, ROW, read_source, write_parquet
 
+from mind.data.parquet import parquet_rows
 from mind.data.questions import load_questions, save_questions
 from mind.data.sources import SourceConfig
 from mind.errors import MindError
@@ -114,7 +116,7 @@ def test_numbers_of_parquet_are_those_that_were_written(tmp_path):
         (datetime.date(2024, 1, 5), "2024-01-05"),
         (datetime.datetime(2024, 1, 5, 3, 4), "2024-01-05 03:04:00"),
         (datetime.time(9, 15), "09:15:00"),
-        (datetime.timedelta(hours=2), "2:00:00"),
+        (datetime.timedelta(hours=2), "7200 seconds"),
         (Decimal("1.50"), "1.50"),
     ],
 )
@@ -131,6 +133,36 @@ def test_values_that_json_does_not_have_are_texts(tmp_path, value, text):
         "correct": None,
         "extracted": None,
     }
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+def test_short_numbers_are_those_that_were_written(tmp_path, bits):
+    pyarrow = pytest.importorskip("pyarrow")
+    number = pyarrow.float16() if bits == 16 else pyarrow.float32()
+    columns = {
+        "id": pyarrow.array(["a", "b"]),
+        "question": pyarrow.array(["?", "?!"]),
+        "answer": pyarrow.array(numpy.array([0.1, 32768.0], f"float{bits}")),
+        "choices": pyarrow.array([numpy.array([0.1, 0.7], f"float{bits}"), None], pyarrow.list_(number)),
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "q.parquet")
+    first, second = load_questions(tmp_path / "q.parquet")
+    assert (first.answer, first.choices) == ("A", {"A": "0.1", "B": "0.7"})
+    assert (second.answer, second.choices) == ("32768", None)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ([{"x": Decimal("1.50"), "y": 2}, None], [{"x": "1.50", "y": 2}, None]),
+        ({"x": [datetime.date(2024, 1, 5), None]}, {"x": ["2024-01-05", None]}),
+        (datetime.timedelta(milliseconds=1500), "1.5 seconds"),
+    ],
+)
+def test_values_within_others_are_texts_too(tmp_path, value, text):
+    pyarrow = pytest.importorskip("pyarrow")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"more": value}]), tmp_path / "q.parquet")
+    assert [row for _, row in parquet_rows(tmp_path / "q.parquet")] == [{"more": text}]
 
 
 @pytest.mark.parametrize("value", [b"x", [b"x"], [{"bytes": b"x", "path": None}]])

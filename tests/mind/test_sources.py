@@ -179,7 +179,7 @@ def test_every_form_of_choices(tmp_path, choices, answer, expected):
     ("row", "message"),
     [
         ({"question": "?", "solution": "2"}, '"answer" is missing: the row has solution'),
-        ({"Question": "?", "Answer": "2"}, '"question" is missing: the row has Question, Answer; perhaps you meant Qu'),
+        ({"Question": "?", "Answer": "2"}, '"question" is missing: the row has Question, Answer; if "Question" is'),
         ({**ROW, "answer": None}, '"answer" is null: expected a string or a number'),
         ({**ROW, "answer": " "}, '"answer" is empty'),
         ({**ROW, "answer": "\u200b\x00"}, '"answer" is empty'),
@@ -216,7 +216,7 @@ def test_a_faulty_row_is_named(tmp_path, row, message):
         ({"id_column": "n"}, ":2: id 1 is also on line 1: give each question an id of its own"),
         (
             {"id_column": "key"},
-            ':1: "key" is missing: the row has n; likewise in 1 other row',
+            ':1: "key" is missing: the row has question, answer, n; likewise in 1 other row',
         ),
         ({"choices_column": "options"}, ": no row has the column options: there are question, answer, n"),
         ({"answer_marker": "####"}, ':2: "answer" has no #### before the answer'),
@@ -253,7 +253,7 @@ FORMATS = [
         ("r.json", b"[" * 100_000, "cannot be read: brackets are nested too deep"),
         ("r.json", b'["\xff"]', "not UTF-8 text"),
         ("r.json", b'\xef\xbb\xbf[{"question": 1, "question": 2}]', 'cannot be read: an object has "question" twice'),
-        ("r.csv", b"question,\xff\n?,1\n", "not UTF-8 text"),
+        ("r.csv", b"question,\xff\n?,1\n", "not UTF-8 text: save it as UTF-8"),
         ("r.csv", "question,answer\n?,1\n".encode("utf-16"), "not UTF-8 text but UTF-16: save it as UTF-8"),
         (
             "r.csv",
@@ -278,6 +278,29 @@ def test_a_faulty_file_is_named(tmp_path, name, content, message):
         pytest.importorskip("pyarrow")
     (tmp_path / name).write_bytes(content)
     assert refusal(tmp_path / name).startswith(f"{tmp_path / name}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("r.csv", 'id,question,answer\n1,"?,2\n', "not CSV: unexpected end of data: the text lacks its closing quote"),
+        (
+            "r.csv",
+            'id,question,answer\n1,"?"!,2\n',
+            """not CSV: ',' expected after '"': write a quote within a text twice: \"\"""",
+        ),
+        ("r.csv", "id,question,answer\n1,?\0,2\n", "holds the character NUL, which no text has: take it out"),
+        (
+            "r.jsonl",
+            "{}\n}\n",
+            "not JSON: Expecting value at column 1: it ends an object that begins above: write each object whole, "
+            "on its own line",
+        ),
+    ],
+)
+def test_a_faulty_line_is_named_with_a_remedy(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    assert f"{name}:2: {message}" in refusal(tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])

@@ -28,14 +28,15 @@ def folders(tmp_path_factory):
 
 COMPARE = ": `mind compare experiment` reads it"
 REPORT = ": `mind report run` reads it"
+RUN = "a run is expected here: the folder that `mind train` writes"
 
 
 @pytest.mark.parametrize(
     "words, told",
     [
         ("report experiment", f"experiment is an experiment, and a run is expected here{COMPARE}"),
-        ("report empty", "empty is an empty folder, and a run is expected here"),
-        ("report file", "file is a file, and a run is expected here"),
+        ("report empty", f"empty is an empty folder, and {RUN}"),
+        ("report file", f"file is a file, and {RUN}"),
         ("report runs", "runs is a folder of runs, and a run is expected here: runs/a, runs/b"),
         ("report data", "data is a data set, and a run is expected here: "
                         "`mind data judge data` and `mind data filter` read it"),
@@ -43,9 +44,11 @@ REPORT = ": `mind report run` reads it"
                          "`mind evaluate --student.model model --files FILE` reads it"),
         ("report rnu", "rnu: no such folder; perhaps you meant run"),
         ("judge nothing", "nothing: no such folder"),
-        ("latent runs/a empty --questions file", "empty is an empty folder, and a run is expected here"),
+        ("latent runs/a empty --questions file", f"empty is an empty folder, and {RUN}"),
         ("compare run", f"run is a run, and an experiment is expected here{REPORT}"),
-        ("compare empty", "empty is an empty folder, and an experiment is expected here"),
+        ("compare empty", "empty is an empty folder, and an experiment is expected here: "
+                          "the folder that `mind experiment` writes"),
+        ("judge file", "file is a file, and a data set is expected here: the folder that `mind data generate` writes"),
         ("compare runs", "runs is a folder of runs, and an experiment is expected here: runs/a, runs/b"),
         ("judge run", f"run is a run, and a data set is expected here{REPORT}"),
         ("filter run --output x.jsonl", f"run is a run, and a data set is expected here{REPORT}"),
