@@ -71,6 +71,10 @@ class Ratio(AnswerType):
             return "unparsed", "of the same things in another order"
         return ("right", "equal ratios") if found == {gold} else ("wrong", "different ratios")
 
+    def mentions_gold(self, sentence: str, question: Question) -> bool:
+        gold = _terms(_plain(question.answer))
+        return any(_terms(one) == gold for one in _RATIO.findall(_plain(sentence)))
+
 
 def _plain(text: str) -> str:
     text = without_latex_text(text.replace("{:}", ":")).strip()

@@ -6,6 +6,7 @@ import pytest
 
 from mind.grading import answer_type
 from mind.grading.answers import judge_text
+from mind.grading.date import Date
 from mind.records import Question
 
 
@@ -108,6 +109,21 @@ def test_a_date_may_name_its_month(gold, responses, verdict):
 )
 def test_a_date_without_a_mark_counts_only_if_it_is_right(response, verdict):
     assert judge_text(response, Question("q", "When?", "July 4")).verdict == verdict
+
+
+def test_a_date_is_given_away_in_any_notation():
+    question = Question("q", "When?", "July 4, 2024")
+    for said in ("it is the 4th of July 2024", "from 2024-07-01 to 2024-07-04", "on 4 July 2024, not on July 5, 2024"):
+        assert Date().mentions_gold(said, question), said
+    for said in ("it is July 5, 2024", "in July 2024", "on 4 June 2024"):
+        assert not Date().mentions_gold(said, question), said
+    assert not Date().mentions_gold("on July 4", Question("q", "When?", "soon"))
+
+
+def test_two_dates_are_undecided():
+    for said in ("July 4 or July 5", "July 5 is July 4", "The date July 4 is July 5"):
+        verdict = judge_text(f"#### {said}", Question("q", "When?", "July 4"))
+        assert (verdict.verdict, verdict.reason) == ("unparsed", "several dates"), said
 
 
 @pytest.mark.parametrize(

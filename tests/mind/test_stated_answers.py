@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mind.grading.answers import is_correct, judge_text
+from mind.grading.answers import extract_answer, is_correct, judge_text
+from mind.grading.ratio import Ratio
 from mind.records import Question
 
 NUMBERED = {"A": "2", "B": "5", "C": "2.5", "D": "8"}
@@ -14,11 +15,14 @@ def asked(answer, question="What is it?", choices=None):
     return Question("q", question, answer, choices)
 
 
+CATS = asked("3:5", "What is the ratio of cats to dogs?")
+
+
 @pytest.mark.parametrize(
     ("question", "right", "wrong", "unparsed"),
     [
         (
-            asked("3:5", "What is the ratio of cats to dogs?"),
+            CATS,
             ["3:5", "3 : 5", "6:10", "3 to 5", "3 is to 5", "three to five", "3/5", "0.6", "$3:5$", "cats to dogs 3:5"],
             ["5:3", "5 to 3", "3:5:7", "5/3", "3:6", "half"],
             ["dogs to cats 5:3", "3:5 or 5:3", "not 3:5", "from 3 to 5"],
@@ -30,6 +34,26 @@ def asked(answer, question="What is it?", choices=None):
 )
 def test_a_ratio_has_an_order(question, right, wrong, unparsed):
     check(question, right, wrong, unparsed)
+
+
+def test_a_ratio_is_found_in_a_sentence():
+    for said in ("The ratio is 3:5.", "The answer is 3:5 (cats to dogs).", "It was 1:2. Then it is 3:5."):
+        assert extract_answer(said, CATS) == "3:5", said
+    assert extract_answer("The answer is about 0.6", CATS) == "about 0.6"
+    for said in ("The ratio of dogs to cats is 5:3.", "It is 3:5 or 5:3.", "It is not 3:5."):
+        assert extract_answer(said, CATS) is None, said
+
+
+def test_a_ratio_of_things_in_both_orders_is_the_last_one():
+    both = asked("5:3", "The ratio of cats to dogs is 3:5. What is the ratio of dogs to cats?")
+    check(both, ["The ratio of dogs to cats is 5:3", "5 to 3"], ["3:5"], [])
+
+
+def test_a_ratio_is_given_away_in_other_terms():
+    for said in ("the ratio is 3:5", "it is 6 to 10"):
+        assert Ratio().mentions_gold(said, CATS), said
+    for said in ("the ratio is 13:5", "5:3", "3:50", "3 cats and 5 dogs"):
+        assert not Ratio().mentions_gold(said, CATS), said
 
 
 @pytest.mark.parametrize(
