@@ -91,13 +91,22 @@ def row_weights(
     row_weight: Tensor | None,  # (N,) floating; None: one each
     valid: Tensor | None,  # (N,) bool; None: all
     hidden: Tensor,  # (N, D)
+    reduction: str = "sum",
 ) -> Tensor:
-    """(N,) in the accumulation dtype of hidden, contiguous; zero where not valid."""
+    """(N,) in the accumulation dtype of hidden, contiguous; zero where not valid.
+
+    For "mean", which depends on their proportions alone, weights of float64 that float32 might not hold are divided by
+    the largest of them.
+    """
     dtype = accumulation_dtype(hidden.dtype)
     if row_weight is None:
         return hidden.new_ones(hidden.shape[0], dtype=dtype) if valid is None else valid.to(dtype)
-    row_weight = row_weight.to(dtype)
-    return row_weight.contiguous() if valid is None else torch.where(valid, row_weight, 0)
+    if valid is not None:
+        row_weight = torch.where(valid, row_weight, 0)
+    if reduction == "mean" and row_weight.dtype == torch.float64 != dtype and row_weight.numel():
+        largest = row_weight.abs().amax()
+        row_weight = row_weight / torch.where((largest > 0) & largest.isfinite(), largest, 1)
+    return row_weight.to(dtype).contiguous()
 
 
 def upstream_weights(upstream: Tensor, row_weight: Tensor | None) -> Tensor:

@@ -38,7 +38,7 @@ def forward(
 ) -> tuple[Tensor, RowTerms]:
     """The loss, () or (N,) for reduction "none", and the rows' terms, both differentiable."""
     valid = target != ignore_index
-    weights = RowWeights(row_weights(row_weight, valid, hidden))
+    weights = RowWeights(row_weights(row_weight, valid, hidden, reduction))
     terms = row_terms(without_ignored(hidden, valid), target, valid, weights, spec, extra=extra)
     return reduced(terms.values.loss, scale_of_rows(weights.loss, reduction), reduction), terms
 

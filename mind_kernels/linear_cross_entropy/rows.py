@@ -55,7 +55,7 @@ def forward(
     terms = RowTerms.zeros(hidden.shape[0], hidden, sparse=spec.is_sparse, extra=extra)
     gradients = HeadGradients(hidden, spec.head, needs)
     valid, index = target != ignore_index, target.to(hidden.device).contiguous()
-    weight = row_weights(row_weight, valid.to(hidden.device), hidden)
+    weight = row_weights(row_weight, valid.to(hidden.device), hidden, reduction)
     spoilt = None
     if row_weight is not None and gradients.wanted:
         hidden, spoilt = without_spoilt(hidden, weight != 0)

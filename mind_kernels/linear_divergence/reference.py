@@ -47,7 +47,7 @@ def forward(
     reduction: str,
 ) -> DivergenceOutputs:
     """The loss, which is differentiable, and the rows' values, without a gradient."""
-    weight = row_weights(row_weight, None, hidden)
+    weight = row_weights(row_weight, None, hidden, reduction)
     projected = project_weighted(head, hidden, weight != 0)  # without weight, their divergence may be infinite
     logits = head.to_logits(projected.to(accumulation_dtype(hidden.dtype)))
     log_q = torch.log_softmax(logits, -1)

@@ -39,7 +39,7 @@ def forward(
     """The loss, () or (N,) for reduction "none", the rows' values, and the gradients that are needed.
 
     For a shard, the gradient of the hidden states is the shard's part."""
-    weight = row_weights(row_weight, None, hidden)
+    weight = row_weights(row_weight, None, hidden, reduction)
     values = RowValues(*(torch.zeros_like(weight) for _ in RowValues._fields))
     gradients, spoilt = HeadGradients(hidden, head, needs), None
     if row_weight is not None and gradients.wanted:

@@ -82,8 +82,8 @@ def test_gradients_match_float64(implementation, dtype, options, shape, monkeypa
     truth = eager(torch.float64, torch.arange(shape[2]))
     peer = unluckiest(functools.partial(eager, torch.float32), shape[2], truth)
     # One entry of dH is up to 6 % over the budget that a lucky peer sets there, in builds with other roundings
-    # (baseline, sanitizers).
-    assert_within_budget(found, peer, truth, dtype, conditioning=2.0)
+    # (baseline, sanitizers), and on an AMD processor 2 % over that with twice the floor.
+    assert_within_budget(found, peer, truth, dtype, conditioning=3.0)
 
 
 @each([0], names="_")
