@@ -136,7 +136,11 @@ def marked_label(statement: str, choices: Mapping[str, str]) -> str | None:
     if label := names.whole(statement):
         return label
     if words := _yes_and_no(choices):
-        return marked_label(statement, _labels_alone(choices)) or words.get(marked_yes(statement))
+        label = marked_label(statement, _labels_alone(choices))
+        beside = _WORD_BESIDE.search(statement) if label else None
+        if beside and words.get(beside[1].lower() in ("yes", "true")) != label:
+            return None  # "A) No" if A is yes
+        return label or words.get(marked_yes(statement))
     statement = without_latex_text(statement)
     first = next(names.mentions(statement, at_start=True), None)
     if (
@@ -194,6 +198,7 @@ class _Names:
         self._exact = _labels_of_one({label: text.strip().lower() for label, text in choices.items()})
         self._texts = _labels_of_one({label: _ARTICLE.sub("", bare(plain_text(t))) for label, t in choices.items()})
         self._numbers = _labels_of_one({label: number_value(plain_text(text)) for label, text in choices.items()})
+        self._has_percents = any("%" in text for text in choices.values())
         self._values = self._numbers if len(self._numbers) == len(choices) else {}
         # "(B)" counts in any case, but a bare label only in its own case: "a." ends many sentences that do not choose
         # "A". Only ASCII letters, because "ſ" is an "s" in any case, but not in lower case.
@@ -218,7 +223,8 @@ class _Names:
         if label := self._exact.get(statement.strip().lower()):
             return label
         name = re.sub(rf"\A{_KIND}|{_ARTICLE.pattern}", "", bare(statement))
-        value = number_value(statement) if self._numbers else None
+        is_number = self._numbers and (self._has_percents or "%" not in statement)
+        value = number_value(statement) if is_number else None
         return (
             self._labels.get(name) or self._texts.get(name) or (value is not None and self._numbers.get(value)) or None
         )
@@ -235,6 +241,7 @@ class _Names:
             found += [Mention(*match.span(), self._texts[match[1]]) for match in self._text.finditer(lowered)]
         if self._values:
             numbers = (number for number in quantities(text) if number.value in self._values)
+            numbers = (number for number in numbers if self._has_percents or not number.percent)
             found += [Mention(number.start, number.end, self._values[number.value]) for number in numbers]
         end = -1
         for mention in sorted(found, key=lambda mention: (mention.start, -mention.end)):
@@ -252,7 +259,8 @@ _START = re.compile(rf"[\s\"'*_(\[{{<]*(?:(?:an?|the)\s)?(?:{_KIND})?[\s\"'*_(\[
 _JOINT = re.compile(
     r"\s?(?:[,;/&+\u2192]|->|\b(?:or|and|nor|vs|versus)\b\.?)\s?(?:or\s|and\s)?(?:maybe\s|perhaps\s|possibly\s|even\s|also\s)?"
 )
-_BESIDE = re.compile(r"\s?\(?")
+_BESIDE = re.compile(r"[):.]?\s?\(?")
+_WORD_BESIDE = re.compile(r"\A\W*\w{1,9}\W{1,4}(yes|no|true|false)\W*\Z", re.IGNORECASE)
 _REJECTED = re.compile(r"\W{0,2}(?:\?|\s?(?:is|are|was|were|cannot|can't|can|could)(?:n't)?\b[^,;.]*)", re.IGNORECASE)
 _VERB = re.compile(r"\s(?:is|are|was|were|can|cannot|do|does|fit|fits|seems?|would|might|could)\b")
 _PREDICATE = re.compile(

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 from mind.grading.answer_type import AnswerType
 from mind.grading.calendar_day import Day, days_in, same_day
-from mind.grading.number_notation import in_digits
+from mind.grading.number_notation import ORDINAL, in_digits
 from mind.grading.plain_text import bare, sentences
 from mind.grading.words import compare_words
 from mind.records import Grade, Question
 
-_ORDINAL = re.compile(r"\b(?:first|second|third|\w{1,9}th|twentieth|thirtieth)\b", re.IGNORECASE)
 _ANY_DAY = "thatday"
 """Stands for the date of a statement while the words around it are judged."""
 
@@ -68,4 +65,4 @@ def compare_day(stated: str, gold: Day) -> tuple[Grade, str]:
 def _plain(text: str) -> str:
     """`text` without LaTeX and signs around it, with ordinals in digits."""
     text = bare(text)
-    return in_digits(text) if _ORDINAL.search(text) else text
+    return in_digits(text) if ORDINAL.search(text) else text

@@ -25,6 +25,9 @@ _WORD = re.compile(
 )
 
 
+_CHEMICAL = re.compile(r"(?=[^0-9]*[0-9])(?:[A-Z][a-z]?[0-9]*|[()][0-9]*)+")
+_SUBSCRIPT = re.compile(r"[\s_{}$]|\\(?:mathrm|text|ce)(?![a-z])")
+_ROWS = re.compile(r"[\s$]*([\[(]\s*[\[(].{1,1000}[\])]\s*[\])])[\s$.]*", re.DOTALL)
 _DIGIT = re.compile("[0-9]")
 _PROSE = re.compile(rf"(?<![A-Za-z\\])(?!(?:sqrt|and|{FUNCTIONS})(?![A-Za-z]))[A-Za-z][a-z]{{2,}}(?![A-Za-z])")
 """Words that are neither functions nor names of points."""
@@ -55,6 +58,10 @@ class Latex(AnswerType):
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
         """As LaTeX; "75%" is equal to 75 and to 3/4, and "one half" to 1/2."""
         gold = question.answer
+        if _CHEMICAL.fullmatch(plain := _SUBSCRIPT.sub("", gold)) and plain == _SUBSCRIPT.sub("", stated).rstrip("."):
+            return "right", "the same formula of a substance"
+        if "matrix" in gold and (rows := _ROWS.fullmatch(stated)):
+            stated = _matrix(rows[1])
         grade = compare_latex(gold, stated)
         if grade[0] != "wrong":
             return grade
@@ -71,6 +78,12 @@ class Latex(AnswerType):
     def mentions_gold(self, sentence: str, question: Question) -> bool:
         """Only as a number: a longer formula would have to be found in any notation."""
         return has_number(sentence, question.answer)
+
+
+def _matrix(rows: str) -> str:
+    """The LaTeX of a matrix that is written as nested lists, [[1, 2], [3, 4]]."""
+    found = re.findall(r"[\[(]([^\[\]()]*)[\])]", rows)
+    return r"\begin{pmatrix}" + r"\\".join(row.replace(",", "&") for row in found) + r"\end{pmatrix}"
 
 
 def _is_formula(text: str) -> bool:

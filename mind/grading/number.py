@@ -72,6 +72,7 @@ _CALCULATES = re.compile(
 )
 """Words between two numbers that make a third one of them."""
 _HOW_MANY = re.compile(r"\bhow\smany(?=\s)", re.IGNORECASE)
+_IF = re.compile(r"\bif\b.*\b(?:else|otherwise)\b", re.IGNORECASE)
 _BOUNDED = re.compile(r"\W*(?:(?:more|less|fewer|greater|smaller)\sthan|over|under|above|below)\s", re.IGNORECASE)
 _JOINED = re.compile(
     r"(?:[^0-9]*?(?:\b(?:and|or|to|plus|minus|times|divided|multiplied|remainder|rem)\b|[,&+*/=-])[^0-9]*"
@@ -180,6 +181,8 @@ def _stated(statement: str, question: str) -> Quantity | None:
     """The number that `statement` is, begins with or, if it is a sentence, concludes with; None for a formula."""
     text = plain_number(statement).replace("<=", "\u2264").replace(">=", "\u2265").strip()
     is_spelled, text = not _DIGIT.search(text), with_digits(text)
+    if _IF.search(text) and len(both := list(quantities(text, question))) > 1:
+        return both[0]._replace(value=None)
     parts = [text] if has_several_equations(text) else [text, _CLAUSE_END.split(text, maxsplit=1)[0]]
     for part in parts:
         if (number := quantity(part, question)) is not None:

@@ -43,6 +43,8 @@ _SIGN = re.compile("|".join(map(re.escape, _SIGNS)))
 _PART_SIZES = {"half": 2, "halv": 2, "thir": 3, "3rd": 3, "quar": 4, "four": 4, "4th": 4, "fift": 5, "5th": 5}
 _PART_SIZES |= {"sixt": 6, "6th": 6, "eigh": 8, "8th": 8, "tent": 10, "10th": 10}
 PART = r"(half|halves|(?:third|quarter|fourth|fifth|sixth|eighth|tenth|3rd|4th|5th|6th|8th|10th)s?)\b"
+ORDINAL = re.compile(r"\b(?:first|second|third|\w{1,9}th|twentieth|thirtieth)\b", re.IGNORECASE)
+"""Words that `in_digits` turns into 1st, 2nd and so on."""
 _SOME = re.compile(r"\b(?:hundreds|thousands|millions|billions)\b", re.IGNORECASE)
 _ONE = re.compile(
     r"\ban?\s(?=(?:hundred|thousand|million|billion|dozen|half|third|quarter)\b"

@@ -61,6 +61,9 @@ _REST = re.compile(
     r"\s(?:and\s)?(?P<digits>[0-9]{1,3}(?:,?[0-9]{3})*)(?:\s(?P<name>(?i:hundred|thousand|million))\b)?(?![\w.,/])"
 )
 """Behind a scale: the 500 of "1 million 500", and "500 thousand"."""
+_WORDS_BEHIND_SCALE = re.compile(
+    r"(?<=[0-9]\s)(?P<scale>(?:thousand|million|billion)\s(?:and\s)?)(?P<words>[a-z][a-z \-]{1,80})", re.IGNORECASE
+)
 _PERCENT = re.compile(r"\s?(?:%|per\s?cent\b|pct\b)")
 _WHOLE_HOUR = re.compile(r":00(?![0-9:])")
 _MORE_DIGITS = re.compile(r"(?:(?:\.{2,3}|[.,:/_'-])?[0-9])++")
@@ -183,10 +186,16 @@ def quantity(text: str, question: str = "") -> Quantity | None:
 
 
 def with_digits(text: str) -> str:
-    """`text` with its numbers in digits, if it has none in digits yet; "twelve!" is no factorial."""
+    """`text` with its numbers in digits, if it has none in digits yet but before a scale word: "1 million and one";
+    "twelve!" is no factorial."""
     if _DIGIT.search(text):
-        return text
+        return _WORDS_BEHIND_SCALE.sub(_rest_in_digits, text)
     return plain_number(in_digits(_with_one_half(text.replace("!", "."))))
+
+
+def _rest_in_digits(match: re.Match[str]) -> str:
+    rest = in_digits(match["words"])
+    return match["scale"] + rest if _DIGIT.match(rest) else match[0]
 
 
 def _with_one_half(text: str) -> str:

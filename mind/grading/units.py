@@ -91,6 +91,7 @@ _SIZES = {
 """The size of other units in base units."""
 _SAME_WORD = ({"lb", "\u00a3"}, {"deg", "\u00b0C"}, {"deg", "\u00b0F"}, {"m", "min"})
 """A pound is a weight or a currency, a degree an angle or a temperature, and "90m" may be minutes."""
+_HALVES_OF_DAY = ("am", "pm")
 _BASES = {symbol: (base, Fraction(size)) for base, sizes in _SIZES.items() for symbol, size in sizes.items()}
 _POWERS = (
     (re.compile(r"\b(?:degrees?|deg\.?)\s(?=celsius|fahrenheit)", re.IGNORECASE), ""),
@@ -182,6 +183,8 @@ def conversion(one: str, other: str) -> Fraction | None:
     symbols and one is unknown, such as "V" and "mV".
     """
     first, second = _symbols(one), _symbols(other)
+    if one.lower() in _HALVES_OF_DAY and one.lower() != other.lower() != "":  # "2 pm" is not 2 hours
+        return None
     if {first, second} in _SAME_WORD:
         return Fraction(1)
     if first is None or second is None:

@@ -8,12 +8,15 @@ from mind.grading.answer_type import AnswerType
 from mind.grading.calendar_day import full_name
 from mind.grading.latex import compare_latex
 from mind.grading.latex_notation import normal_latex
+from mind.grading.number_notation import ORDINAL, in_digits
 from mind.grading.plain_text import LATEX_SIGNS, bare, sentences, without_latex_text
 from mind.records import Grade, Question
 
 _FONT = re.compile(r"\s*\\(?:text|mbox|mathrm|textbf|mathbf|textit)\s*\{[^{}]*\}\s*\.?\s*")
 _WORDS = re.compile(r"[^\W_]+(?:['.,&/ -]{1,3}[^\W_]+)*[.!]?")
+_ORDINAL_IN_DIGITS = re.compile(r"(?:the\s)?[0-9]{1,9}(?:st|nd|rd|th)\.?", re.IGNORECASE)
 _LONG_WORD = re.compile(r"\b(?!(?:and|sin|cos|tan|cot|sec|csc|log|mod|exp|max|min)\b)[^\W\d_]{3,}")
+_SEPARATOR = re.compile(r"\s?[,;/&+]\s?(?:and\s)?|\sand\s", re.IGNORECASE)
 _ARTICLE = re.compile(r"(?:an?|the)\s")
 _FRAME = re.compile(
     r"(?:(?:it|he|she|they|this|that|which)\s(?:is|are|was|were|falls\son|lands\son|must\sbe|would\sbe)\s)?"
@@ -39,7 +42,7 @@ class Words(AnswerType):
         if question.choices is not None:
             return False
         answer = question.answer.strip()
-        if _FONT.fullmatch(answer):
+        if _FONT.fullmatch(answer) or _ORDINAL_IN_DIGITS.fullmatch(answer):
             return True
         return _WORDS.fullmatch(answer) is not None and _LONG_WORD.search(answer) is not None
 
@@ -65,6 +68,9 @@ def compare_words(gold: str, stated: str) -> tuple[Grade, str]:
     gold_latex = normal_latex(gold)
     if gold_latex == normal_latex(stated):
         return "right", "the same in LaTeX"
+    items = _items(gold)
+    if len(items) > 1 and sorted(items) == sorted(_items(stated)):
+        return ("right", "the same list") if items == _items(stated) else ("unparsed", "the list in another order")
     if re.search(rf"(?<!\w){re.escape(words)}(?!\w)", said):
         return _mentioned(words, said)
     if not said:
@@ -85,7 +91,14 @@ def _same_name(gold: str, said: str) -> bool:
 
 def _normal(text: str) -> str:
     """`text` in lower case, without punctuation around words and without articles before nouns."""
-    return _FRAME.sub("", " ".join(re.sub("[-,]", " ", bare(text)).split()), count=1)
+    text = bare(text)
+    text = in_digits(text).lower() if ORDINAL.search(text) else text
+    return _FRAME.sub("", " ".join(re.sub("[-,]", " ", text).split()), count=1)
+
+
+def _items(text: str) -> list[str]:
+    """The items of a list in words: "red, green and blue"."""
+    return [item for part in _SEPARATOR.split(text) if (item := _normal(part))]
 
 
 def _mentioned(gold: str, said: str) -> tuple[Grade, str]:

@@ -25,7 +25,7 @@ CATS = asked("3:5", "What is the ratio of cats to dogs?")
             CATS,
             ["3:5", "3 : 5", "6:10", "3 to 5", "3 is to 5", "three to five", "3/5", "0.6", "$3:5$", "cats to dogs 3:5"],
             ["5:3", "5 to 3", "3:5:7", "5/3", "3:6", "half"],
-            ["dogs to cats 5:3", "3:5 or 5:3", "not 3:5", "from 3 to 5"],
+            ["dogs to cats 5:3", "3:5 or 5:3", "3:5, 5:3", "not 3:5", "from 3 to 5"],
         ),
         (asked("1:2:3"), ["2:4:6", "1 to 2 to 3", "0.5:1:1.5"], ["1:2", "3:2:1"], ["1/6"]),
         (asked("3 to 5"), ["3-5", "3 to 5", "3 \u2013 5"], ["5 to 3", "3 to 6"], ["between 3 and 5", "15"]),
@@ -63,9 +63,11 @@ def test_a_ratio_is_given_away_in_other_terms():
             "12",
             ["twelve!", "twelve", "12!!"],
             ["twelve squared", "13"],
-            ["12 and 13", "twelve or thirteen", "12 is wrong"],
+            ["12 and 13", "twelve or thirteen", "12 if you count him, else 13", "12 is wrong"],
         ),
         ("144", ["twelve squared", "144", "12 squared"], ["twelve"], []),
+        ("1000001", ["1 million and one", "one million one"], ["1 million", "1 million and two"], []),
+        ("2500000", ["2 million five hundred thousand"], [], []),
         ("1000500", ["1 million 500", "1,000,500"], ["1 million", "1 Million"], []),
         ("1000000", ["1 Million", "one million", "a million", "one thousand thousand"], ["1 million 500"], []),
         ("2500000", ["2.5 million", "2 million 500 thousand", "two and a half million"], ["2.5"], []),
@@ -83,7 +85,7 @@ def test_a_number_in_words_is_the_number_in_digits(gold, right, wrong, unparsed)
         ("20 \u00b0C", ["20 degrees Celsius", "20 C", "20 degrees"], ["21 \u00b0C"], ["20 \u00b0F", "20 K"]),
         ("5 mV", ["5 mV", "5"], ["6 mV"], ["5 V"]),
         ("2 kcal", ["2000 calories", "2 kilocalories"], ["2 calories"], ["2 kJ"]),
-        ("3 hours", ["180 minutes", "3"], ["3 minutes"], ["3 miles"]),
+        ("3 hours", ["180 minutes", "3"], ["3 minutes"], ["3 miles", "3 pm"]),
     ],
 )
 def test_a_number_in_another_unit_is_converted_or_undecided(gold, right, wrong, unparsed):
@@ -124,8 +126,43 @@ def test_nothing_has_many_names():
 def test_a_choice_that_is_a_number_counts_by_its_value():
     for label, statement in {"A": "2", "B": "5.0", "C": "The answer is 2.5.", "D": "5 + 3 = 8"}.items():
         assert is_correct(statement, asked(label, choices=NUMBERED)), statement
-    for statement in ("2.5", "2.", "5 + 3 = 8"):
+    for statement in ("2.5", "2.", "5 + 3 = 8", "5%", "B) 8"):
         assert not is_correct(statement, asked("B", choices=NUMBERED)), statement
+
+
+def test_a_label_beside_another_choice_is_undecided():
+    for label, statement in (("A", "A) No"), ("B", "(B) Yes"), ("A", "A. no"), ("A", "B. yes")):
+        question = asked(label, choices={"A": "Yes", "B": "No"})
+        assert judge_text(f"#### {statement}", question).verdict == "unparsed", statement
+    towns = asked("A", choices={"A": "Paris", "B": "Rome"})
+    check(towns, ["A) Paris", "A", "Paris", "A: Paris, not Rome"], ["B) Rome"], ["A) Rome", "A: Rome", "A (Rome)"])
+
+
+@pytest.mark.parametrize(
+    ("gold", "right", "wrong", "unparsed"),
+    [
+        ("third", ["3rd", "third", "the third"], ["fourth", "2nd"], ["not the third"]),
+        ("3rd", ["third", "3rd"], ["4th", "second"], []),
+        ("twenty-first", ["21st", "the twenty-first"], ["22nd"], []),
+        ("red, green", ["red and green", "red; green", "Red, green"], ["red", "red, blue"], ["green, red"]),
+        ("red, green, and blue", ["red, green, blue", "red, green and blue"], ["red and blue"], ["blue, green, red"]),
+        ("Paris", ["Paris", "Paris, France"], ["London"], ["Paris and London", "London and Paris", "Paris or London"]),
+    ],
+)
+def test_words_may_be_ordinals_and_lists(gold, right, wrong, unparsed):
+    check(asked(gold), right, wrong, unparsed)
+
+
+@pytest.mark.parametrize(
+    ("gold", "right", "wrong", "unparsed"),
+    [
+        ("H2O", ["H_2O", "$H_2O$", "\\mathrm{H_2O}", "H2O."], ["H3O", "CO2"], ["water"]),
+        ("Ca(OH)2", ["Ca(OH)_2", "$\\mathrm{Ca(OH)_2}$"], ["Ca(OH)"], []),
+        ("\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}", ["[[1, 2], [3, 4]]", "((1,2),(3,4))"], ["[[1, 3], [2, 4]]"], []),
+    ],
+)
+def test_formulas_of_substances_and_matrices(gold, right, wrong, unparsed):
+    check(asked(gold), right, wrong, unparsed)
 
 
 @pytest.mark.parametrize("response", ["12 is wrong", "12 (incorrect)", "not 12", "12? No."])
