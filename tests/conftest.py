@@ -13,6 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Nor follow a table that `python -m mind_kernels tune` wrote on this machine.
 os.environ["MIND_KERNELS_TUNING"] = "none"
 
+import hypothesis
 import pytest
 import torch
 
@@ -21,6 +22,13 @@ from tests.fewer_cases import chosen
 # Triton's interpreter runs the kernels where there is no GPU; set before any kernel is imported.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+# How busy the machine is says nothing about the code.
+hypothesis.settings.register_profile(
+    "at any load", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("at any load")
 
 
 def only_this_machine(event: str, arguments: tuple) -> None:
