@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from mind_kernels import head as head_module
 from mind_kernels import linear_divergence, linear_pairwise_jsd
 from mind_kernels.head import Head, HeadGradients
+from mind_kernels.linear_cross_entropy import backend_torch
+from mind_kernels.linear_cross_entropy import rows as cross_entropy_rows
+from mind_kernels.linear_cross_entropy.contract import RowSpec
 from mind_kernels.linear_divergence import rows as divergence_rows
 from mind_kernels.linear_divergence.contract import RowValues
 from mind_kernels.linear_divergence.kinds import divergence_of
@@ -166,3 +171,40 @@ def test_no_two_chunks_of_groups_exist_at_once(monkeypatch):
     hidden, weight = torch.randn(6, 4, 8, requires_grad=True), torch.randn(31, 8, requires_grad=True)
     linear_pairwise_jsd(hidden, weight, torch.ones(6, 4, 4).triu(1), backend="torch")
     assert len(earlier) == 6
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that any operator returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        for tensor in tree_flatten(found)[0]:
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return found
+
+
+@pytest.mark.parametrize("extra", ["", "mean_logit"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("has_gradient", [False, True])
+def test_logits_exist_for_the_rows_of_a_chunk_only(has_gradient, weighted, extra, monkeypatch):
+    rows, size, vocabulary = 60, 4, 500
+    monkeypatch.setattr(cross_entropy_rows, "rows_per_chunk", lambda *arguments: 8)
+    monkeypatch.setattr(head_module, "rows_per_chunk", lambda *arguments: 5)  # of chunks with a gradient
+    spec = RowSpec(Head(torch.randn(vocabulary, size)))
+    needs = [has_gradient, has_gradient, False]
+    with Largest() as largest:
+        cross_entropy_rows.forward(
+            backend_torch,
+            torch.randn(rows, size),
+            torch.arange(rows),
+            torch.rand(rows) if weighted else None,
+            spec,
+            needs,
+            ignore_index=-100,
+            reduction="mean",
+            extra=extra,
+        )
+    assert largest.elements == (5 if has_gradient else 8) * vocabulary

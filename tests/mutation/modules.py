@@ -16,6 +16,7 @@ MODULES: dict[str, tuple[str, ...]] = {
         "tests/kernels/test_sparse_gradient.py",
         "tests/kernels/test_gradient_error.py",
         "tests/kernels/test_linear_log_prob.py",
+        "tests/kernels/test_chunk_plan.py",
         "tests/kernels/test_vocabulary_parallel.py",
     ),
     "mind_kernels.linear_cross_entropy.shard_rows": (
