@@ -18,16 +18,15 @@ _GRADES: dict[str, tuple[Grade, str]] = {
     "unparsed": ("unparsed", "not readable as LaTeX"),
     "timeout": ("unparsed", f"no result within {LATEX_TIMEOUT_SECONDS} s"),
 }
-
-
 _WORD = re.compile(
     rf"(?<![A-Za-z\\])(?!(?:sqrt|pi|infinity|or|and|[nxyz]?(?:{FUNCTIONS})[nxyz]?)(?![A-Za-z]))[A-Za-z]{{2,}}"
 )
-
-
 _CHEMICAL = re.compile(r"(?=[^0-9]*[0-9])(?:[A-Z][a-z]?[0-9]*|[()][0-9]*)+")
+"""Formulas of substances: H2O, Ca(OH)2."""
 _SUBSCRIPT = re.compile(r"[\s_{}$]|\\(?:mathrm|text|ce)(?![a-z])")
+"""What is left out between the elements of H_2O or \\mathrm{H_{2}O}."""
 _ROWS = re.compile(r"[\s$]*([\[(]\s*[\[(].{1,1000}[\])]\s*[\])])[\s$.]*", re.DOTALL)
+"""A matrix as nested lists."""
 _DIGIT = re.compile("[0-9]")
 _PROSE = re.compile(rf"(?<![A-Za-z\\])(?!(?:sqrt|and|{FUNCTIONS})(?![A-Za-z]))[A-Za-z][a-z]{{2,}}(?![A-Za-z])")
 """Words that are neither functions nor names of points."""
