@@ -164,8 +164,10 @@ def scale_of_rows(weight: Tensor, reduction: str) -> Tensor:
 
 
 def reduced(losses: Tensor, scale: Tensor, reduction: str) -> Tensor:
-    """For "none" the losses times their `scale_of_rows` (N,), else the sum of that."""
+    """For "none" the losses times their `scale_of_rows` (N,), else the sum of that; the mean of no rows is nan."""
     scaled = weighted(losses, scale)
+    if reduction == "mean" and not losses.numel():
+        return scaled.sum() + math.nan
     return scaled if reduction == "none" else scaled.sum()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mind.answer_line import rationale_of
 from mind.curation.knowledge import with_knowledge
+from mind.data.fields import whole_text
 from mind.data.problems import Problems
 from mind.data.questions import knowledge, load_questions, read_questions
 from mind.errors import require
@@ -85,7 +86,8 @@ def import_rationales(
             problems.note(where, f"{_not_texts(texts)}: there is nothing to import")
             continue
         rules = problems.attempt(where, knowledge, where, row.get("knowledge"))
-        if rules is None:
+        whole = problems.attempt(where, _whole, where, texts)
+        if rules is None or whole is None:
             continue
         counts["questions_read"] += 1
         counts["rationales_read"] += len(texts)
@@ -108,6 +110,10 @@ def import_rationales(
     if knowledge_folder is not None:
         questions, counts["questions_given_knowledge"] = _with_rules_of(knowledge_folder, questions)
     return questions, ImportReport(**counts)
+
+
+def _whole(where: str, texts: Sequence[str]) -> list[str]:
+    return [whole_text(where, f"rationales[{index}]", text) for index, text in enumerate(texts)]
 
 
 def _not_texts(rationales: object) -> str:

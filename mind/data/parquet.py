@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from itertools import chain, islice
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,7 @@ import numpy
 from mind.errors import MindError, MissingError, require
 from mind.files import replacing_file, require_file
 
+_LISTS = ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
 BATCH_ROWS = 4096
 """Number of rows in memory at a time."""
 
@@ -38,7 +40,7 @@ def parquet_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, 
             for number, row in enumerate(rows):
                 yield f"{path}: row {number}", _each_field(fields, row)
     except (pyarrow.ArrowException, ValueError, KeyError, OverflowError, OSError) as error:
-        raise MindError(f"{path}: cannot be read as Parquet: {error}") from None
+        raise MindError(f"{path}: cannot be read as Parquet: {' '.join(str(error).split())}") from None
 
 
 def write_parquet_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str]) -> None:
@@ -83,22 +85,26 @@ def _to_json(kind: Any) -> Convert | None:
         fields = {field.name: convert for field in kind if (convert := _to_json(field.type))}
         return functools.partial(_each_field, fields) if fields else None
     if types.is_map(kind):
-        return _of_values(_to_json(kind.item_type))
-    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    return _of_values(_to_json(kind.value_type)) if is_list else None
-
-
-def _of_values(convert: Convert | None) -> Convert | None:
+        key, item = _to_json(kind.key_type), _to_json(kind.item_type)
+        return functools.partial(_each_item, key or _same, item or _same) if key or item else None
+    is_list = any(getattr(types, f"is_{name}")(kind) for name in _LISTS)
+    convert = _to_json(kind.value_type) if is_list else None
     return convert and functools.partial(_each_value, convert)
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _each_field(fields: Mapping[str, Convert], row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: fields[name](value) if name in fields and value is not None else value for name, value in row.items()}
 
 
-def _each_value(convert: Convert, values: Any) -> Any:
-    if isinstance(values, dict):
-        return {name: value if value is None else convert(value) for name, value in values.items()}
+def _each_item(key: Convert, item: Convert, values: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {key(name): value if value is None else item(value) for name, value in values.items()}
+
+
+def _each_value(convert: Convert, values: Sequence[Any]) -> list[Any]:
     return [value if value is None else convert(value) for value in values]
 
 
@@ -113,7 +119,9 @@ def _short16(value: float) -> float:
 
 
 def _text(value: Any) -> str:
-    """A date, a time or a decimal as it is written: 2024-01-05 14:30:00."""
+    """A date, a time or a decimal as people write it: 2024-01-05 14:30:00, 0.0000001."""
+    if isinstance(value, Decimal):
+        return f"{value:f}"
     if isinstance(value, datetime):
         return value.isoformat(" ")
     return value.isoformat() if isinstance(value, date | time) else str(value)
@@ -121,7 +129,8 @@ def _text(value: Any) -> str:
 
 def _seconds(value: timedelta) -> str:
     """With its unit, since 2:00:00 would be a time of day."""
-    return f"{value.total_seconds():.9f}".rstrip("0").rstrip(".") + " seconds"
+    seconds = Decimal(value // timedelta(microseconds=1)) / 10**6
+    return f"{seconds.normalize():f} seconds"
 
 
 def _parquet_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -303,7 +303,9 @@ def generated(where: str, values: Any) -> dict[str, str]:
         return {}
     if not isinstance(values, dict):
         raise MindError(f'{where}: "generated" is {described(values)}: expected an object of texts')
-    return {name: text_of(where, f"generated.{name}", value, or_number=True) for name, value in values.items()}
+    # Arrow adds the names of other rows
+    told = {name: value for name, value in values.items() if value is not None}
+    return {name: text_of(where, f"generated.{name}", value, or_number=True) for name, value in told.items()}
 
 
 def _perspective_and_text(where: str, name: str, value: Any) -> tuple[str, str]:

@@ -52,6 +52,10 @@ class AnswerType(ABC):
         gold = re.match(r"\s*".join(signs), statement)
         return gold is not None and ends_word(statement, gold.end())
 
+    def readable(self, response: str) -> str:
+        """`response` without what would hide its answer; as it is in most types."""
+        return response
+
     def mentions_gold(self, sentence: str, question: Question) -> bool:
         """Whether `sentence`, which computes nothing, contains the gold answer."""
         return question.answer.lower() in sentence.lower()

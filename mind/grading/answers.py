@@ -14,7 +14,7 @@ from mind.answer_line import ANSWER_MARKER, answer_part
 from mind.grading import answer_type
 from mind.grading.answer_type import AnswerType
 from mind.grading.marks import corrections, is_denied, is_heading, marks, replacement, turns, without_chatter
-from mind.grading.plain_text import MAX_ANSWER_CHARACTERS, plain_text, sentences
+from mind.grading.plain_text import APPROXIMATELY, MAX_ANSWER_CHARACTERS, plain_text, sentences
 from mind.records import Grade, Question
 
 MAX_RESPONSE_CHARACTERS = 20_000
@@ -86,6 +86,9 @@ def with_final_answer(question: Question) -> Question:
 def _compared(stated: str, question: Question, kind: AnswerType) -> tuple[Grade, str]:
     """The grade of `stated`; undecided if it denies its answer, takes it back, or says another one instead."""
     grade = kind.compare(stated, question)
+    if grade[0] != "right" and len(parts := APPROXIMATELY.split(stated)) == 2:
+        grades = [kind.compare(part, question) for part in parts]
+        grade = next((one for one in grades if one[0] == "right"), grade)
     if grade[0] != "unparsed" and _denies(stated, question, kind):
         return "unparsed", "denied"
     new = replacement(stated) if grade[0] != "unparsed" else None
@@ -99,12 +102,12 @@ def _compared(stated: str, question: Question, kind: AnswerType) -> tuple[Grade,
 
 def _denies(text: str, question: Question, kind: AnswerType) -> bool:
     """Whether `text` denies the answer that it states, which is no part of a gold answer such as "not enough"."""
-    return not kind.reads_denials and is_denied(text) and not is_denied(question.answer)
+    return not kind.reads_denials and is_denied(text) and not is_denied(f"It is {question.answer}")
 
 
 def _stated(response: str, question: Question, kind: AnswerType) -> str | None:
     for turn in turns(plain_text(answer_part(response[-MAX_RESPONSE_CHARACTERS:]))):
-        text = without_chatter(turn)
+        text = kind.readable(without_chatter(turn))
         for part, counts_unmarked in corrections(text):
             stated = _marked(part, question, kind, 0) or (counts_unmarked and _unmarked(part, question, kind))
             if stated:

@@ -96,6 +96,10 @@ class Choice(AnswerType):
         first, _, rest = text.strip().partition("\n")
         if label := names.whole(text):
             return label
+        if not names.whole(first):  # "A) dry palms. Wet palms have less friction."
+            first, *others = sentences(text.strip()) or [""]
+            is_more = not first.endswith("?") and bare(first).upper() not in choices
+            first, rest = first if is_more else "", "\n".join(others)
         if label := names.whole(first):
             conclusions = "\n".join(filter(_CONCLUSION.search, sentences(rest)))
             return label if asserted_label(conclusions, choices) in (None, label) else None
@@ -203,6 +207,7 @@ class _Names:
         # "(B)" counts in any case, but a bare label only in its own case: "a." ends many sentences that do not choose
         # "A". Only ASCII letters, because "ſ" is an "s" in any case, but not in lower case.
         label, letters = "|".join(map(re.escape, choices)), [label for label in choices if label.isalpha()]
+        self._both = re.compile(rf"[\W_]*({label})\s?[).:\u2014-]+[\s*_]*(.+?)(?:\s\([^()]*\))?[\s.*_]*", re.DOTALL)
         behind = {"A": _AFTER_LABEL, "a": _AFTER_LABEL, "I": _AFTER_PRONOUN}
         letter = "|".join(re.escape(label) + behind.get(label, "") for label in letters) or "(?!)"
         self._label = re.compile(
@@ -222,8 +227,12 @@ class _Names:
             return statement.strip()
         if label := self._exact.get(statement.strip().lower()):
             return label
-        name = re.sub(rf"\A{_KIND}|{_ARTICLE.pattern}", "", bare(statement))
-        is_number = self._numbers and (self._has_percents or "%" not in statement)
+        if both := self._both.fullmatch(statement):  # "A) dry palms"
+            same = self._texts.get(_plain_name(both[2])), self._numbers and self._numbers.get(number_value(both[2]))
+            if both[1] in same:
+                return both[1]
+        name = _plain_name(statement)
+        is_number = self._numbers and (self._has_percents or "%" not in statement) and not _CONCLUSION.search(statement)
         value = number_value(statement) if is_number else None
         return (
             self._labels.get(name) or self._texts.get(name) or (value is not None and self._numbers.get(value)) or None
@@ -248,6 +257,10 @@ class _Names:
             if mention.start >= end:
                 yield mention
                 end = mention.end
+
+
+def _plain_name(text: str) -> str:
+    return re.sub(rf"\A{_KIND}|{_ARTICLE.pattern}", "", bare(text))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -20,11 +20,11 @@ _HALF_IN_WORDS = re.compile(
 )
 _POINT = re.compile(r"(?<![0-9.])([0-9]{1,2})\.(?=[0-5][0-9]\s?[ap]\.?\s?m\b)", re.IGNORECASE)
 _OTHER = re.compile(
-    r"(?:\b(?:quarter|half|minutes?|hours?|(?<![:0-9])[0-9]{1,2})\s(?:past|to|before|after|of|till)|\b(?:before|after|past))\s\Z",
+    r"(?:\b(?:quarter|half|minutes?|hours?|(?<![:0-9])[0-9]{1,2})\s(?:past|to|before|after|of|till)|\b(?:before|after|past|than))\s\Z",
     re.IGNORECASE,
 )
 """Words directly before a time that make another one of it: "half past 3 pm"."""
-_TWELVE = re.compile(r"\W*(?:12(?::00)?\s)?(?:(noon|midday)|midnight)\W*", re.IGNORECASE)
+_TWELVE = re.compile(r"\W*(?:at\s)?(?:12(?::00)?\s)?(?:(noon|midday)|midnight)\W*", re.IGNORECASE)
 Time = tuple[int, bool | None]
 """Seconds since midnight (modulo 12 hours if "am" or "pm" is known), and whether it is "am" (False) or "pm" (True);
 None: unknown."""

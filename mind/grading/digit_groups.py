@@ -21,6 +21,7 @@ _FOUND = re.compile(
 )
 _TO = re.compile(r"(?<=[0-9])\s(?:to|until|through)\s(?=[$\u20ac\u00a3]?[0-9])")
 _BASE = re.compile(_BASED)
+_BOUND = re.compile(r"\b(?:before|after|than|prior\sto)\s\Z", re.IGNORECASE)
 _SEPARATOR = re.compile("[-/.]")
 
 
@@ -39,7 +40,8 @@ class DigitGroups(AnswerType):
 
     def marked(self, statement: str, question: Question) -> str | None:
         """The groups in `statement`, else all of it."""
-        return self.unmarked(statement, question) or statement
+        found = self.unmarked(statement, question)
+        return statement if found is None or _BOUND.search(statement.partition(found)[0]) else found
 
     def unmarked(self, text: str, question: Question) -> str | None:
         """The only groups of digits in the last sentence that has any."""
@@ -58,6 +60,8 @@ class DigitGroups(AnswerType):
         if day and _is_named(stated):
             return compare_day(stated, day)
         gold, said = _with_hyphen(question.answer).strip().removesuffix("."), self.unmarked(stated, question)
+        if said is not None and _BOUND.search(stated.partition(said)[0]):
+            return "unparsed", "before or after it"
         if said is not None and is_moment(gold):
             return same_moment(said, gold)
         if said is None or bool(_BASE.fullmatch(said)) != bool(_BASE.fullmatch(gold)):

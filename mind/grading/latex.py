@@ -9,6 +9,7 @@ from mind.grading.latex_equality import LATEX_TIMEOUT_SECONDS, latex_equality
 from mind.grading.latex_notation import FUNCTIONS, normal_latex
 from mind.grading.marks import FORMULA
 from mind.grading.number_text import has_number
+from mind.grading.plain_text import SUBSCRIPTS
 from mind.grading.quantity import number_value
 from mind.records import Grade, Question
 
@@ -21,12 +22,14 @@ _GRADES: dict[str, tuple[Grade, str]] = {
 _WORD = re.compile(
     rf"(?<![A-Za-z\\])(?!(?:sqrt|pi|infinity|or|and|[nxyz]?(?:{FUNCTIONS})[nxyz]?)(?![A-Za-z]))[A-Za-z]{{2,}}"
 )
-_CHEMICAL = re.compile(r"(?=[^0-9]*[0-9])(?:[A-Z][a-z]?[0-9]*|[()][0-9]*)+")
-"""Formulas of substances: H2O, Ca(OH)2."""
+_CHEMICAL = re.compile(r"(?=[^0-9]*[0-9])(?:[A-Z][a-z]?[0-9]*|[()][0-9]*)+|[A-Z][a-z]")
+"""Formulas of substances: H2O, Ca(OH)2, Co."""
 _SUBSCRIPT = re.compile(r"[\s_{}$]|\\(?:mathrm|text|ce)(?![a-z])")
 """What is left out between the elements of H_2O or \\mathrm{H_{2}O}."""
 _ROWS = re.compile(r"[\s$]*([\[(]\s*[\[(].{1,1000}[\])]\s*[\])])[\s$.]*", re.DOTALL)
 """A matrix as nested lists."""
+_TUPLE = re.compile(r"[\s$]*[(\[]([^()\[\]]{1,400})[)\]][\s$.]*")
+_SHARE = re.compile(r"\s*([0-9]{1,9})\s(?:in|out\sof)\s(?:every\s)?([0-9]{1,9})\s*\.?\s*")
 _DIGIT = re.compile("[0-9]")
 _PROSE = re.compile(rf"(?<![A-Za-z\\])(?!(?:sqrt|and|{FUNCTIONS})(?![A-Za-z]))[A-Za-z][a-z]{{2,}}(?![A-Za-z])")
 """Words that are neither functions nor names of points."""
@@ -57,10 +60,9 @@ class Latex(AnswerType):
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
         """As LaTeX; "75%" is equal to 75 and to 3/4, and "one half" to 1/2."""
         gold = question.answer
-        if _CHEMICAL.fullmatch(plain := _SUBSCRIPT.sub("", gold)) and plain == _SUBSCRIPT.sub("", stated).rstrip("."):
-            return "right", "the same formula of a substance"
-        if "matrix" in gold and (rows := _ROWS.fullmatch(stated)):
-            stated = _matrix(rows[1])
+        if _CHEMICAL.fullmatch(plain := _SUBSCRIPT.sub("", gold)):
+            return _compared_substance(plain, _SUBSCRIPT.sub("", stated.translate(SUBSCRIPTS)).strip("."))
+        stated = _in_notation_of(gold, stated)
         grade = compare_latex(gold, stated)
         if grade[0] != "wrong":
             return grade
@@ -77,6 +79,24 @@ class Latex(AnswerType):
     def mentions_gold(self, sentence: str, question: Question) -> bool:
         """Only as a number: a longer formula would have to be found in any notation."""
         return has_number(sentence, question.answer)
+
+
+def _compared_substance(gold: str, said: str) -> tuple[Grade, str]:
+    """Letter by letter: as a product, NO2 would be N2O, and CO would be Co."""
+    if said == gold:
+        return "right", "the same formula of a substance"
+    is_other = re.fullmatch("[A-Za-z0-9()]+", said) and said.lower() != gold.lower()
+    return ("wrong", "another formula") if is_other else ("unparsed", "not the formula of a substance")
+
+
+def _in_notation_of(gold: str, stated: str) -> str:
+    """`stated` with matrices and shares as `gold` has them: [[1, 2], [3, 4]], 1 in 6."""
+    if "matrix" in gold and (rows := _ROWS.fullmatch(stated)):
+        return _matrix(rows[1])
+    if "matrix" in gold and "&" not in gold and (column := _TUPLE.fullmatch(stated)):
+        return r"\begin{pmatrix}" + column[1].replace(",", r"\\") + r"\end{pmatrix}"
+    share = _SHARE.fullmatch(stated)
+    return rf"\frac{{{share[1]}}}{{{share[2]}}}" if share else stated
 
 
 def _matrix(rows: str) -> str:

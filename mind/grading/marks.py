@@ -49,12 +49,19 @@ _REPLACEMENT = re.compile(
     r"|(?:or\s)?rather\b(?!\sthan)|(?:no|nope|sorry)\b,|actually\b|i\smean\b|make\sthat\b)",
     re.IGNORECASE,
 )
-_WRONG = r"(?:wrong|incorrect|false|invalid|not\s(?:the\s)?(?:right|correct|valid|true|answer|case))\b"
+_WRONG = (
+    r"(?:(?:the\s|an?\s)?(?:wrong|incorrect|false|invalid)|impossible|(?:rejected|ruled\sout)(?=\W*\Z)"
+    r"|too\s(?:many|few|much|little|large|small|big|high|low)"
+    r"|not\s(?:the\s|an?\s)?(?:right|correct|valid|true|answer|case|option|possible))\b"
+)
 _DENIED = re.compile(
-    rf"\A(?:[^,;.:(\[\n]|[.:](?=\S)){{1,60}}\s(?:is|are|was|were)\s(?:clearly\s|obviously\s|therefore\s|also\s)?{_WRONG}(?!\s(?:by|to)\b)"
+    rf"\A(?:[^,;.:(\[\n]|[.:](?=\S)){{1,60}}\s(?:is|are|was|were|would\sbe|must\sbe)\s(?:clearly\s|obviously\s|therefore\s|also\s)?{_WRONG}(?!\s(?:by|to)\b)"
     rf"|(?:,\s|[(\[]\s?|\s-\s|\u2014\s?)(?:(?:which|that|this|it)\s(?:is|was)\s)?{_WRONG}(?=\s?(?:[)\].,;!]|\Z))"
-    r"|\A\W*(?:not\s(?!.*\sbut\s)|(?:the\s)?(?:wrong|incorrect)\sanswer\b|(?:any(?:thing)?|every(?:thing)?|all)\s(?:but|except)\s)"
-    r"|\s(?:does|do|did)\s?(?:not|n't)\swork\b|\?\s?(?:no|wrong|incorrect)\b|[\u274c\u2717\u2718]",
+    r"|\A\W*(?:not\s(?!.*\sbut\s)|(?:the\s|an?\s)?(?:wrong|incorrect)\sanswer\b|(?:any(?:thing)?|every(?:thing)?|all)\s(?:but|except)\s)"
+    r"|\s(?:cannot|can't|can\snot|could\snot|couldn't)\sbe\s(?:right|correct|true|it|valid|the\s(?:right\s|correct\s)?answer)\b"
+    r"|\bbut\s(?:really\s|actually\s|in\sfact\s)?(?:it|that)\s(?:is|was)\s(?=[-$]?[0-9])"
+    r"|\s(?:does|do|did)\s?(?:not|n't)\s(?:work|check\sout|add\sup)\b"
+    r"|\?\s?(?:no|wrong|incorrect|actually|rather)\b|[\u274c\u2717\u2718]",
     re.IGNORECASE,
 )
 _CHATTER = re.compile(
@@ -79,6 +86,8 @@ _ANSWER_HEADING = re.compile(
     r"(?:\A|\n)[ \t]*#{1,6}[ \t]*(?:the\s)?(?:final\s)?(?:answer|result)[ \t]*:?[ \t]*\n\s*", re.IGNORECASE
 )
 _BOX = re.compile(r"\\(?:boxed|fbox)(?:\s*(?P<brace>\{)|\s(?P<bare>[^\s{}$]+))")
+_SCALE = re.compile(r"\s*(?:\\text\s*\{\s*)?((?:hundred|thousand|million|billion|trillion|dozen)s?)\b", re.IGNORECASE)
+"""Behind a box: \\boxed{12} thousand."""
 _TAG = re.compile(
     r"<(?:final_?)?answer>([^<]*(?:<(?!/(?:final_?)?answer>)[^<]*)*)(?:</(?:final_?)?answer>|\Z)", re.IGNORECASE
 )
@@ -104,7 +113,7 @@ _OTHERS = re.compile(
 FORMULA = re.compile(r"\$\$[^$]+\$\$|\$(?:\\.|[^$\n\\])+\$(?![0-9])|\\\([^\n]{1,400}?\\\)|\\\[.{1,400}?\\\]", re.DOTALL)
 # The "!" of "4! = 24" is a factorial, and so is that of "(2 + 2)! / 2".
 _PHRASE_END = re.compile(
-    r"(?<!\\)(?<!\bRs)(?<!\bsq)(?:\.|(?<![0-9)])!|!(?!\s?[=\u2248+\u00d7\u00b7\u00f7/-])|\?(?!\s[Nn]o\b))"
+    r"(?<!\\)(?<!\bRs)(?<!\bsq)(?<!\bhr)(?<!\bft)(?<!\blb)(?:\.|(?<![0-9)])!|!(?!\s?[=\u2248+\u00d7\u00b7\u00f7/-])|\?(?!\s(?i:no|actually|rather)\b))"
     r"(?=[\s\"'*)]|\Z)|\n"
 )
 
@@ -249,7 +258,9 @@ def _boxed(text: str) -> Iterator[Marked]:
                 end = match.end() + brace.start()
                 statement, below = text[match.end() : end], text[end + 1 :]
                 line, _, _ = below.lstrip("$ )").partition("\n")
-                yield Marked(statement + line if _REPLACEMENT.match(line) else statement, below, True)
+                scale = _SCALE.match(line)
+                statement += f" {scale[1]}" if scale else line if _REPLACEMENT.match(line) else ""
+                yield Marked(statement, below, True)
                 break
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 
 from mind.grading.answer_type import AnswerType
 from mind.grading.calendar_day import MONTHS
 from mind.grading.latex import compare_latex
 from mind.grading.latex_notation import FUNCTIONS
-from mind.grading.number_notation import in_digits, plain_number
+from mind.grading.number_notation import PART, in_digits, part_size, plain_number
 from mind.grading.number_text import (
     alternatives,
     begins_with_number,
@@ -20,13 +21,16 @@ from mind.grading.number_text import (
     spelled_numbers,
     without_enumeration,
 )
-from mind.grading.plain_text import LATEX_SIGNS, LATEX_THOUSANDS, sentences
+from mind.grading.plain_text import APPROXIMATELY, LATEX_SIGNS, LATEX_THOUSANDS, sentences
 from mind.grading.quantity import (
+    SCALES,
     Quantity,
+    asked_scale,
     begins_with,
     has_several_equations,
     may_be,
     not_denied,
+    number_value,
     quantities,
     quantity,
     right_side,
@@ -72,7 +76,25 @@ _CALCULATES = re.compile(
 )
 """Words between two numbers that make a third one of them."""
 _HOW_MANY = re.compile(r"\bhow\smany(?=\s)", re.IGNORECASE)
-_IF = re.compile(r"\bif\b.*\b(?:else|otherwise)\b", re.IGNORECASE)
+_IF = re.compile(r"\bif\b.*[,;]\s(?:or\s)?(?:else|otherwise)\b", re.IGNORECASE)
+_OR = re.compile(r"\(or\s[^()]*[0-9]", re.IGNORECASE)
+_SPELLED = r"(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|half)"
+_IN_WORDS = re.compile(
+    rf"\b(?:plus|minus|times)\s(?:an?\s)?{_SPELLED}\b|(?<!,\s)\b{_SPELLED}\s(?:more|less|fewer)\b", re.IGNORECASE
+)
+"""Beside digits, words that make another number of them: "12 plus one"."""
+_AT_LEAST = re.compile(
+    r"\W*(?:at\s(?:least|most)|no\s(?:more|less|fewer)\sthan|up\sto|an?\s(?:min|max)imum\sof)\s", re.IGNORECASE
+)
+_ASKS_FOR_BOUND = re.compile(
+    r"\b(?:least|most|minimum|maximum|fewest|smallest|largest|greatest|up\sto)\b", re.IGNORECASE
+)
+_IN_UNIT = re.compile(r"\bin\s([a-z]+)\s*\?", re.IGNORECASE)
+_NONE = frozenset({"none", "no one", "nobody", "nothing"})
+_COUNTED_PARTS = re.compile(rf"\W*([0-9]{{1,9}})\s{PART}\W*", re.IGNORECASE)
+"""3 quarters, which are no units of the question."""
+_BARE = re.compile(r"\W*([0-9][0-9.,/]*%?)[.!]\s+[A-Z]")
+_REASON = re.compile(r"(?P<answer>[^\s,=]+(?:\s[a-z]+)?)(?:,\s(?:since|as)|,?\sbecause)\s")
 _BOUNDED = re.compile(r"\W*(?:(?:more|less|fewer|greater|smaller)\sthan|over|under|above|below)\s", re.IGNORECASE)
 _JOINED = re.compile(
     r"(?:[^0-9]*?(?:\b(?:and|or|to|plus|minus|times|divided|multiplied|remainder|rem)\b|[,&+*/=-])[^0-9]*"
@@ -102,10 +124,20 @@ class Number(AnswerType):
 
     def unmarked(self, text: str, question: Question) -> str | None:
         """The number with which `text` concludes (`concluding_number`)."""
+        said, reason = sentences(without_enumeration(text)), _REASON.match(text)
+        if reason and quantity(plain_number(reason["answer"])) is not None:
+            return reason["answer"].strip()  # "12, since there are 3 rows of 4"
         number = concluding_number(text, question.question and _asked(question))
+        if said and _IF.search(said[-1]):
+            return None
+        alone = _BARE.match(text) if "\n" not in text and text == without_enumeration(text) else None
+        if number and alone and number_value(alone[1]) != number.value:
+            return None  # "12. There are 3 rows of 4."
         claim = next((one for one in reversed(sentences(text)) if _DIGIT.search(one)), "") if number else ""
         if number and (share := _share(claim, _asked(question))) and number.value in (share.value, share.scale):
             return share.text
+        if number and APPROXIMATELY.search(claim) and len(list(quantities(claim))) == 2:
+            return claim.strip()
         if number and _BOUNDED.match(text) and len(list(quantities(text))) == 1:
             return text.strip()
         return _with_unit(number, question) if number else None
@@ -113,15 +145,32 @@ class Number(AnswerType):
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
         gold, number = gold_number(question.answer), _stated(stated, _asked(question))
         assert gold is not None and gold.value is not None
+        if _in_other_words(stated, question.question) == gold.value:
+            return "right", "equal as numbers"
         if number is None or number.value is None:
             return _compared_undecided(stated, gold.value, is_a_number=number is not None)
         unit = _measure(question)
+        if not unit and (named := _IN_UNIT.search(question.question)) and is_known(named[1]) and is_known(number.unit):
+            unit = named[1] if conversion(number.unit, named[1]) else ""  # "How much in dollars?": 1800 cents
         ratio = conversion(number.unit, unit)
         if ratio is None and (gold.unit or not (is_quotient(number.unit) or is_quotient(unit))):
             return "unparsed", f"{number.unit}, not {unit}"
         ratio = ratio or 1  # "How many hours ... a week?" can be answered by "3 hours" or "3 hours a week"
         scale = 1 if unit and is_known(number.unit) else number.scale
-        if gold.value in (number.value * ratio, number.value * ratio / scale):
+        if (
+            number.percent
+            and 0 < number.value == gold.value < 1
+            and not (gold.percent or _PERCENT.search(question.question))
+        ):
+            return "unparsed", "percent, or not"
+        asked = asked_scale(question.question)
+        if gold.value == number.value * ratio / scale and (scale == asked or scale not in SCALES):
+            return "right", "equal as numbers"
+        if gold.value == number.value * ratio:
+            return "right", "equal as numbers"
+        if gold.value == number.value * ratio / scale:
+            return ("unparsed", "perhaps in another scale") if question.question else ("right", "equal as numbers")
+        if number.scale == 1 < asked and number.value == gold.value * asked:
             return "right", "equal as numbers"
         fraction = gold.value / 100**gold.percent
         if number.percent != gold.percent and fraction * 100**number.percent in (number.value, number.value / scale):
@@ -181,7 +230,7 @@ def _stated(statement: str, question: str) -> Quantity | None:
     """The number that `statement` is, begins with or, if it is a sentence, concludes with; None for a formula."""
     text = plain_number(statement).replace("<=", "\u2264").replace(">=", "\u2265").strip()
     is_spelled, text = not _DIGIT.search(text), with_digits(text)
-    if _IF.search(text) and len(both := list(quantities(text, question))) > 1:
+    if (both := list(quantities(text, question))) and _is_unsure(text, both, question):
         return both[0]._replace(value=None)
     parts = [text] if has_several_equations(text) else [text, _CLAUSE_END.split(text, maxsplit=1)[0]]
     for part in parts:
@@ -203,6 +252,25 @@ def _stated(statement: str, question: str) -> Quantity | None:
     ):
         return _undecided_if_two(text, numbers[0], question) if _INFERENCE.search(text) else numbers[0]
     return _undecided_if_two(text, concluding_number(text, question), question)
+
+
+def _in_other_words(stated: str, question: str) -> Fraction | None:
+    """3/4 for "3 quarters", if the question does not count quarters, and 0 for "none"."""
+    if stated.strip(" .").lower() in _NONE:
+        return Fraction(0)
+    parts = _COUNTED_PARTS.fullmatch(stated)
+    if parts is None or parts[2].lower() in question.lower():
+        return None
+    return Fraction(int(parts[1]), part_size(parts[2].lower()))
+
+
+def _is_unsure(text: str, numbers: Sequence[Quantity], question: str) -> bool:
+    """Whether `text`, which has digits, makes another number of its `numbers` in words, or leaves open which is meant:
+    "12 plus one", "12 (or 13)", "12 if he comes, else 13", "at least 12"."""
+    if _IN_WORDS.search(text) or (_AT_LEAST.match(text) and not _ASKS_FOR_BOUND.search(question)):
+        return True
+    different = len({number.value and number.value / 100**number.percent for number in numbers}) > 1
+    return different and (_IF.search(text) or _OR.search(text)) is not None
 
 
 def _undecided_if_two(text: str, number: Quantity | None, question: str) -> Quantity | None:
@@ -240,7 +308,8 @@ def _is_part(number: Quantity, stated: str) -> bool:
 
 def _is_calculated(text: str, one: Quantity, other: Quantity) -> bool:
     """Whether the words between the two numbers of `text` make a third one: "50% of 20", "5 more than 3"."""
-    share = one.percent and not text[other.end :].strip(" .") and _OF.fullmatch(text, one.end, other.start)
+    is_part = one.percent or (one.value is not None and 0 < one.value < 1)
+    share = is_part and not text[other.end :].strip(" .") and _OF.fullmatch(text, one.end, other.start)
     return bool(share or _CALCULATES.fullmatch(text, one.end, other.start))
 
 

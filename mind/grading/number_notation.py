@@ -22,6 +22,15 @@ _POWER = re.compile(
 )
 _SQUARED = re.compile(r"(?<=[0-9])\s(squared|cubed)\b")
 _TIMES_TEN = re.compile(r"(?<=[0-9])\stimes\s(?=10\^)")
+_WORDS_BEHIND = re.compile(
+    r"(?<=[0-9]\s)(?P<before>(?:hundred|thousand|million|billion)\s(?:and\s)?|(?:hours?|minutes?|feet|foot|pounds?|dollars?)"
+    r"\s(?:and\s)?(?=[a-z]+(?:[ -][a-z]+)?\s(?:minutes?|seconds?|inch(?:es)?|ounces?|cents?)\b))"
+    r"(?P<words>[a-z][a-z \-]{1,80})",
+    re.IGNORECASE,
+)
+"""Words behind digits that go on with the number: "1 million and one", "1 hour and thirty minutes"."""
+_HOURS = re.compile(r"\b([0-9]+)\s?h(?:rs?)?\.?,?\s?([0-9]{1,2})\s?m(?:ins?)?\b\.?")
+_AN_HOUR = re.compile(r"\b(?:an|one)\s(?=hour\sand\s[0-9a-z]+\s(?:minutes?|seconds?)\b)", re.IGNORECASE)
 _REPEATING = re.compile(r"(?<=\.)([0-9]*)\\(?:overline|bar|dot)\s*(?:\{([0-9]+)\}|([0-9]))")
 _FRACTION = re.compile(
     r"(?P<whole>[0-9]?)\s{0,4}\\[dtc]?frac\s*(?:\{\s*(?P<above>-?[0-9.]+)\s*\}\s*\{\s*(?P<below>-?[0-9.]+)\s*\}"
@@ -67,12 +76,18 @@ def plain_number(text: str) -> str:
         text = _POWER.sub(lambda match: f"^{match['sign'] and '-' or ''}{match['digits']}", text)
         text = _SQUARED.sub(lambda match: "^2" if match[1] == "squared" else "^3", text)
         text = _TIMES_TEN.sub("\u00d7", text)
+    text = _WORDS_BEHIND.sub(_rest_in_digits, _HOURS.sub(r"\1 hours \2 minutes", _AN_HOUR.sub("1 ", text)))
     if "\\" not in text:
         return text
     text = _REPEATING.sub(lambda match: f"{match[1]}({match[2] or match[3]})", text)
     text = _FRACTION.sub(_plain_fraction, text)
     text = _SIGN.sub(lambda match: _SIGNS[match[0]], _DEGREES.sub(" degrees", text))
     return unwrapped(text)
+
+
+def _rest_in_digits(match: re.Match[str]) -> str:
+    rest = in_digits(match["words"])
+    return match["before"] + rest if rest[:1].isdecimal() else match[0]
 
 
 def in_digits(text: str) -> str:

@@ -36,7 +36,7 @@ _STYLED = re.compile("[\U0001d400-\U0001d7ff\u24b6-\u24e9\U0001f130-\U0001f149]"
 
 _SUPERSCRIPT = "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207a\u207b\u207f"
 _SUPERSCRIPTS = re.compile(f"[{_SUPERSCRIPT}]+")
-_SUBSCRIPTS = str.maketrans("\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089", "0123456789")
+SUBSCRIPTS = str.maketrans("\u2080\u2081\u2082\u2083\u2084\u2085\u2086\u2087\u2088\u2089", "0123456789")
 _LOWERED = str.maketrans(_SUPERSCRIPT, "0123456789+-n")
 _VULGAR = dict(
     zip(
@@ -71,6 +71,8 @@ _EMPHASIS = re.compile(r"(?<![\w*\\}])([*_]{1,2})(?=[^\s*_])([^*_\n]{0,200})(?<=
 _CLOSING_TAG = re.compile(r"</([A-Za-z]{1,10})\s?>")
 _MEANINGFUL_TAGS = {"answer", "s"}
 
+APPROXIMATELY = re.compile(r"\s?(?:\u2248|\\approx(?![a-z])|\bor\s(?:about|approximately|roughly|around)\b)\s?")
+"""Between an exact and a rounded value, of which either may be the gold answer."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n")
 
 _LATEX_SPACE = re.compile(r"\\[,;:!> ]|~|\\(?:q?quad|displaystyle)(?![A-Za-z])")
@@ -134,7 +136,7 @@ def with_overlines(text: str) -> str:
 def bare(text: str) -> str:
     """`text` without LaTeX, quotes, brackets and full stops around it, in lower case, with single spaces and without
     subscripts: H2O."""
-    text = " ".join(without_latex_text(text).translate(_SUBSCRIPTS).split())
+    text = " ".join(without_latex_text(text).translate(SUBSCRIPTS).split())
     start = _WRAPPED.match(text)
     assert start is not None
     return text[start.end() :].rstrip(" \"'`*_.,;:!?(){}[]<>|").lower()

@@ -58,11 +58,11 @@ _SCALE = re.compile(
     r"|(?P<short>[kK]|bn|bln|mn|mln|mio|M|B)\b(?!\^)|\s(?P<spaced>k|bn|mln|mn)\b",
 )
 _REST = re.compile(
-    r"\s(?:and\s)?(?P<digits>[0-9]{1,3}(?:,?[0-9]{3})*)(?:\s(?P<name>(?i:hundred|thousand|million))\b)?(?![\w.,/])"
+    r"\s(?:and\s)?(?P<digits>[0-9]{1,3}(?:,?[0-9]{3})*)(?:\s(?P<name>(?i:hundred|thousand|million))\b)?(?!\w|[.,/][0-9])"
 )
 """Behind a scale: the 500 of "1 million 500", and "500 thousand"."""
-_WORDS_BEHIND_SCALE = re.compile(
-    r"(?<=[0-9]\s)(?P<scale>(?:thousand|million|billion)\s(?:and\s)?)(?P<words>[a-z][a-z \-]{1,80})", re.IGNORECASE
+_ASKED_SCALE = re.compile(
+    r"\b(?:in|how\smany)\s(?:the\s|more\s)?(dozen|hundred|thousand|million|billion|trillion)s?\b", re.IGNORECASE
 )
 _PERCENT = re.compile(r"\s?(?:%|per\s?cent\b|pct\b)")
 _WHOLE_HOUR = re.compile(r":00(?![0-9:])")
@@ -185,17 +185,21 @@ def quantity(text: str, question: str = "") -> Quantity | None:
     return found._replace(unit=unit_text, value=None if _BOUND.match(unit[0]) else found.value)
 
 
+SCALES = frozenset(_SCALES.values())
+"""The sizes of scale words: 12 of a dozen, 1000 of a thousand."""
+
+
+def asked_scale(question: str) -> int:
+    """12 for "How many dozen eggs ...", 10^6 for "... in millions?"; 1 for other questions."""
+    asked = _ASKED_SCALE.search(question)
+    return _SCALES[asked[1].lower()] if asked else 1
+
+
 def with_digits(text: str) -> str:
-    """`text` with its numbers in digits, if it has none in digits yet but before a scale word: "1 million and one";
-    "twelve!" is no factorial."""
+    """`text` with its numbers in digits, if it has none in digits yet; "twelve!" is no factorial."""
     if _DIGIT.search(text):
-        return _WORDS_BEHIND_SCALE.sub(_rest_in_digits, text)
+        return text
     return plain_number(in_digits(_with_one_half(text.replace("!", "."))))
-
-
-def _rest_in_digits(match: re.Match[str]) -> str:
-    rest = in_digits(match["words"])
-    return match["scale"] + rest if _DIGIT.match(rest) else match[0]
 
 
 def _with_one_half(text: str) -> str:
@@ -307,7 +311,12 @@ def _compound(text: str, larger: Quantity, smaller: Quantity) -> Quantity | None
         return None
     between = text[larger.end : smaller.start].strip().removeprefix(larger.unit)
     ratio = conversion(larger.unit, smaller.unit)
-    if between.strip() not in ("", ",", "and", ", and") or not ratio or not 0 <= smaller.value < ratio or ratio == 1:
+    if (
+        between.strip(" .") not in ("", ",", "and", ", and", "&", "+")
+        or not ratio
+        or not 0 <= smaller.value < ratio
+        or ratio == 1
+    ):
         return None
     written = f"{text[larger.start : smaller.end]} {smaller.unit}"
     value = larger.value * ratio + smaller.value

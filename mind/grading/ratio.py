@@ -93,6 +93,7 @@ def _compared_fraction(stated: str, gold: tuple[int, ...]) -> tuple[Grade, str]:
     value = number_value(stated)
     if value is None or len(gold) != 2 or not gold[1]:
         return "unparsed", "not a ratio"
+    value = value / 100 if "%" in stated else value
     return ("right", "the ratio as a fraction") if value == Fraction(*gold) else ("wrong", "another fraction")
 
 

@@ -91,6 +91,8 @@ _SIZES = {
 """The size of other units in base units."""
 _SAME_WORD = ({"lb", "\u00a3"}, {"deg", "\u00b0C"}, {"deg", "\u00b0F"}, {"m", "min"})
 """A pound is a weight or a currency, a degree an angle or a temperature, and "90m" may be minutes."""
+_LETTERS = {letter: letter for letter in ("K", "N", "J", "W")}
+"""Symbols that are units beside another unit alone, since they are also variables and scales."""
 _HALVES_OF_DAY = ("am", "pm")
 _BASES = {symbol: (base, Fraction(size)) for base, sizes in _SIZES.items() for symbol, size in sizes.items()}
 _POWERS = (
@@ -151,6 +153,8 @@ def asks_for(letter: str, question: str) -> bool:
     """Whether `question` names a unit that `letter` abbreviates, or has the letter after a number itself."""
     unit = _SINGLE_LETTERS.get(letter, "(?!)")
     used = rf"\b(?i:{unit})\b|(?<![\w.])[0-9.,]+\s?{letter}(?![\w^])"
+    if question.endswith(f"\n{letter}"):  # the unit of the gold answer
+        return True
     return re.search(used, question) is not None and letter in _SINGLE_LETTERS
 
 
@@ -182,7 +186,7 @@ def conversion(one: str, other: str) -> Fraction | None:
     1 if one of them is unknown or empty; None if they measure different things, such as "km" and "km/h", or if both are
     symbols and one is unknown, such as "V" and "mV".
     """
-    first, second = _symbols(one), _symbols(other)
+    first, second = (_symbols(unit) or _LETTERS.get(unit) for unit in (one, other))
     if one.lower() in _HALVES_OF_DAY and one.lower() != other.lower() != "":  # "2 pm" is not 2 hours
         return None
     if {first, second} in _SAME_WORD:

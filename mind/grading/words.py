@@ -17,6 +17,16 @@ _WORDS = re.compile(r"[^\W_]+(?:['.,&/ -]{1,3}[^\W_]+)*[.!]?")
 _ORDINAL_IN_DIGITS = re.compile(r"(?:the\s)?[0-9]{1,9}(?:st|nd|rd|th)\.?", re.IGNORECASE)
 _LONG_WORD = re.compile(r"\b(?!(?:and|sin|cos|tan|cot|sec|csc|log|mod|exp|max|min)\b)[^\W\d_]{3,}")
 _SEPARATOR = re.compile(r"\s?[,;/&+]\s?(?:and\s)?|\sand\s", re.IGNORECASE)
+_ABBREVIATED = re.compile(
+    r"(?:(?<=\bSt)|(?<=\bM[rst])|(?<=\b[DJS]r)|(?<=\bFt)|(?<=\bMrs)|(?<=\bProf))\."
+    r"|(?<=\b[A-Z])\.(?=\s?[A-Z])(?!\s(?:The|It|This|That|Because|He|She|They|We|In|So|An?|But|As|Since)\b)"
+)
+_CLAUSES = re.compile(
+    r"[;:]|[.!?]\s+\S|\b(?:but|whether|if|fails?|nobody|unclear|unknown|unless|except)\b", re.IGNORECASE
+)
+"""What follows or precedes the gold answer may be about something else."""
+_REMAINDER = re.compile(r"(?<=[0-9])\s?r\.?\s?(?=[0-9])")
+_FEW = 2
 _ARTICLE = re.compile(r"(?:an?|the)\s")
 _FRAME = re.compile(
     r"(?:(?:it|he|she|they|this|that|which)\s(?:is|are|was|were|falls\son|lands\son|must\sbe|would\sbe)\s)?"
@@ -46,13 +56,20 @@ class Words(AnswerType):
             return True
         return _WORDS.fullmatch(answer) is not None and _LONG_WORD.search(answer) is not None
 
+    def readable(self, response: str) -> str:
+        """Without the periods of abbreviations, which end no sentence: St Louis, John F Kennedy."""
+        return _ABBREVIATED.sub("", response)
+
     def marked(self, statement: str, question: Question) -> str | None:
         return statement
 
     def unmarked(self, text: str, question: Question) -> str | None:
         """The gold answer, if the last sentence contains it and denies nothing: whether it names another answer is
-        unknown."""
-        last = sentences(text)[-1:]
+        unknown. None if the first sentence is another answer in few words."""
+        first, last = sentences(text)[:1], sentences(text)[-1:]
+        is_short = first != last and len(first[0].split()) <= _FEW
+        if is_short and self.compare(first[0], question)[0] != "right":
+            return None
         return last[0] if last and self.compare(last[0], question)[0] == "right" else None
 
     def compare(self, stated: str, question: Question) -> tuple[Grade, str]:
@@ -72,7 +89,7 @@ def compare_words(gold: str, stated: str) -> tuple[Grade, str]:
     if len(items) > 1 and sorted(items) == sorted(_items(stated)):
         return ("right", "the same list") if items == _items(stated) else ("unparsed", "the list in another order")
     if re.search(rf"(?<!\w){re.escape(words)}(?!\w)", said):
-        return _mentioned(words, said)
+        return ("unparsed", "more than the words") if _CLAUSES.search(stated) else _mentioned(words, said)
     if not said:
         return "unparsed", "no words"
     if _same_name(words, said) or _same_name(words, clause):
@@ -93,7 +110,9 @@ def _normal(text: str) -> str:
     """`text` in lower case, without punctuation around words and without articles before nouns."""
     text = bare(text)
     text = in_digits(text).lower() if ORDINAL.search(text) else text
-    return _FRAME.sub("", " ".join(re.sub("[-,]", " ", text).split()), count=1)
+    text = _REMAINDER.sub(" remainder ", text)
+    text = re.sub(r"\.(?![0-9])", "", re.sub("[-,]", " ", text))
+    return _FRAME.sub("", " ".join(text.split()), count=1)
 
 
 def _items(text: str) -> list[str]:

@@ -243,7 +243,7 @@ def test_latex_is_extracted_where_it_is_marked(response, expected):
         ("#### 13", NUMBER, ("wrong", "13", "different as numbers")),
         ("#### many", NUMBER, ("unparsed", "many", "not a number")),
         ("", NUMBER, ("unparsed", None, "no answer found")),
-        ("#### $0.12", Question("n", "What is it in cents?", "12"), ("right", "$0.12", "equal in cents")),
+        ("#### $0.12", Question("n", "What is it in cents?", "12"), ("right", "$0.12", "equal as numbers")),
         ("It is B.", CHOICE, ("right", "B", "choice B")),
         ("It is in the store.", CHOICE, ("wrong", "C", "choice C, not B")),
         ("#### E", CHOICE, ("unparsed", "E", "none of the choices")),

@@ -255,6 +255,8 @@ def test_an_import_refuses_what_it_cannot_name(write):
         with pytest.raises(MindError) as error:
             import_rationales(path)
         assert str(error.value) == f"{path}:1: {message}: there is nothing to import"
+    with pytest.raises(MindError, match=r'"rationales\[0\]" holds half of a character'):
+        import_rationales(write({**GOOD, "rationales": ["2+2=4 \ud800"]}))
     with pytest.raises(MindError, match="minimum 3 and keep 2: expected 1 <= minimum <= keep"):
         import_rationales(path, keep=2, minimum=3)
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_answers import CHOICE, LATEX, NUMBER, TIME, WORDS, YES_NO, with_answer
+from test_answers import CHOICE, LATEX, NUMBER, TIME, WORDS, YES_NO
 
 from mind.answer_line import suffix
 from mind.grading import latex_equality
@@ -38,7 +38,8 @@ def test_decimals_round_trip(mantissa, places, currency, unit, commas):
     if places:
         digits += f".{abs(mantissa) % 10**places:0{places}}"
     written = f"{'-' if mantissa < 0 else ''}{currency}{digits}{unit}"
-    question = with_answer(digits if mantissa >= 0 else f"-{digits}")
+    gold = digits if mantissa >= 0 else f"-{digits}"
+    question = Question("n", "By what percent?" if unit == "%" else "How much?", gold)
     assert number_value(written) == value
     assert is_correct(written, question)
     assert extract_answer(f"Some text.{suffix(written)}", question) == written.strip()

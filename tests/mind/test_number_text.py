@@ -315,4 +315,4 @@ def test_sampled_rationales_are_right_wrong_or_rarely_unparsed():
     )
     assert found.total() == 7_000
     assert 5_150 < found["right"] < 5_250
-    assert found["unparsed"] <= 21  # 0.3 %
+    assert found["unparsed"] <= 30  # 0.4 %

@@ -27,6 +27,11 @@ choices = st.none() | labels.filter(lambda found: len({name.strip().lower() for 
 rationales = st.dictionaries(texts, texts, max_size=3)
 
 
+def arrow():
+    pytest.importorskip("pyarrow.parquet")
+    return pytest.importorskip("pyarrow")
+
+
 @st.composite
 def question_lists(draw):
     found = []
@@ -97,7 +102,7 @@ def test_a_faulty_row_of_parquet_is_named(tmp_path, row, message):
 
 
 def test_numbers_of_parquet_are_those_that_were_written(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
+    pyarrow = arrow()
     answers = pyarrow.array([0.1, 1e-5, 2.0], pyarrow.float32())
     table = {"question": ["a?", "b?", "c?"], "answer": answers}
     pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "q.parquet")
@@ -121,7 +126,7 @@ def test_numbers_of_parquet_are_those_that_were_written(tmp_path):
     ],
 )
 def test_values_that_json_does_not_have_are_texts(tmp_path, value, text):
-    pyarrow = pytest.importorskip("pyarrow")
+    pyarrow = arrow()
     row = {"id": "a", "question": "?", "answer": value, "response": f"#### {text}", "more": [{"x": value}]}
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "q.parquet")
     assert [question.answer for question in load_questions(tmp_path / "q.parquet")] == [text]
@@ -137,7 +142,7 @@ def test_values_that_json_does_not_have_are_texts(tmp_path, value, text):
 
 @pytest.mark.parametrize("bits", [16, 32])
 def test_short_numbers_are_those_that_were_written(tmp_path, bits):
-    pyarrow = pytest.importorskip("pyarrow")
+    pyarrow = arrow()
     number = pyarrow.float16() if bits == 16 else pyarrow.float32()
     columns = {
         "id": pyarrow.array(["a", "b"]),
@@ -157,17 +162,26 @@ def test_short_numbers_are_those_that_were_written(tmp_path, bits):
         ([{"x": Decimal("1.50"), "y": 2}, None], [{"x": "1.50", "y": 2}, None]),
         ({"x": [datetime.date(2024, 1, 5), None]}, {"x": ["2024-01-05", None]}),
         (datetime.timedelta(milliseconds=1500), "1.5 seconds"),
+        (datetime.timedelta(microseconds=100_000_000_100_000), "100000000.1 seconds"),
+        (Decimal("0.0000001"), "0.0000001"),
     ],
 )
 def test_values_within_others_are_texts_too(tmp_path, value, text):
-    pyarrow = pytest.importorskip("pyarrow")
+    pyarrow = arrow()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"more": value}]), tmp_path / "q.parquet")
     assert [row for _, row in parquet_rows(tmp_path / "q.parquet")] == [{"more": text}]
 
 
+def test_keys_of_maps_and_views_of_lists_are_those_that_were_written(tmp_path):
+    pyarrow = arrow()
+    pairs = pyarrow.array([[(0.1, "x"), (0.2, "y")]], pyarrow.map_(pyarrow.float32(), pyarrow.string()))
+    pyarrow.parquet.write_table(pyarrow.table({"more": pairs}), tmp_path / "q.parquet")
+    assert [row for _, row in parquet_rows(tmp_path / "q.parquet")] == [{"more": {0.1: "x", 0.2: "y"}}]
+
+
 @pytest.mark.parametrize("value", [b"x", [b"x"], [{"bytes": b"x", "path": None}]])
 def test_bytes_are_named_before_anything_is_graded(tmp_path, value):
-    pyarrow = pytest.importorskip("pyarrow")
+    pyarrow = arrow()
     row = {"id": "a", "question": "?", "answer": "1", "response": "#### 1", "image": value}
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "q.parquet")
     with pytest.raises(MindError, match='row 0: "image" holds bytes, which JSON does not have'):
@@ -178,7 +192,7 @@ def test_bytes_are_named_before_anything_is_graded(tmp_path, value):
 
 @pytest.mark.parametrize("fault", ["two columns", "a date beyond all dates"])
 def test_a_table_that_cannot_be_read_is_named(tmp_path, fault):
-    pyarrow = pytest.importorskip("pyarrow")
+    pyarrow = arrow()
     text, date = pyarrow.array(["?"]), pyarrow.array([2**62], pyarrow.timestamp("us"))
     third = ("answer", text) if fault == "two columns" else ("date", date)
     table = pyarrow.table([text, text, third[1]], names=["question", "answer", third[0]])

@@ -80,7 +80,7 @@ def test_a_number_in_words_is_the_number_in_digits(gold, right, wrong, unparsed)
 @pytest.mark.parametrize(
     ("gold", "right", "wrong", "unparsed"),
     [
-        ("12 kN", ["12 kN", "12 kilonewtons", "12"], ["13 kN", "12 newtons"], ["12 kg", "12 N"]),
+        ("12 kN", ["12 kN", "12 kilonewtons", "12"], ["13 kN", "12 newtons", "12 N"], ["12 kg"]),
         ("90 degrees", ["90\u00b0", "90 deg", "90"], ["80\u00b0"], ["90 radians"]),
         ("20 \u00b0C", ["20 degrees Celsius", "20 C", "20 degrees"], ["21 \u00b0C"], ["20 \u00b0F", "20 K"]),
         ("5 mV", ["5 mV", "5"], ["6 mV"], ["5 V"]),
@@ -156,7 +156,7 @@ def test_words_may_be_ordinals_and_lists(gold, right, wrong, unparsed):
 @pytest.mark.parametrize(
     ("gold", "right", "wrong", "unparsed"),
     [
-        ("H2O", ["H_2O", "$H_2O$", "\\mathrm{H_2O}", "H2O."], ["H3O", "CO2"], ["water"]),
+        ("H2O", ["H_2O", "$H_2O$", "\\mathrm{H_2O}", "H2O."], ["H3O", "CO2", "water"], []),
         ("Ca(OH)2", ["Ca(OH)_2", "$\\mathrm{Ca(OH)_2}$"], ["Ca(OH)"], []),
         ("\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}", ["[[1, 2], [3, 4]]", "((1,2),(3,4))"], ["[[1, 3], [2, 4]]"], []),
     ],

@@ -253,7 +253,7 @@ def test_generated_is_an_object_of_texts(tmp_path):
     file = tmp_path / "q.jsonl"
     for value, message in (
         ([], '"generated" is []: expected an object of texts'),
-        ({"a": None}, '"generated.a" is null: expected a string or a number'),
+        ({"a": []}, '"generated.a" is []: expected a string or a number'),
     ):
         file.write_text(json.dumps({"question": "1 + 1?", "answer": "2", "generated": value}))
         with pytest.raises(MindError, match=re.escape(message)):
