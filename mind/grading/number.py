@@ -149,29 +149,17 @@ class Number(AnswerType):
             return "right", "equal as numbers"
         if number is None or number.value is None:
             return _compared_undecided(stated, gold.value, is_a_number=number is not None)
-        unit = _measure(question)
-        if not unit and (named := _IN_UNIT.search(question.question)) and is_known(named[1]) and is_known(number.unit):
-            unit = named[1] if conversion(number.unit, named[1]) else ""  # "How much in dollars?": 1800 cents
+        unit = _measure(question) or _named_unit(question.question, number.unit)
         ratio = conversion(number.unit, unit)
         if ratio is None and (gold.unit or not (is_quotient(number.unit) or is_quotient(unit))):
             return "unparsed", f"{number.unit}, not {unit}"
         ratio = ratio or 1  # "How many hours ... a week?" can be answered by "3 hours" or "3 hours a week"
-        scale = 1 if unit and is_known(number.unit) else number.scale
-        if (
-            number.percent
-            and 0 < number.value == gold.value < 1
-            and not (gold.percent or _PERCENT.search(question.question))
-        ):
+        scale = Fraction(1) if unit and is_known(number.unit) else number.scale
+        asks_for_percent = gold.percent or _PERCENT.search(question.question)
+        if number.percent and 0 < number.value == gold.value < 1 and not asks_for_percent:
             return "unparsed", "percent, or not"
-        asked = asked_scale(question.question)
-        if gold.value == number.value * ratio / scale and (scale == asked or scale not in SCALES):
-            return "right", "equal as numbers"
-        if gold.value == number.value * ratio:
-            return "right", "equal as numbers"
-        if gold.value == number.value * ratio / scale:
-            return ("unparsed", "perhaps in another scale") if question.question else ("right", "equal as numbers")
-        if number.scale == 1 < asked and number.value == gold.value * asked:
-            return "right", "equal as numbers"
+        if grade := _compared_in_scale(gold.value, number.value * ratio, scale, question.question):
+            return grade
         fraction = gold.value / 100**gold.percent
         if number.percent != gold.percent and fraction * 100**number.percent in (number.value, number.value / scale):
             return "right", "equal as percentages"
@@ -252,6 +240,26 @@ def _stated(statement: str, question: str) -> Quantity | None:
     ):
         return _undecided_if_two(text, numbers[0], question) if _INFERENCE.search(text) else numbers[0]
     return _undecided_if_two(text, concluding_number(text, question), question)
+
+
+def _named_unit(question: str, unit: str) -> str:
+    """The unit of "How much in dollars?" if `unit` can be converted to it; else none."""
+    named = _IN_UNIT.search(question)
+    if named is None or not (is_known(named[1]) and is_known(unit)):
+        return ""
+    return named[1] if conversion(unit, named[1]) else ""
+
+
+def _compared_in_scale(gold: Fraction, value: Fraction, scale: Fraction, question: str) -> tuple[Grade, str] | None:
+    """The grade of a number that equals `gold` in some scale, such as 24 or "2 dozen" for 2 if the question asks how
+    many dozen; None if it does in none."""
+    asked = asked_scale(question)
+    if gold == value or (scale == 1 < asked and gold * asked == value):
+        return "right", "equal as numbers"
+    if gold != value / scale:
+        return None
+    is_meant = scale == asked or scale not in SCALES or not question
+    return ("right", "equal as numbers") if is_meant else ("unparsed", "perhaps in another scale")
 
 
 def _in_other_words(stated: str, question: str) -> Fraction | None:
