@@ -155,9 +155,9 @@ class Number(AnswerType):
             return "unparsed", f"{number.unit}, not {unit}"
         ratio = ratio or 1  # "How many hours ... a week?" can be answered by "3 hours" or "3 hours a week"
         scale = Fraction(1) if unit and is_known(number.unit) else number.scale
-        asks_for_percent = gold.percent or _PERCENT.search(question.question)
-        if number.percent and 0 < number.value == gold.value < 1 and not asks_for_percent:
-            return "unparsed", "percent, or not"
+        is_share = "/" in question.answer and not _PERCENT.search(question.question)
+        if is_share and number.percent and number.value == gold.value < 1:
+            return "unparsed", "percent, or not"  # "0.6%" for 3/5
         if grade := _compared_in_scale(gold.value, number.value * ratio, scale, question.question):
             return grade
         fraction = gold.value / 100**gold.percent
