@@ -20,6 +20,8 @@ from mind.files import replacing_file, require_file
 _LISTS = ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
 BATCH_ROWS = 4096
 """Number of rows in memory at a time."""
+Convert = Callable[[Any], Any]
+"""Makes a value of Arrow a value of JSON."""
 
 
 def parquet_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -66,15 +68,12 @@ def write_parquet_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLik
             writer.write_batch(pyarrow.RecordBatch.from_pylist(batch, schema))
 
 
-Convert = Callable[[Any], Any]
-
-
 def _to_json(kind: Any) -> Convert | None:
     """What makes values of this Arrow type JSON values; None if they are."""
     from pyarrow import types
 
     if types.is_float16(kind) or types.is_float32(kind):
-        return _short16 if types.is_float16(kind) else _short32
+        return functools.partial(_shortest, numpy.float16 if types.is_float16(kind) else numpy.float32)
     if types.is_duration(kind):
         return _seconds
     if types.is_temporal(kind) or types.is_decimal(kind):
@@ -108,14 +107,9 @@ def _each_value(convert: Convert, values: Sequence[Any]) -> list[Any]:
     return [value if value is None else convert(value) for value in values]
 
 
-def _short32(value: float) -> float:
-    """The number that was written: 0.1 for 0.10000000149011612, and whole numbers as they are."""
-    return value if value.is_integer() else float(str(numpy.float32(value)))
-
-
-def _short16(value: float) -> float:
-    """As `_short32`, for float16: 0.1 for 0.0999755859375."""
-    return value if float(value).is_integer() else float(str(numpy.float16(value)))
+def _shortest(kind: Callable[[float], Any], value: float) -> float:
+    """The number that was written as `kind`, of fewer bits: 0.1 for 0.10000000149011612; whole numbers as they are."""
+    return value if float(value).is_integer() else float(str(kind(value)))
 
 
 def _text(value: Any) -> str:

@@ -85,3 +85,26 @@ def test_a_cell_may_be_longer_than_the_csv_module_takes_by_default(tmp_path):
     path.write_text(f"question,answer\n{'x' * 2 * limit},1\n")
     assert load_source(SourceConfig(str(path))) == [Question("r-0", "x" * 2 * limit, "1")]
     assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("r.csv", 'id,question,answer\n1,"?,2\n', "not CSV: unexpected end of data: the text lacks its closing quote"),
+        (
+            "r.csv",
+            'id,question,answer\n1,"?"!,2\n',
+            """not CSV: ',' expected after '"': write a quote within a text twice: \"\"""",
+        ),
+        ("r.csv", "id,question,answer\n1,?\0,2\n", "holds the character NUL, which no text has: take it out"),
+        (
+            "r.jsonl",
+            "{}\n}\n",
+            "not JSON: Expecting value at column 1: it ends an object that begins above: write each object whole, "
+            "on its own line",
+        ),
+    ],
+)
+def test_a_faulty_line_is_named_with_a_remedy(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    assert f"{name}:2: {message}" in refusal(tmp_path / name)
